@@ -1,0 +1,137 @@
+//! Codecs: the rules by which members become one upstream request, and its reply becomes
+//! member replies. Bytes are sliced, never decoded and re-encoded.
+//!
+//! A codec sees a call once ([`Codec::read`]), before the call is keyed; what it learns travels
+//! with the call as an [`Item`], so that merging and splitting parse nothing twice.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use smallvec::SmallVec;
+
+use crate::Bypass;
+
+/// A body as consecutive slices, most of them shared with what was received.
+pub type Chunks = SmallVec<[Bytes; 4]>;
+
+/// What a codec may look at in a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The method as received.
+    pub method: &'a Method,
+    /// The target as received, never normalised.
+    pub uri: &'a Uri,
+    /// The end-to-end header fields.
+    pub headers: &'a HeaderMap,
+    /// The raw (still percent-encoded) values of the route template's variables, in template order.
+    pub captures: &'a [(&'a str, &'a str)],
+    /// The whole body.
+    pub body: &'a Bytes,
+}
+
+/// One upstream request made from several members.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// Path and query of the batch request; `None`: the members' own.
+    pub path_and_query: Option<String>,
+    /// The merged body; empty for a request without one.
+    pub body: Chunks,
+}
+
+/// The upstream's whole reply to a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'a> {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: &'a HeaderMap,
+    /// Its whole body.
+    pub body: &'a Bytes,
+}
+
+/// What one member gets out of a batch reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberReply {
+    /// The member's own reply. Headers fan out by the proxy's allow-list.
+    Ready {
+        /// The status that a direct call would have had.
+        status: StatusCode,
+        /// Slices of the batch reply, and what had to be restored.
+        body: Chunks,
+    },
+    /// The reply does not say; only the upstream knows. Send the member on its own.
+    AskAlone,
+}
+
+/// Why a batch reply gave no member replies.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsplit {
+    /// The batch failed as a whole; its status says how.
+    #[error("the batch failed as a whole with status {0}")]
+    Failed(StatusCode),
+    /// The upstream refused the batch in the convention's own words.
+    #[error("the upstream refused the batch")]
+    Refused {
+        /// True when the refusal proves that no member was executed.
+        nothing_ran: bool,
+        /// What each member is told when it may not be replayed.
+        replies: Vec<MemberReply>,
+    },
+    /// The reply holds another number of results than there are items.
+    #[error("{found} results for {expected} items")]
+    Count {
+        /// Items sent.
+        expected: usize,
+        /// Results found.
+        found: usize,
+    },
+    /// A result for an item that was not asked for, one twice, or one without an identifier.
+    #[error("a result does not belong to any item: {0}")]
+    Id(&'static str),
+    /// The reply is not of the convention's shape.
+    #[error("the reply is not of the expected shape: {0}")]
+    Shape(&'static str),
+}
+
+/// The rules of one batch convention.
+///
+/// Implementations are pure: the same call gives the same item, the same items the same request.
+pub trait Codec: std::fmt::Debug + Send + Sync {
+    /// What [`Codec::read`] learned of one call, kept until its reply is split.
+    type Item: std::fmt::Debug + Send + Sync + 'static;
+
+    /// Reads a call.
+    ///
+    /// # Errors
+    /// The reason why the call must travel alone, untouched.
+    fn read(&self, call: &Call<'_>) -> Result<Read<Self::Item>, Bypass>;
+
+    /// Merges members of one key into one request. Called with at least two members.
+    ///
+    /// `first_id` starts a run of as many process-unique numbers as there are items.
+    fn encode(&self, items: &[&Self::Item], first_id: u64) -> Encoded;
+
+    /// Splits a reply: exactly one entry per member, in the members' order.
+    ///
+    /// # Errors
+    /// Why there is no entry for anyone; there is never a guess.
+    fn split(&self, items: &[&Self::Item], first_id: u64, reply: &Reply<'_>) -> Result<Vec<MemberReply>, Unsplit>;
+
+    /// True when one bad item fails the whole batch, so that a method which is not idempotent
+    /// may only be merged with leave to replay.
+    fn all_or_nothing(&self) -> bool;
+}
+
+/// A call as its codec understands it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read<I> {
+    /// The codec's own part.
+    pub item: I,
+    /// How many items the upstream will count.
+    pub count: usize,
+    /// Bytes this call adds to a merged body, its separator included.
+    pub bytes: usize,
+    /// Bytes that a merged body has once, whoever is in it. Equal for equal `invariants`.
+    pub shared_bytes: usize,
+    /// What must be byte-equal besides the head: becomes part of the batch key.
+    pub invariants: SmallVec<[u8; 64]>,
+}

@@ -1,1 +1,3 @@
 //! The Jitney sidecar.
+
+pub mod error;

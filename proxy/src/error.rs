@@ -77,7 +77,10 @@ impl Error {
 
     /// An error of this kind with its cause.
     pub fn caused(kind: ErrorKind, source: impl Into<Source>) -> Self {
-        Self { kind, source: Some(source.into()) }
+        Self {
+            kind,
+            source: Some(source.into()),
+        }
     }
 
     /// What went wrong.
@@ -139,11 +142,13 @@ impl From<ErrorKind> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            ErrorKind::BadRequest(rule) => write!(f, "bad request: {rule}"),
-            ErrorKind::UpstreamProtocol(rule) => write!(f, "bad reply from upstream: {rule}"),
-            kind => f.write_str(kind.as_str()),
+        if let ErrorKind::BadRequest(rule) = self.kind {
+            return write!(f, "bad request: {rule}");
         }
+        if let ErrorKind::UpstreamProtocol(rule) = self.kind {
+            return write!(f, "bad reply from upstream: {rule}");
+        }
+        f.write_str(self.kind.as_str())
     }
 }
 

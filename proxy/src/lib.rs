@@ -1,3 +1,4 @@
 //! The Jitney sidecar.
 
 pub mod error;
+pub mod metrics;

@@ -53,6 +53,32 @@ pub enum Bypass {
 }
 
 impl Bypass {
+    /// Every reason, in the order of declaration.
+    pub const ALL: &'static [Self] = &[
+        Self::IdempotencyKey,
+        Self::Signed,
+        Self::NoTransform,
+        Self::Expect,
+        Self::Conditional,
+        Self::Upgrade,
+        Self::Trailers,
+        Self::TooLarge,
+        Self::Coded,
+        Self::Unparsable,
+        Self::DuplicateMember,
+        Self::Empty,
+        Self::Kind,
+        Self::Notification,
+        Self::AmbiguousId,
+        Self::NotReplayable,
+        Self::OptOut,
+        Self::Quarantined,
+        Self::SetCookie,
+        Self::TooManyKeys,
+        Self::Disabled,
+        Self::Shadow,
+    ];
+
     /// The reason as a metric label and in `explain`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -114,7 +114,12 @@ pub trait Codec: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Why there is no entry for anyone; there is never a guess.
-    fn split(&self, items: &[&Self::Item], first_id: u64, reply: &Reply<'_>) -> Result<Vec<MemberReply>, Unsplit>;
+    fn split(
+        &self,
+        items: &[&Self::Item],
+        first_id: u64,
+        reply: &Reply<'_>,
+    ) -> Result<Vec<MemberReply>, Unsplit>;
 
     /// True when one bad item fails the whole batch, so that a method which is not idempotent
     /// may only be merged with leave to replay.

@@ -1,0 +1,208 @@
+//! The closed sets of label values. No label value ever comes from the network.
+
+use std::time::Duration;
+
+use jitney_core::Bypass;
+
+use super::cell::Label;
+use crate::error::{Bound, ErrorKind};
+
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            fn index(self) -> usize { self as usize }
+            fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+labels! {
+    /// What became of an item that was queued for a batch.
+    ItemOutcome {
+        /// It got its part of a batch reply, with a status below 400.
+        Ok = "ok",
+        /// It got its part of a batch reply, or the status of the whole batch: 400 or above.
+        Failed = "failed",
+        /// It got its reply by a call of its own: asked alone, replayed, or a batch of one.
+        Alone = "alone",
+        /// It was refused because a bound was reached.
+        Shed = "shed",
+        /// Its deadline passed before it could be sent.
+        Expired = "expired",
+        /// Its caller left.
+        Cancelled = "cancelled",
+        /// It got an error of this sidecar: 502, 503 or 504.
+        Error = "error",
+    }
+}
+
+labels! {
+    /// Why a batch left.
+    Dispatch {
+        /// A call came to an idle backend.
+        Idle = "idle",
+        /// A batch in flight came back.
+        SlotFree = "slot_free",
+        /// It held as many items as one may.
+        Full = "full",
+        /// It held as many bytes as one may.
+        Bytes = "bytes",
+        /// Its first call had waited long enough.
+        Timeout = "timeout",
+        /// A call in it could not wait longer.
+        Deadline = "deadline",
+        /// This sidecar is going away.
+        Drain = "drain",
+    }
+}
+
+labels! {
+    /// How a batch failed as a whole.
+    BatchFailure {
+        /// A status of 400 or above.
+        Status = "status",
+        /// Another number of results than of items.
+        Count = "count",
+        /// A result that belongs to no item, or two to one.
+        Id = "id",
+        /// A reply that is not of the convention's shape.
+        Shape = "shape",
+        /// A reply larger than this sidecar holds, or 413.
+        Size = "size",
+        /// No reply in time.
+        Timeout = "timeout",
+        /// No connection, or one that broke.
+        Connection = "connection",
+    }
+}
+
+labels! {
+    /// Where a call was when its caller left.
+    CancelStage {
+        /// Its body was being read.
+        Reading = "reading",
+        /// It was queued: nothing was sent.
+        Queued = "queued",
+        /// Its batch was in flight.
+        InFlight = "in_flight",
+    }
+}
+
+labels! {
+    /// Why a call went upstream.
+    UpstreamCall {
+        /// A call that is not batched, or a batch of one.
+        Single = "single",
+        /// A batch of two members or more.
+        Batch = "batch",
+        /// A member asked alone after a batch, or a part of a bisected batch.
+        Replay = "replay",
+        /// Another try of a call.
+        Retry = "retry",
+    }
+}
+
+labels! {
+    /// The class of a status.
+    StatusClass {
+        /// 1xx, of which only 101 is final.
+        Informational = "1xx",
+        /// 2xx.
+        Success = "2xx",
+        /// 3xx.
+        Redirection = "3xx",
+        /// 4xx.
+        ClientError = "4xx",
+        /// 5xx.
+        ServerError = "5xx",
+    }
+}
+
+labels! {
+    /// What a downstream connection turned out to speak.
+    Protocol {
+        /// HTTP/1.0 or HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2.
+        Http2 = "http2",
+        /// Anything else, passed on as bytes.
+        Opaque = "opaque",
+    }
+}
+
+impl From<http::StatusCode> for StatusClass {
+    fn from(status: http::StatusCode) -> Self {
+        match status.as_u16() {
+            ..200 => Self::Informational,
+            200..300 => Self::Success,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
+    }
+}
+
+impl Label for Bypass {
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl Label for ErrorKind {
+    const ALL: &'static [Self] = &[
+        Self::BadRequest(""),
+        Self::BodyTooLarge,
+        Self::CallerGone,
+        Self::Shed(Bound::Queue, Duration::ZERO),
+        Self::Shed(Bound::QueueTimeout, Duration::ZERO),
+        Self::Shed(Bound::Requests, Duration::ZERO),
+        Self::RateLimited(Duration::ZERO),
+        Self::DeadlineExceeded,
+        Self::NoEndpoint,
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::TryTimeout,
+        Self::UpstreamReset,
+        Self::UpstreamProtocol(""),
+        Self::ReplyTooLarge,
+        Self::Mismatch,
+    ];
+
+    fn index(self) -> usize {
+        match self {
+            Self::BadRequest(_) => 0,
+            Self::BodyTooLarge => 1,
+            Self::CallerGone => 2,
+            Self::Shed(Bound::Queue, _) => 3,
+            Self::Shed(Bound::QueueTimeout, _) => 4,
+            Self::Shed(Bound::Requests, _) => 5,
+            Self::RateLimited(_) => 6,
+            Self::DeadlineExceeded => 7,
+            Self::NoEndpoint => 8,
+            Self::Connect => 9,
+            Self::ConnectTimeout => 10,
+            Self::TryTimeout => 11,
+            Self::UpstreamReset => 12,
+            Self::UpstreamProtocol(_) => 13,
+            Self::ReplyTooLarge => 14,
+            Self::Mismatch => 15,
+        }
+    }
+
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+}

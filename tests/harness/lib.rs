@@ -1,1 +1,18 @@
-//! What the suites share.
+//! What the suites share: the real sidecar as a process, upstreams with fault switches, callers,
+//! and models of the conventions that the codecs speak.
+
+pub mod random;
+pub mod wait;
+
+// The three ends of a test: who calls, what is tested, who answers.
+pub mod caller;
+pub mod programs;
+pub mod proxy;
+pub mod upstream;
+
+pub mod model;
+
+pub use caller::{Answer, Caller};
+pub use proxy::TestProxy;
+pub use random::Random;
+pub use upstream::{Reply, Seen, TestUpstream};

@@ -1,1 +1,11 @@
 //! The integration suites, one module each.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails, in its helper functions too"
+)]
+
+// What the house promises about itself.
+mod tidy;
+
+// The models that the other suites rely on.
+mod harness;

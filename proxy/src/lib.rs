@@ -1,4 +1,7 @@
 //! The Jitney sidecar.
 
+pub mod admin;
+pub mod drain;
 pub mod error;
+pub mod log;
 pub mod metrics;

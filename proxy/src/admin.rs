@@ -1,0 +1,3 @@
+//! The admin endpoint.
+
+pub mod inspect;

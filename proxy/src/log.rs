@@ -1,0 +1,168 @@
+//! Logs: one line an event, text or JSON, at a level that can be changed while running.
+//!
+//! Lines go through a bounded queue to a thread that writes them, so that a reader of the log who
+//! stands still never holds up a call.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
+
+mod access;
+mod writer;
+
+pub use access::{Access, InBatch};
+use writer::LineQueue;
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged: a level, and levels of their own for single targets.
+///
+/// Written as `info` or `info,jitney_proxy=debug,access=info`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Level {
+    text: String,
+    targets: Targets,
+}
+
+/// A text that is not a [`Level`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a log level: expected off, error, warn, info, debug or trace, or TARGET=LEVEL, comma separated"
+)]
+pub struct BadLevel(String);
+
+/// Changes what is logged, and makes sure that it is written before the process ends.
+#[derive(Clone)]
+pub struct LogControl {
+    filter: reload::Handle<Targets, Registry>,
+    level: Arc<parking_lot::Mutex<Level>>,
+    queue: LineQueue,
+}
+
+impl fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogControl")
+            .field("level", &*self.level.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::str::FromStr for Level {
+    type Err = BadLevel;
+
+    fn from_str(text: &str) -> Result<Self, BadLevel> {
+        // `Targets` takes any lone word for a target to be logged in full; a misspelt level must
+        // not do that.
+        let mut targets = Targets::new();
+        let mut has_access = false;
+        for part in text.trim().split(',') {
+            let bad = || BadLevel(part.chars().take(64).collect());
+            match part.trim().split_once('=') {
+                None => targets = targets.with_default(parse_level(part).ok_or_else(bad)?),
+                Some((target, level)) if is_target(target) => {
+                    has_access |= target == access::TARGET;
+                    targets = targets.with_target(target, parse_level(level).ok_or_else(bad)?);
+                }
+                Some(_) => return Err(bad()),
+            }
+        }
+        if !has_access {
+            targets = targets.with_target(access::TARGET, LevelFilter::OFF);
+        }
+        Ok(Self {
+            text: text.trim().to_owned(),
+            targets,
+        })
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Level {
+    /// The same level, with one access line a call.
+    #[must_use]
+    pub fn with_access_log(self) -> Self {
+        Self {
+            text: format!("{},{}=info", self.text, access::TARGET),
+            targets: self.targets.with_target(access::TARGET, LevelFilter::INFO),
+        }
+    }
+}
+
+impl LogControl {
+    /// Starts logging to the standard error of this process.
+    ///
+    /// # Errors
+    /// When the process logs already, or no thread can be started.
+    pub fn start(format: Format, level: Level) -> anyhow::Result<Self> {
+        let queue = LineQueue::start(std::io::stderr())?;
+        let (filter, handle) = reload::Layer::new(level.targets.clone());
+        let out = lines::layer().with_writer(queue.clone()).with_ansi(false);
+        let out: Box<dyn Layer<_> + Send + Sync> = match format {
+            Format::Text => out.boxed(),
+            Format::Json => out.json().flatten_event(true).boxed(),
+        };
+        tracing_subscriber::registry().with(filter).with(out).try_init()?;
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(target: "panic", place, "{}", panic.payload_as_str().unwrap_or("panicked"));
+        }));
+        Ok(Self {
+            filter: handle,
+            level: Arc::new(parking_lot::Mutex::new(level)),
+            queue,
+        })
+    }
+
+    /// Changes what is logged from now on.
+    pub fn set(&self, level: Level) {
+        // Fails only when the subscriber is gone, and it lives as long as the process.
+        drop(self.filter.reload(level.targets.clone()));
+        *self.level.lock() = level;
+    }
+
+    /// What is logged now.
+    pub fn level(&self) -> Level {
+        self.level.lock().clone()
+    }
+
+    /// Returns when every line so far is written, or after a second.
+    pub fn flush(&self) {
+        self.queue.flush();
+    }
+}
+
+fn parse_level(word: &str) -> Option<LevelFilter> {
+    ["off", "error", "warn", "info", "debug", "trace"]
+        .contains(&word.trim().to_ascii_lowercase().as_str())
+        .then(|| word.trim().parse().ok())
+        .flatten()
+}
+
+fn is_target(word: &str) -> bool {
+    !word.is_empty()
+        && word.len() <= 64
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests;

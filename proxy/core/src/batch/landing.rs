@@ -1,0 +1,74 @@
+//! Landing: a batch came back, its slot is free, and what it tells of the upstream is learned.
+
+use std::time::{Duration, Instant};
+
+use super::arena::Id;
+use super::lanes::Park;
+use super::window::count;
+use super::{Batcher, Flight, Outcome};
+
+impl<T> Batcher<T> {
+    /// A batch came back.
+    pub(super) fn land(&mut self, id: Id, outcome: Outcome, now: Instant) {
+        let Some(flight) = self.flights.remove(id) else {
+            return;
+        };
+        self.in_slots -= usize::from(flight.in_slot);
+        self.learn(&flight, outcome, now);
+        let class = self.class(flight.class);
+        class.users = class.users.saturating_sub(1);
+        let idle = self.in_slots == 0;
+        self.unpark(|lane| lane.park == Park::Slots || (idle && lane.park == Park::Held));
+    }
+
+    fn learn(&mut self, flight: &Flight, outcome: Outcome, now: Instant) {
+        let seconds = now.duration_since(flight.sent).as_secs_f64();
+        let limiting = self.queued_items > 0 || flight.level >= self.controller.slots();
+        let items = count(flight.items);
+        let alone = flight.first && flight.launch == self.launches;
+        match outcome {
+            Outcome::Ok => {
+                let class = self.class(flight.class);
+                if alone {
+                    class.cost.learn(items, seconds);
+                }
+                class.size.accepted(flight.items, flight.max_size);
+                let expected = class.cost.expected(items);
+                if let Some(expected) = expected.filter(|_| flight.in_slot) {
+                    self.controller
+                        .learn(seconds / expected.max(1e-9), flight.level, limiting);
+                }
+                if let Some(lane) = self.lanes.get_mut(flight.lane) {
+                    lane.overloads = 0;
+                    lane.paused_until = None;
+                }
+            }
+            Outcome::Overloaded { retry_after } => self.back_off(flight, retry_after, now),
+            Outcome::TooLarge => self.class(flight.class).size.refused(flight.items),
+            Outcome::Failed | Outcome::Abandoned => {}
+        }
+    }
+
+    /// One step back for a burst of bad news: only batches sent after the last step count. The
+    /// lane pauses when it has heard nothing but overload for a while; a single 503 is noise.
+    fn back_off(&mut self, flight: &Flight, retry_after: Option<Duration>, now: Instant) {
+        if flight.in_slot && self.backed_off.is_none_or(|last| flight.sent >= last) {
+            self.backed_off = Some(now);
+            self.controller.back_off();
+        }
+        let Some(lane) = self.lanes.get_mut(flight.lane) else {
+            return;
+        };
+        lane.overloads = lane.overloads.saturating_add(1);
+        if let Some(wait) = retry_after
+            && lane.overloads >= OVERLOADS_BEFORE_PAUSE
+        {
+            lane.paused_until = Some(now + wait.min(LONGEST_PAUSE));
+        }
+    }
+}
+
+/// Overloaded replies in a row after which `Retry-After` pauses a lane.
+const OVERLOADS_BEFORE_PAUSE: u32 = 3;
+/// The longest pause: calls that could still be served are not let die for an upstream's guess.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -5,3 +5,4 @@ pub mod drain;
 pub mod error;
 pub mod log;
 pub mod metrics;
+pub mod policy_watch;

@@ -1,0 +1,228 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::mpsc;
+
+use super::*;
+
+/// A watch on one path in a folder of its own, and the readings it passed on.
+struct Watched {
+    folder: tempfile::TempDir,
+    readings: Receiver<Reading>,
+    watch: PolicyWatch,
+}
+
+impl Watched {
+    fn new(set_up: impl FnOnce(&Path), path: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        set_up(folder.path());
+        let paths = vec![folder.path().join(path)];
+        let (noted, readings) = mpsc::channel();
+        let first = read(&paths).unwrap();
+        let watch = PolicyWatch::start(paths, first, move |reading| noted.send(reading).unwrap()).unwrap();
+        Self {
+            folder,
+            readings,
+            watch,
+        }
+    }
+
+    #[track_caller]
+    fn expect(&self, texts: &[&str]) {
+        let reading = self
+            .readings
+            .recv_timeout(Duration::from_secs(10))
+            .expect("the change is noticed");
+        let seen: Vec<String> = reading.unwrap().into_iter().map(|file| file.text).collect();
+        assert_eq!(seen, texts);
+    }
+
+    #[track_caller]
+    fn expect_fault(&self, part: &str) {
+        let reading = self
+            .readings
+            .recv_timeout(Duration::from_secs(10))
+            .expect("the change is noticed");
+        let fault = reading.unwrap_err().to_string();
+        assert!(fault.contains(part), "{fault}");
+    }
+
+    /// Ends the watch; nothing else was passed on.
+    #[track_caller]
+    fn end(self) {
+        drop(self.watch);
+        assert_eq!(self.readings.try_iter().collect::<Vec<_>>(), Vec::new());
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn file_written_in_place_twice() {
+    let watched = Watched::new(|folder| write(&folder.join("p.yaml"), "one"), "p.yaml");
+    write(&watched.at("p.yaml"), "two");
+    watched.expect(&["two"]);
+    write(&watched.at("p.yaml"), "three");
+    watched.expect(&["three"]);
+    watched.end();
+}
+
+#[test]
+fn file_replaced_by_rename() {
+    let watched = Watched::new(|folder| write(&folder.join("p.yaml"), "one"), "p.yaml");
+    for text in ["two", "three"] {
+        write(&watched.at(".p.yaml.swp"), text);
+        fs::rename(watched.at(".p.yaml.swp"), watched.at("p.yaml")).unwrap();
+        watched.expect(&[text]);
+    }
+    watched.end();
+}
+
+#[test]
+fn file_deleted_and_made_again() {
+    let watched = Watched::new(|folder| write(&folder.join("p.yaml"), "one"), "p.yaml");
+    fs::remove_file(watched.at("p.yaml")).unwrap();
+    watched.expect_fault("p.yaml:1:1: cannot be read");
+    write(&watched.at("p.yaml"), "two");
+    watched.expect(&["two"]);
+    watched.end();
+}
+
+fn kubernetes_volume(folder: &Path, version: &str, text: &str) {
+    let version = Path::new(version);
+    fs::create_dir(folder.join(version)).unwrap();
+    write(&folder.join(version).join("p.yaml"), text);
+    symlink(version, folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+}
+
+fn kubernetes_swap(path: &str) {
+    let watched = Watched::new(
+        |folder| {
+            kubernetes_volume(folder, "..1", "one");
+            symlink("..data/p.yaml", folder.join("p.yaml")).unwrap();
+        },
+        path,
+    );
+    for (version, text) in [("..2", "two"), ("..3", "three")] {
+        kubernetes_volume(watched.folder.path(), version, text);
+        watched.expect(&[text]);
+    }
+    watched.end();
+}
+
+#[test]
+fn kubernetes_swaps_the_link_behind_a_file() {
+    kubernetes_swap("p.yaml");
+}
+
+#[test]
+fn kubernetes_swaps_the_link_behind_a_folder() {
+    kubernetes_swap("");
+}
+
+#[test]
+fn link_to_a_file_elsewhere_that_is_written_in_place() {
+    let watched = Watched::new(
+        |folder| {
+            fs::create_dir_all(folder.join("far/away")).unwrap();
+            write(&folder.join("far/away/real.yaml"), "one");
+            symlink("far/away/real.yaml", folder.join("p.yaml")).unwrap();
+        },
+        "p.yaml",
+    );
+    write(&watched.at("far/away/real.yaml"), "two");
+    watched.expect(&["two"]);
+    watched.end();
+}
+
+#[test]
+fn folder_gains_changes_and_loses_files() {
+    let watched = Watched::new(
+        |folder| {
+            fs::create_dir(folder.join("d")).unwrap();
+            write(&folder.join("d/b.yaml"), "b");
+        },
+        "d",
+    );
+    write(&watched.at("d/a.yaml"), "a");
+    watched.expect(&["a", "b"]);
+    write(&watched.at("d/a.yaml"), "A");
+    watched.expect(&["A", "b"]);
+    fs::remove_file(watched.at("d/b.yaml")).unwrap();
+    watched.expect(&["A"]);
+    watched.end();
+}
+
+#[test]
+fn folder_replaced_by_another_is_still_watched() {
+    let watched = Watched::new(
+        |folder| {
+            fs::create_dir(folder.join("d")).unwrap();
+            write(&folder.join("d/p.yaml"), "one");
+            fs::create_dir(folder.join("new")).unwrap();
+            write(&folder.join("new/p.yaml"), "two");
+        },
+        "d/p.yaml",
+    );
+    fs::rename(watched.at("d"), watched.at("old")).unwrap();
+    fs::rename(watched.at("new"), watched.at("d")).unwrap();
+    watched.expect(&["two"]);
+    write(&watched.at("d/p.yaml"), "three");
+    watched.expect(&["three"]);
+    watched.end();
+}
+
+#[test]
+fn same_text_again_is_not_passed_on() {
+    let watched = Watched::new(|folder| write(&folder.join("p.yaml"), "one"), "p.yaml");
+    write(&watched.at("p.yaml"), "one");
+    write(&watched.at("other.yaml"), "else");
+    write(&watched.at("p.yaml"), "one");
+    write(&watched.at("p.yaml"), "two");
+    watched.expect(&["two"]);
+    watched.end();
+}
+
+#[test]
+fn only_policy_files_of_a_folder_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [
+        "b.yml",
+        "a.json",
+        "c.yaml",
+        ".hidden.yaml",
+        "notes.txt",
+        "c.yaml~",
+    ] {
+        write(&folder.path().join(name), name);
+    }
+    fs::create_dir(folder.path().join("d.yaml")).unwrap();
+    let files = read(&[folder.path().to_owned()]).unwrap();
+    let names: Vec<_> = files.iter().map(|file| file.text.as_str()).collect();
+    assert_eq!(names, ["a.json", "b.yml", "c.yaml"]);
+}
+
+#[test]
+fn what_cannot_be_a_policy_is_refused_in_the_form_of_a_diagnostic() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.yaml");
+    let check = |part: &str| {
+        let fault = read(std::slice::from_ref(&path)).unwrap_err().to_string();
+        assert!(
+            fault.starts_with(&format!("{}:1:1: ", path.display())) && fault.contains(part),
+            "{fault}"
+        );
+    };
+    check("No such file");
+    fs::write(&path, b"a: \xff").unwrap();
+    check("not UTF-8");
+    fs::write(&path, vec![b' '; (4 << 20) + 1]).unwrap();
+    check("larger than");
+}

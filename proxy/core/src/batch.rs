@@ -68,6 +68,8 @@ pub struct BatchId(Id);
 pub struct Batch<T> {
     /// To be given back to [`Batcher::complete`], exactly once.
     pub id: BatchId,
+    /// The key that all members share.
+    pub key: Arc<[u8]>,
     /// In the order of their positions.
     pub members: Vec<Member<T>>,
     /// Why it left now.

@@ -106,7 +106,7 @@ pub struct Left {
     /// The route's name.
     pub route: Arc<str>,
     /// Its key.
-    pub key: Box<[u8]>,
+    pub key: Arc<[u8]>,
     /// Members.
     pub members: usize,
     /// Items.

@@ -1,5 +1,6 @@
 //! Forming: queued calls of one lane get their positions, late and for good.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use smallvec::SmallVec;
@@ -83,7 +84,7 @@ impl<T> Batcher<T> {
         }
         let lane = self.lanes.get(forming.lane)?;
         let in_slot = lane.limits.dispatch != Dispatch::Fixed;
-        let (class, max_size) = (lane.class, lane.limits.max_size);
+        let (class, max_size, key) = (lane.class, lane.limits.max_size, Arc::clone(&lane.key));
         let full =
             forming.items >= forming.cap || (forming.stopped_by_items && forming.target >= forming.cap);
         let reason = if why == FlushReason::Drain {
@@ -112,6 +113,7 @@ impl<T> Batcher<T> {
         let id = self.flights.insert(flight);
         Some(Batch {
             id: BatchId(id),
+            key,
             members: forming.members,
             reason,
             items: forming.items,

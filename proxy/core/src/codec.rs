@@ -10,6 +10,22 @@ use smallvec::SmallVec;
 
 use crate::Bypass;
 
+mod any;
+mod bodies;
+mod json;
+mod json_array;
+mod json_rpc;
+mod keyed_get;
+mod pointer;
+
+#[cfg(test)]
+mod tests;
+
+pub use any::{AnyCodec, AnyItem};
+pub use json_array::{ArrayItem, JsonArray, JsonArraySettings, PRESETS, Preset};
+pub use json_rpc::{JsonRpc, RpcItem};
+pub use keyed_get::{KeyedGet, KeyedGetSettings, KeyedItem, Missing};
+
 /// A body as consecutive slices, most of them shared with what was received.
 pub type Chunks = SmallVec<[Bytes; 4]>;
 
@@ -92,6 +108,18 @@ pub enum Unsplit {
     Shape(&'static str),
 }
 
+/// A setting that no codec can be made of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value:?} is not {expected}")]
+pub struct CodecError {
+    /// The setting's name as in a policy, such as `batchPath`.
+    pub field: &'static str,
+    /// What was found there.
+    pub value: String,
+    /// What has to be there, to be read behind "is not" or "expected".
+    pub expected: &'static str,
+}
+
 /// The rules of one batch convention.
 ///
 /// Implementations are pure: the same call gives the same item, the same items the same request.
@@ -105,9 +133,11 @@ pub trait Codec: std::fmt::Debug + Send + Sync {
     /// The reason why the call must travel alone, untouched.
     fn read(&self, call: &Call<'_>) -> Result<Read<Self::Item>, Bypass>;
 
-    /// Merges members of one key into one request. Called with at least two members.
+    /// Merges members of one key into one request. Called with at least two members: a lone call
+    /// goes out as it came.
     ///
-    /// `first_id` starts a run of as many process-unique numbers as there are items.
+    /// `first_id` starts a run of as many process-unique numbers as there are items
+    /// ([`Read::count`], summed); [`Codec::split`] gets the same number.
     fn encode(&self, items: &[&Self::Item], first_id: u64) -> Encoded;
 
     /// Splits a reply: exactly one entry per member, in the members' order.
@@ -124,6 +154,12 @@ pub trait Codec: std::fmt::Debug + Send + Sync {
     /// True when one bad item fails the whole batch, so that a method which is not idempotent
     /// may only be merged with leave to replay.
     fn all_or_nothing(&self) -> bool;
+
+    /// The most bytes a batch may have by the convention itself, whatever the policy allows;
+    /// counted as [`Read::shared_bytes`] and [`Read::bytes`].
+    fn max_bytes(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A call as its codec understands it.
@@ -139,4 +175,60 @@ pub struct Read<I> {
     pub shared_bytes: usize,
     /// What must be byte-equal besides the head: becomes part of the batch key.
     pub invariants: SmallVec<[u8; 64]>,
+}
+
+impl<I> Read<I> {
+    /// The same call with its item wrapped.
+    pub fn map<J>(self, wrap: impl FnOnce(I) -> J) -> Read<J> {
+        let Self {
+            item,
+            count,
+            bytes,
+            shared_bytes,
+            invariants,
+        } = self;
+        Read {
+            item: wrap(item),
+            count,
+            bytes,
+            shared_bytes,
+            invariants,
+        }
+    }
+}
+
+impl From<json::Fault> for Bypass {
+    fn from(fault: json::Fault) -> Self {
+        match fault {
+            json::Fault::Syntax | json::Fault::Bound => Self::Unparsable,
+            json::Fault::Duplicate => Self::DuplicateMember,
+        }
+    }
+}
+
+impl From<json::Fault> for Unsplit {
+    fn from(fault: json::Fault) -> Self {
+        Self::Shape(match fault {
+            json::Fault::Syntax => "not JSON",
+            json::Fault::Bound => "JSON that nests too deep or has too many members",
+            json::Fault::Duplicate => "a member appears twice",
+        })
+    }
+}
+
+/// A cursor over the body of a reply that says the batch was served.
+fn open_reply<'a>(reply: &Reply<'a>) -> Result<json::Scan<'a>, Unsplit> {
+    if !reply.status.is_success() {
+        return Err(Unsplit::Failed(reply.status));
+    }
+    let plain = |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !reply
+        .headers
+        .get_all(http::header::CONTENT_ENCODING)
+        .iter()
+        .all(plain)
+    {
+        return Err(Unsplit::Shape("a content-coded body"));
+    }
+    Ok(json::Scan::new(reply.body)?)
 }

@@ -14,11 +14,12 @@ mod labels;
 mod process;
 
 pub use cell::{Counter, Gauge, Histogram, Label, Labelled};
-pub use labels::{BatchFailure, CancelStage, Dispatch, ItemOutcome, Protocol, StatusClass, UpstreamCall};
+pub use labels::{BatchFailure, CancelStage, ItemOutcome, Protocol, StatusClass, UpstreamCall};
 
 use crate::error::ErrorKind;
 use cell::Buckets;
 use jitney_core::Bypass;
+use jitney_core::batch::FlushReason;
 
 /// Every metric of the process; a cheap handle.
 #[derive(Clone, Debug)]
@@ -89,7 +90,7 @@ pub struct RouteMetrics {
     /// Body bytes of each batch that left.
     pub batch_bytes: Histogram,
     /// Batches by why they left.
-    pub dispatch: Labelled<Dispatch>,
+    pub dispatch: Labelled<FlushReason>,
     /// How long each member had waited when its batch left.
     pub queue_wait: Histogram,
     /// Calls that travelled alone, by reason.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jitney_core::Bypass;
+use jitney_core::batch::FlushReason;
 
 use super::cell::Label;
 use crate::error::{Bound, ErrorKind};
@@ -40,26 +41,6 @@ labels! {
         Cancelled = "cancelled",
         /// It got an error of this sidecar: 502, 503 or 504.
         Error = "error",
-    }
-}
-
-labels! {
-    /// Why a batch left.
-    Dispatch {
-        /// A call came to an idle backend.
-        Idle = "idle",
-        /// A batch in flight came back.
-        SlotFree = "slot_free",
-        /// It held as many items as one may.
-        Full = "full",
-        /// It held as many bytes as one may.
-        Bytes = "bytes",
-        /// Its first call had waited long enough.
-        Timeout = "timeout",
-        /// A call in it could not wait longer.
-        Deadline = "deadline",
-        /// This sidecar is going away.
-        Drain = "drain",
     }
 }
 
@@ -146,6 +127,18 @@ impl From<http::StatusCode> for StatusClass {
             400..500 => Self::ClientError,
             500.. => Self::ServerError,
         }
+    }
+}
+
+impl Label for FlushReason {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn text(self) -> &'static str {
+        self.as_str()
     }
 }
 

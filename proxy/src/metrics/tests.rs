@@ -42,7 +42,7 @@ fn labels_are_their_own_index() {
     }
     check::<Bypass>();
     check::<ErrorKind>();
-    check::<Dispatch>();
+    check::<FlushReason>();
     check::<ItemOutcome>();
     check::<BatchFailure>();
     check::<CancelStage>();

@@ -1,8 +1,15 @@
 //! The decisions of the Jitney sidecar, sans-IO: `now` is always an argument, and nothing here
 //! owns a clock, a socket, a task or a lock.
 
-pub mod batch;
 mod bypass;
+
+pub mod policy;
+pub mod route;
+
+pub mod key;
+
+pub mod batch;
+
 pub mod codec;
 
 pub use bypass::Bypass;

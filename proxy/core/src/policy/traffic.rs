@@ -1,0 +1,129 @@
+//! How a backend's traffic is treated: plain, validated settings. What they do is up to the
+//! part of the proxy that owns connections.
+
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+
+/// Everything of a policy that holds for batched calls and others alike.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Traffic {
+    /// Bounds on how long a call may take.
+    pub timeouts: Timeouts,
+    /// When a call is tried again; `None`: never by policy.
+    pub retry: Option<Retry>,
+    /// How an endpoint is chosen.
+    pub load_balancer: LoadBalancer,
+    /// When an endpoint or the backend is given a rest.
+    pub circuit_breaker: CircuitBreaker,
+    /// How many calls are let through; `None`: no limit.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// Bounds on how long a call may take; `None`: no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the end of the request to the end of the reply's head, retries and waiting included.
+    pub request: Option<Duration>,
+    /// The same for one try.
+    pub per_try: Option<Duration>,
+}
+
+/// When and how often a call is tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Tries after the first one.
+    pub attempts: u32,
+    /// What is worth another try.
+    pub on: RetryOn,
+    /// The bound on retries over all calls of the backend.
+    pub budget: RetryBudget,
+}
+
+/// What is worth another try.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetryOn {
+    /// No connection could be made: nothing was sent.
+    pub connect_failure: bool,
+    /// The connection ended before the reply's head.
+    pub reset: bool,
+    /// HTTP/2 `REFUSED_STREAM` or a `GOAWAY` that excludes the call: nothing was processed.
+    pub refused_stream: bool,
+    /// Reply statuses, sorted.
+    pub statuses: Vec<StatusCode>,
+}
+
+/// The bound on retries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Share of calls that may be retried, 0 to 1.
+    pub ratio: f64,
+    /// Retries a second that are always allowed.
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self {
+            ratio: 0.2,
+            min_per_second: 10,
+        }
+    }
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LoadBalancer {
+    /// The better of two, by a moving average of latency that jumps at a peak, times load.
+    #[default]
+    PeakEwma,
+    /// The better of two, by calls in flight.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// The same endpoint for equal values of a header.
+    ConsistentHash {
+        /// The header that is hashed.
+        header: HeaderName,
+    },
+}
+
+/// When an endpoint or the backend is given a rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CircuitBreaker {
+    /// Calls in flight to the backend before more are shed.
+    pub max_requests: u32,
+    /// Failures in a row after which an endpoint rests.
+    pub consecutive_failures: u32,
+    /// Share of good replies below which an endpoint rests, 0 to 1.
+    pub success_rate: f64,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            max_requests: 1024,
+            consecutive_failures: 7,
+            success_rate: 0.8,
+        }
+    }
+}
+
+/// How many calls are let through. Calls are counted, not batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLimit {
+    /// Calls a second.
+    pub requests_per_second: f64,
+    /// Who has a budget of their own.
+    pub per: RatePer,
+}
+
+/// Who has a rate budget of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RatePer {
+    /// Nobody: one budget for the backend.
+    #[default]
+    Backend,
+    /// Every caller identity.
+    Identity,
+}

@@ -12,4 +12,11 @@ pub mod batch;
 
 pub mod codec;
 
+pub mod fanout;
+
+pub mod isolate;
+
+pub mod budget;
+pub mod quarantine;
+
 pub use bypass::Bypass;

@@ -1,0 +1,200 @@
+//! What to do with the members of a batch that failed: fan the failure out, or send them again
+//! in smaller groups so that one bad item does not fail its neighbours.
+
+use http::{Method, StatusCode};
+
+use crate::budget::Budget;
+use crate::codec::Unsplit;
+use crate::policy::{Isolate, OnFailure, Replay};
+
+/// How a batch failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The upstream answered the whole batch with this status.
+    Status(StatusCode),
+    /// The upstream refused the batch in the convention's own words.
+    Refused {
+        /// True when the refusal proves that no member was executed.
+        nothing_ran: bool,
+    },
+    /// No connection could be made: nothing was sent.
+    Unsent,
+    /// The connection broke or the time ran out after the batch was sent.
+    Broken,
+    /// The reply does not fit the members.
+    Misfit,
+}
+
+/// What is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Everyone gets the failure.
+    FanOut,
+    /// Send two halves.
+    Halves,
+    /// Send everyone alone.
+    Singles,
+}
+
+/// One item is sent at most this often, isolation and replay together.
+pub const MOST_SENDS: u32 = 12;
+
+impl Failure {
+    /// The failure that an unsplittable reply stands for.
+    pub const fn of(unsplit: &Unsplit) -> Self {
+        match unsplit {
+            Unsplit::Failed(status) => Self::Status(*status),
+            Unsplit::Refused { nothing_ran, .. } => Self::Refused {
+                nothing_ran: *nothing_ran,
+            },
+            Unsplit::Count { .. } | Unsplit::Id(_) | Unsplit::Shape(_) => Self::Misfit,
+        }
+    }
+
+    /// True when it is certain that no member was executed.
+    const fn nothing_ran(self) -> bool {
+        match self {
+            Self::Status(status) => {
+                matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG)
+            }
+            Self::Refused { nothing_ran } => nothing_ran,
+            Self::Unsent => true,
+            Self::Broken | Self::Misfit => false,
+        }
+    }
+
+    /// True when sending again could not change anything for anyone.
+    const fn concerns_all(self) -> bool {
+        match self {
+            // Overload is answered by less load, and all members share their credentials.
+            Self::Status(status) => matches!(
+                status,
+                StatusCode::TOO_MANY_REQUESTS
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::UNAUTHORIZED
+                    | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            ),
+            Self::Unsent => true,
+            Self::Refused { .. } | Self::Broken | Self::Misfit => false,
+        }
+    }
+}
+
+/// Decides about a failed batch of `members`, the most often sent of which was sent `sends` times.
+///
+/// Extra calls are taken from the budget: `2` for halves, one per member for singles.
+pub fn remedy(
+    failure: Failure,
+    rules: OnFailure,
+    method: &Method,
+    members: usize,
+    sends: u32,
+    budget: &mut Budget,
+) -> Remedy {
+    if members < 2 || sends >= MOST_SENDS || failure.concerns_all() || !may_replay(failure, rules, method) {
+        return Remedy::FanOut;
+    }
+    // A reply that does not fit says nothing about which member is to blame.
+    let singles = members == 2 || failure == Failure::Misfit || rules.isolate == Isolate::Singles;
+    match rules.isolate {
+        Isolate::None => Remedy::FanOut,
+        Isolate::Bisect | Isolate::Singles if singles => {
+            let leave = budget.take(u64::try_from(members).unwrap_or(u64::MAX));
+            if leave { Remedy::Singles } else { Remedy::FanOut }
+        }
+        Isolate::Bisect | Isolate::Singles => {
+            if budget.take(2) {
+                Remedy::Halves
+            } else {
+                Remedy::FanOut
+            }
+        }
+    }
+}
+
+/// Whether a member of a batch that failed so may reach the upstream again.
+pub fn may_replay(failure: Failure, rules: OnFailure, method: &Method) -> bool {
+    match rules.replay {
+        Replay::Never => false,
+        Replay::Idempotent => method.is_idempotent() || failure.nothing_ran(),
+        Replay::Declared => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BISECT: OnFailure = OnFailure {
+        replay: Replay::Declared,
+        isolate: Isolate::Bisect,
+    };
+    const BAD: Failure = Failure::Status(StatusCode::BAD_REQUEST);
+
+    fn fresh(failure: Failure, rules: OnFailure, method: &Method, members: usize) -> Remedy {
+        remedy(failure, rules, method, members, 1, &mut Budget::default())
+    }
+
+    #[test]
+    fn a_bad_item_of_eight_is_found_by_halving_and_the_last_pair_goes_alone() {
+        assert_eq!(fresh(BAD, BISECT, &Method::POST, 8), Remedy::Halves);
+        assert_eq!(fresh(BAD, BISECT, &Method::POST, 2), Remedy::Singles);
+        assert_eq!(fresh(BAD, BISECT, &Method::POST, 1), Remedy::FanOut);
+    }
+
+    #[test]
+    fn overload_and_refused_credentials_reach_everyone() {
+        for status in [429, 503, 401, 407] {
+            let failure = Failure::Status(StatusCode::from_u16(status).unwrap());
+            assert_eq!(
+                fresh(failure, BISECT, &Method::GET, 8),
+                Remedy::FanOut,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reply_that_does_not_fit_is_replayed_alone() {
+        assert_eq!(fresh(Failure::Misfit, BISECT, &Method::GET, 8), Remedy::Singles);
+    }
+
+    #[test]
+    fn never_means_never_and_idempotent_goes_by_method_or_proof() {
+        let never = OnFailure {
+            replay: Replay::Never,
+            ..BISECT
+        };
+        let idempotent = OnFailure {
+            replay: Replay::Idempotent,
+            ..BISECT
+        };
+        assert_eq!(fresh(BAD, never, &Method::GET, 8), Remedy::FanOut);
+        assert_eq!(fresh(BAD, idempotent, &Method::GET, 8), Remedy::Halves);
+        assert_eq!(fresh(BAD, idempotent, &Method::POST, 8), Remedy::FanOut);
+        let proof = Failure::Refused { nothing_ran: true };
+        assert_eq!(fresh(proof, idempotent, &Method::POST, 8), Remedy::Halves);
+        let large = Failure::Status(StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(fresh(large, idempotent, &Method::POST, 8), Remedy::Halves);
+        assert_eq!(fresh(large, never, &Method::POST, 8), Remedy::FanOut);
+    }
+
+    #[test]
+    fn without_budget_the_failure_reaches_everyone() {
+        let mut budget = Budget::default();
+        while budget.take(1) {}
+        assert_eq!(
+            remedy(BAD, BISECT, &Method::GET, 8, 1, &mut budget),
+            Remedy::FanOut
+        );
+    }
+
+    #[test]
+    fn one_item_is_sent_twelve_times_at_most() {
+        let mut budget = Budget::default();
+        assert_eq!(
+            remedy(BAD, BISECT, &Method::GET, 8, MOST_SENDS, &mut budget),
+            Remedy::FanOut
+        );
+    }
+}

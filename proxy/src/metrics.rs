@@ -13,13 +13,13 @@ mod exposition;
 mod labels;
 mod process;
 
-pub use cell::{Counter, Gauge, Histogram, Label, Labelled};
+pub use cell::{Counter, Gauge, Histogram, Label, Labelled, Measure};
 pub use labels::{BatchFailure, CancelStage, ItemOutcome, Protocol, StatusClass, UpstreamCall};
 
 use crate::error::ErrorKind;
 use cell::Buckets;
 use jitney_core::Bypass;
-use jitney_core::batch::FlushReason;
+use jitney_core::batch::{FlushReason, Snapshot};
 
 /// Every metric of the process; a cheap handle.
 #[derive(Clone, Debug)]
@@ -109,6 +109,10 @@ pub struct RouteMetrics {
     pub poison_items: Counter,
     /// Callers that left, by where their call was.
     pub cancelled: Labelled<CancelStage>,
+    /// Learned cost of a batch of no items, in seconds. Set when gauges are read.
+    pub cost_fixed: Measure,
+    /// Learned cost of one more item, in seconds. Set when gauges are read.
+    pub cost_per_item: Measure,
 }
 
 /// Downstream calls and how they ended.
@@ -122,7 +126,7 @@ pub struct CallMetrics {
 
 /// What is read from a backend at each scrape rather than counted.
 pub trait GaugeSource: Send + Sync {
-    /// The state now.
+    /// The state now. Whoever has learned costs sets those of its routes before it returns.
     fn gauges(&self) -> Gauges;
 }
 
@@ -137,16 +141,31 @@ pub struct Gauges {
     pub batches_in_flight: usize,
     /// How many may be.
     pub window: f64,
-    /// Learned cost of a batch of no items.
-    pub cost_fixed: Duration,
-    /// Learned cost of one more item.
-    pub cost_per_item: Duration,
     /// Duration of batches over what was learned: 1 while nothing queues upstream.
     pub latency_inflation: f64,
     /// Keys that are open.
     pub keys: usize,
     /// Idle keys forgotten since start, to make room.
     pub key_evictions: u64,
+}
+
+impl From<&Snapshot> for Gauges {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            queue_items: snapshot.queued_items,
+            queue_oldest_age: snapshot
+                .lanes
+                .iter()
+                .map(|lane| lane.oldest_age)
+                .max()
+                .unwrap_or_default(),
+            batches_in_flight: snapshot.in_flight,
+            window: snapshot.window,
+            latency_inflation: snapshot.inflation,
+            keys: snapshot.keys,
+            key_evictions: snapshot.key_evictions,
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -285,6 +304,8 @@ impl RouteMetrics {
             bisect_calls: Counter::default(),
             poison_items: Counter::default(),
             cancelled: Labelled::default(),
+            cost_fixed: Measure::default(),
+            cost_per_item: Measure::default(),
         }
     }
 

@@ -50,6 +50,22 @@ impl Gauge {
     }
 }
 
+/// A measure that is replaced by a newer one.
+#[derive(Debug, Default)]
+pub struct Measure(AtomicU64);
+
+impl Measure {
+    /// Replaces the value.
+    pub fn set(&self, value: f64) {
+        self.0.store(value.to_bits(), Relaxed);
+    }
+
+    /// The value now; 0 at first.
+    pub fn value(&self) -> f64 {
+        f64::from_bits(self.0.load(Relaxed))
+    }
+}
+
 /// One counter per value of a closed set of labels: indexing an array, not a map.
 #[derive(Debug)]
 pub struct Labelled<L: Label> {

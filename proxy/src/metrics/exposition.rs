@@ -10,7 +10,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::cell::{Histogram, Label, Labelled};
+use super::cell::{Histogram, Label, Labelled, Measure};
 use super::{BackendMetrics, CallMetrics, Gauges, Metrics, ProcessMetrics, RouteMetrics, process};
 
 /// The whole exposition.
@@ -249,17 +249,17 @@ impl Scrape {
         self.level(to, "jitney_window", "Batches that may be in flight", |_, now| {
             now.window
         })?;
-        self.level(
+        self.measure(
             to,
             "jitney_cost_fixed_seconds",
             "Learned cost of a batch",
-            |_, now| now.cost_fixed.as_secs_f64(),
+            |route| &route.cost_fixed,
         )?;
-        self.level(
+        self.measure(
             to,
             "jitney_cost_per_item_seconds",
             "Learned cost of one more item",
-            |_, now| now.cost_per_item.as_secs_f64(),
+            |route| &route.cost_per_item,
         )?;
         self.level(
             to,
@@ -368,6 +368,23 @@ impl Scrape {
         to.counters(name, help, |family| {
             self.routes.iter().try_for_each(|(backend, route)| {
                 family.counter(&[("backend", backend), ("route", &route.name)], &of(route))
+            })
+        })
+    }
+
+    fn measure(
+        &self,
+        to: &mut Families<'_>,
+        name: &str,
+        help: &str,
+        of: impl Fn(&RouteMetrics) -> &Measure,
+    ) -> Written {
+        to.gauges(name, help, |family| {
+            self.routes.iter().try_for_each(|(backend, route)| {
+                family.gauge(
+                    &[("backend", backend), ("route", &route.name)],
+                    &of(route).value(),
+                )
             })
         })
     }

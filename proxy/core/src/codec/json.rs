@@ -8,6 +8,9 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
+#[cfg(test)]
+mod tests;
+
 /// Containers that may be open at once inside one value. What nests deeper is likely to break the
 /// upstream's own parser, so it is not put into a batch.
 pub(super) const MAX_DEPTH: u32 = 128;

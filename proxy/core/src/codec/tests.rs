@@ -5,6 +5,9 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 
+mod models;
+mod shared;
+
 use super::{Call, Codec, Encoded, MemberReply, Read, Reply, Unsplit};
 use crate::Bypass;
 

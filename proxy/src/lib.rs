@@ -6,3 +6,16 @@ pub mod error;
 pub mod log;
 pub mod metrics;
 pub mod policy_watch;
+
+// The way of a call: taken in, told what it speaks,
+pub mod accept;
+pub mod detect;
+mod inspect;
+mod opaque;
+// served call by call,
+pub mod connection;
+// and passed on.
+pub mod body;
+pub mod forward;
+pub mod headers;
+pub mod send;

@@ -9,3 +9,7 @@ mod tidy;
 
 // The models that the other suites rely on.
 mod harness;
+
+// HTTP itself, between raw sockets.
+mod http1;
+mod wire;

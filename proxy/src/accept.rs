@@ -1,0 +1,261 @@
+//! The listening side: takes connections, at most so many, tells what each speaks, and has it served.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::connection::{self, ConnInfo, Limits, Serve};
+use crate::detect::{self, Protocol};
+use crate::drain::Drain;
+use crate::opaque::{self, First};
+use crate::send::Backend;
+
+/// A listener and what becomes of its connections.
+#[derive(Clone, Debug)]
+pub struct Acceptor<S> {
+    /// Serves the calls.
+    pub service: S,
+    /// Where bytes go that are not HTTP.
+    pub opaque: Arc<Backend>,
+    /// Bounds on each connection.
+    pub limits: Limits,
+    /// The most connections at once; more wait in the listen queue.
+    pub max_connections: usize,
+    /// Told when to stop; waited for until the last connection ended.
+    pub drain: Drain,
+}
+
+/// A connection's place among those that are open.
+#[derive(Debug, Default)]
+pub(crate) struct Seat {
+    is_closing: AtomicBool,
+    calls: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// The connections that are open.
+#[derive(Debug, Default)]
+struct Seats {
+    taken: Mutex<HashMap<u64, Taken>>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Taken {
+    seat: Arc<Seat>,
+    /// Calls counted by the last sweep; `None` before the first.
+    calls: Option<u64>,
+}
+
+/// Leaves the seat when the connection ends, however it ends.
+#[derive(Debug)]
+struct Sitting {
+    seats: Arc<Seats>,
+    number: u64,
+}
+
+/// How long the first bytes of a connection may take before the server is let speak first.
+const DETECTION: Duration = Duration::from_secs(1);
+/// Waits after a failed accept (out of file descriptors): doubled up to the second value.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+const LISTEN_QUEUE: i32 = 4096;
+
+/// Opens a listening socket. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The system's own: the address is in use, or not allowed.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_QUEUE)?;
+    TcpListener::from_std(socket.into())
+}
+
+impl<S: Serve> Acceptor<S> {
+    /// Takes connections until the drain begins; those that are open then finish their calls.
+    pub async fn run(self, listener: TcpListener) {
+        let guard = self.drain.guard();
+        let seats = Arc::new(Seats::default());
+        tokio::select! {
+            biased;
+            () = self.drain.draining() => {}
+            () = self.accept(&listener, &seats) => {}
+            () = seats.sweep(self.limits.idle_timeout) => {}
+        }
+        drop(listener);
+        seats.close_all();
+        drop(guard);
+    }
+
+    async fn accept(&self, listener: &TcpListener, seats: &Arc<Seats>) {
+        let room = Arc::new(Semaphore::new(self.max_connections));
+        let mut back_off = BACK_OFF.0;
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    back_off = BACK_OFF.0;
+                    let (seat, sitting) = seats.take();
+                    let (this, guard) = (self.clone(), self.drain.guard());
+                    tokio::spawn(async move {
+                        if let Err(error) = this.converse(stream, peer, seat).await {
+                            tracing::debug!(%peer, %error, "connection ended while it was told what it speaks");
+                        }
+                        drop((sitting, guard, permit));
+                    });
+                }
+                Err(error) if is_about_one_connection(&error) => {
+                    tracing::debug!(%error, "a connection ended before it was accepted");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, wait_ms = back_off.as_millis(), "cannot accept connections");
+                    tokio::time::sleep(back_off).await;
+                    back_off = (back_off * 2).min(BACK_OFF.1);
+                }
+            }
+        }
+    }
+
+    /// Tells what a connection speaks and has it served.
+    async fn converse(self, mut stream: TcpStream, peer: SocketAddr, seat: Arc<Seat>) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let info = ConnInfo {
+            peer,
+            local: stream.local_addr()?,
+        };
+        let mut read = BytesMut::new();
+        let told = tokio::time::timeout(DETECTION, detect::detect(&mut stream, &mut read)).await;
+        let protocol = match told {
+            Ok(Ok(None)) => return Ok(()),
+            Ok(told) => told?.unwrap_or(Protocol::Http1),
+            Err(_) if !read.is_empty() => detect::settle(&read),
+            Err(_) => {
+                let first = opaque::who_speaks_first(&mut stream, &mut read, &self.opaque);
+                match tokio::time::timeout(self.limits.idle_timeout, first).await {
+                    Err(_) | Ok(First::Nobody) => return Ok(()),
+                    Ok(First::Caller(protocol)) => protocol,
+                    Ok(First::Server(upstream)) => return opaque::join(stream, &read, upstream).await,
+                }
+            }
+        };
+        let prefix = read.freeze();
+        match protocol {
+            Protocol::Http1 => {
+                Box::pin(connection::serve_http1(
+                    stream,
+                    prefix,
+                    info,
+                    self.service,
+                    seat,
+                    &self.limits,
+                ))
+                .await;
+            }
+            Protocol::Http2 => {
+                Box::pin(connection::serve_http2(
+                    stream,
+                    prefix,
+                    info,
+                    self.service,
+                    seat,
+                    &self.limits,
+                ))
+                .await;
+            }
+            Protocol::Opaque => opaque::pass(stream, &prefix, &self.opaque).await?,
+        }
+        Ok(())
+    }
+}
+
+/// Errors of `accept` that say nothing about the next one.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+impl Seat {
+    /// True when the connection is to finish its calls and end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
+    /// Counts a call, so that the connection does not pass for idle.
+    pub(crate) fn call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whom to wake when the connection is to end.
+    pub(crate) fn wakes(&self, waker: &Waker) {
+        *self.waker.lock() = Some(waker.clone());
+    }
+
+    fn close(&self) {
+        self.is_closing.store(true, Ordering::Release);
+        if let Some(waker) = self.waker.lock().take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Seats {
+    fn take(self: &Arc<Self>) -> (Arc<Seat>, Sitting) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let seat = Arc::new(Seat::default());
+        self.taken.lock().insert(
+            number,
+            Taken {
+                seat: Arc::clone(&seat),
+                calls: None,
+            },
+        );
+        (
+            seat,
+            Sitting {
+                seats: Arc::clone(self),
+                number,
+            },
+        )
+    }
+
+    fn close_all(&self) {
+        for taken in self.taken.lock().values() {
+            taken.seat.close();
+        }
+    }
+
+    /// Closes, again and again, the connections without a call since the last time.
+    async fn sweep(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            for taken in self.taken.lock().values_mut() {
+                let calls = taken.seat.calls.load(Ordering::Relaxed);
+                if taken.calls.replace(calls) == Some(calls) {
+                    taken.seat.close();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Sitting {
+    fn drop(&mut self) {
+        drop(self.seats.taken.lock().remove(&self.number));
+    }
+}

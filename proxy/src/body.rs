@@ -1,0 +1,262 @@
+//! The one body type, both ways: nothing, bytes at hand, or a stream with its trailers.
+//! A stream that came over a pooled connection carries the lease that gives the connection back.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use jitney_core::codec::Chunks;
+use smallvec::SmallVec;
+
+use crate::send::Lease;
+
+/// A request or reply body.
+#[derive(Debug)]
+pub struct Body(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Empty,
+    Full(Bytes),
+    Chunks(Box<smallvec::IntoIter<[Bytes; 4]>>),
+    /// A stream, as it comes in.
+    Incoming(Incoming),
+    /// A stream from upstream; the lease knows when it was read to its end.
+    Leased(Incoming, Lease),
+    /// Bytes already read, then what is still to come.
+    Resumed(Box<Resumed>),
+}
+
+#[derive(Debug)]
+struct Resumed {
+    read: std::vec::IntoIter<Bytes>,
+    rest: Body,
+    trailers: Option<HeaderMap>,
+}
+
+/// What [`take`] found.
+#[derive(Debug)]
+pub enum Taken {
+    /// The whole body, without trailers.
+    Whole(Bytes),
+    /// The body exceeds the limit: what was read, and the rest, as one stream.
+    Over(Body),
+    /// The body ended in trailers: the whole of it, to be passed on as it came.
+    WithTrailers(Body),
+}
+
+impl Body {
+    /// No body.
+    pub const fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    /// These bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self(if bytes.is_empty() {
+            Kind::Empty
+        } else {
+            Kind::Full(bytes)
+        })
+    }
+
+    /// These slices, one after the other.
+    pub fn chunks(mut chunks: Chunks) -> Self {
+        chunks.retain(|chunk| !chunk.is_empty());
+        match chunks.len() {
+            0 => Self::empty(),
+            1 => Self::full(chunks.swap_remove(0)),
+            _ => Self(Kind::Chunks(Box::new(chunks.into_iter()))),
+        }
+    }
+
+    pub(crate) const fn leased(stream: Incoming, lease: Lease) -> Self {
+        Self(Kind::Leased(stream, lease))
+    }
+
+    fn resumed(read: Vec<Bytes>, rest: Self, trailers: Option<HeaderMap>) -> Self {
+        Self(Kind::Resumed(Box::new(Resumed {
+            read: read.into_iter(),
+            rest,
+            trailers,
+        })))
+    }
+
+    /// True when there is nothing to send, so that a retry needs no copy of it.
+    pub const fn is_empty(&self) -> bool {
+        matches!(self.0, Kind::Empty)
+    }
+
+    /// The same body once more, when its bytes are at hand.
+    pub fn try_clone(&self) -> Option<Self> {
+        match &self.0 {
+            Kind::Empty => Some(Self::empty()),
+            Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
+            Kind::Chunks(chunks) => Some(Self(Kind::Chunks(chunks.clone()))),
+            Kind::Incoming(_) | Kind::Leased(..) | Kind::Resumed(_) => None,
+        }
+    }
+}
+
+impl From<Incoming> for Body {
+    fn from(stream: Incoming) -> Self {
+        Self(if stream.is_end_stream() {
+            Kind::Empty
+        } else {
+            Kind::Incoming(stream)
+        })
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.0 = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Kind::Chunks(chunks) => Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk)))),
+            Kind::Incoming(stream) => Pin::new(stream).poll_frame(cx),
+            Kind::Leased(stream, lease) => {
+                let frame = ready!(Pin::new(&mut *stream).poll_frame(cx));
+                let ended = match &frame {
+                    Some(Ok(frame)) => frame.is_trailers() || stream.is_end_stream(),
+                    Some(Err(_)) => false,
+                    None => true,
+                };
+                if ended {
+                    lease.give_back();
+                }
+                Poll::Ready(frame)
+            }
+            Kind::Resumed(resumed) => resumed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::Chunks(chunks) => chunks.len() == 0,
+            Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.is_end_stream(),
+            Kind::Resumed(resumed) => {
+                resumed.read.len() == 0 && resumed.trailers.is_none() && resumed.rest.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Chunks(chunks) => SizeHint::with_exact(total(chunks.as_slice())),
+            Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.size_hint(),
+            Kind::Resumed(resumed) if resumed.trailers.is_some() => SizeHint::default(),
+            Kind::Resumed(resumed) => {
+                let read = total(resumed.read.as_slice());
+                let rest = resumed.rest.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(read + rest.lower());
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(read + upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl Resumed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(bytes) = self.read.next() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        Pin::new(&mut self.rest).poll_frame(cx)
+    }
+}
+
+fn total(chunks: &[Bytes]) -> u64 {
+    chunks.iter().map(|chunk| chunk.len() as u64).sum()
+}
+
+/// Reads a body of at most `limit` bytes whole. One that came in one piece is not copied.
+///
+/// # Errors
+/// The stream broke before its end.
+///
+/// # Cancellation
+/// Dropping the future drops the body: its connection is closed, or its stream reset.
+pub async fn take(body: impl Into<Body>, limit: usize) -> Result<Taken, hyper::Error> {
+    let mut body = body.into();
+    if let Kind::Full(bytes) = &mut body.0
+        && bytes.len() <= limit
+    {
+        return Ok(Taken::Whole(std::mem::take(bytes)));
+    }
+    let mut read: SmallVec<[Bytes; 4]> = SmallVec::new();
+    let mut size = 0_usize;
+    if body.size_hint().lower() > limit as u64 {
+        return Ok(Taken::Over(body));
+    }
+    while let Some(frame) = next_frame(&mut body).await {
+        match frame?.into_data() {
+            Ok(data) => {
+                size = size.saturating_add(data.len());
+                if !data.is_empty() {
+                    read.push(data);
+                }
+                if size > limit {
+                    return Ok(Taken::Over(Body::resumed(read.into_vec(), body, None)));
+                }
+                if body.is_end_stream() {
+                    break;
+                }
+            }
+            Err(frame) => {
+                let trailers = frame.into_trailers().ok();
+                return Ok(Taken::WithTrailers(Body::resumed(
+                    read.into_vec(),
+                    Body::empty(),
+                    trailers,
+                )));
+            }
+        }
+    }
+    Ok(Taken::Whole(join(read, size)))
+}
+
+async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+    std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+fn join(mut read: SmallVec<[Bytes; 4]>, size: usize) -> Bytes {
+    match read.len() {
+        0 => Bytes::new(),
+        1 => read.swap_remove(0),
+        _ => {
+            let mut whole = BytesMut::with_capacity(size);
+            for chunk in &read {
+                whole.extend_from_slice(chunk);
+            }
+            whole.freeze()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

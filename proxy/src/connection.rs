@@ -1,0 +1,217 @@
+//! One downstream connection: an HTTP/1 or HTTP/2 server whose calls are checked and then served.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use crate::accept::Seat;
+use crate::body::Body;
+use crate::error::ErrorKind;
+use crate::forward;
+use crate::headers;
+use crate::inspect::{Inspected, Rewound, Verdicts};
+
+/// What serves the calls of a listener. Cheap to clone.
+pub trait Serve: Clone + Send + Sync + 'static {
+    /// Serves a call whose head is acceptable. Never fails: an error is a reply, too.
+    ///
+    /// # Cancellation
+    /// The future is dropped when the caller leaves.
+    fn serve(
+        &self,
+        call: Request<Incoming>,
+        connection: &Arc<ConnInfo>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// What is known of a downstream connection.
+#[derive(Clone, Debug)]
+pub struct ConnInfo {
+    /// The caller's address.
+    pub peer: SocketAddr,
+    /// The address that the caller connected to.
+    pub local: SocketAddr,
+}
+
+/// Bounds on a downstream connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest that a head may take from its first byte to its last.
+    pub head_timeout: Duration,
+    /// The most bytes of a head, or of a decoded header list.
+    pub max_head: u32,
+    /// The most HTTP/2 streams at once.
+    pub max_streams: u32,
+    /// How long a connection without calls is kept, at least; at most twice as long.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_timeout: Duration::from_secs(30),
+            max_head: 64 * 1024,
+            max_streams: 100,
+            idle_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Everything that the calls of one connection share.
+#[derive(Debug)]
+struct Shared<S> {
+    service: S,
+    info: Arc<ConnInfo>,
+    seat: Arc<Seat>,
+    verdicts: Verdicts,
+}
+
+/// The verdicts of a connection, for the side that reads.
+#[derive(Debug)]
+struct Reading<S>(Arc<Shared<S>>);
+
+impl<S> AsRef<Verdicts> for Reading<S> {
+    fn as_ref(&self) -> &Verdicts {
+        &self.0.verdicts
+    }
+}
+
+/// Streams that a peer may reset before they were served (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams that a peer may make this side reset (CVE-2025-8671).
+const MAX_ERROR_RESETS: usize = 1024;
+
+/// Serves HTTP/1 until the connection ends.
+pub(crate) async fn serve_http1<S: Serve>(
+    stream: TcpStream,
+    prefix: Bytes,
+    info: ConnInfo,
+    service: S,
+    seat: Arc<Seat>,
+    limits: &Limits,
+) {
+    let shared = Shared::new(service, info, seat);
+    let io = Inspected::new(
+        Rewound::new(prefix, stream),
+        Reading(Arc::clone(&shared)),
+        limits.head_timeout,
+    );
+    let calls = Arc::clone(&shared);
+    let service = service_fn(move |call| {
+        let shared = Arc::clone(&calls);
+        let broken = shared.verdicts.next_call();
+        async move { Ok::<_, Infallible>(shared.http1_call(call, broken).await) }
+    });
+    let connection = http1::Builder::new()
+        .half_close(false)
+        .auto_date_header(false)
+        .max_buf_size(limits.max_head as usize)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let ended = drive(
+        pin!(connection),
+        &shared.seat,
+        http1::UpgradeableConnection::graceful_shutdown,
+    )
+    .await;
+    log_end(ended);
+}
+
+/// Serves HTTP/2 until the connection ends.
+pub(crate) async fn serve_http2<S: Serve>(
+    stream: TcpStream,
+    prefix: Bytes,
+    info: ConnInfo,
+    service: S,
+    seat: Arc<Seat>,
+    limits: &Limits,
+) {
+    let shared = Shared::new(service, info, seat);
+    let io = Rewound::new(prefix, stream);
+    let calls = Arc::clone(&shared);
+    let service = service_fn(move |call| {
+        let shared = Arc::clone(&calls);
+        async move { Ok::<_, Infallible>(shared.call(call).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .adaptive_window(true)
+        .auto_date_header(false)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_head)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .serve_connection(TokioIo::new(io), service);
+    let ended = drive(
+        pin!(connection),
+        &shared.seat,
+        http2::Connection::graceful_shutdown,
+    )
+    .await;
+    log_end(ended);
+}
+
+/// Polls a connection to its end; tells it to finish what it has and end, once its seat is to be left.
+async fn drive<C: Future>(mut connection: Pin<&mut C>, seat: &Seat, finish: fn(Pin<&mut C>)) -> C::Output {
+    let (mut is_known, mut is_told) = (false, false);
+    poll_fn(|cx| {
+        if !is_known {
+            // A task's waker stays the same for all of its life.
+            seat.wakes(cx.waker());
+            is_known = true;
+        }
+        if !is_told && seat.is_closing() {
+            is_told = true;
+            finish(connection.as_mut());
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "downstream connection ended");
+    }
+}
+
+impl<S: Serve> Shared<S> {
+    fn new(service: S, info: ConnInfo, seat: Arc<Seat>) -> Arc<Self> {
+        Arc::new(Self {
+            service,
+            info: Arc::new(info),
+            seat,
+            verdicts: Verdicts::default(),
+        })
+    }
+
+    async fn http1_call(&self, call: Request<Incoming>, broken: Option<&'static str>) -> Response<Body> {
+        if let Some(rule) = broken {
+            return forward::refusal(&ErrorKind::BadRequest(rule).into());
+        }
+        let reply = self.call(call).await;
+        if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            self.verdicts.switch();
+        }
+        reply
+    }
+
+    async fn call(&self, call: Request<Incoming>) -> Response<Body> {
+        self.seat.call();
+        match headers::check(&call) {
+            Ok(()) => self.service.serve(call, &self.info).await,
+            Err(error) => forward::refusal(&error),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A call that is not batched: passed to the backend and back, streamed both ways with its trailers.
+
+use http::header::HeaderValue;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+
+use crate::body::Body;
+use crate::error::{Error, ErrorKind};
+use crate::headers;
+use crate::send::{Backend, Sending};
+
+/// Passes a call on and returns the reply, whose body is still to come.
+///
+/// # Errors
+/// What went wrong upstream.
+///
+/// # Cancellation
+/// Dropping the future ends the upstream call.
+pub async fn forward(
+    call: Request<Incoming>,
+    backend: &Backend,
+    sending: &Sending,
+) -> Result<Response<Body>, Error> {
+    let mut request = call.map(Body::from);
+    match headers::outbound(&mut request) {
+        None => backend.send(request, sending).await,
+        Some(protocol) => switch(request, protocol, backend).await,
+    }
+}
+
+/// Passes on a call that asks to switch protocols. Nothing but the request goes upstream before the 101.
+async fn switch(
+    mut request: Request<Body>,
+    protocol: HeaderValue,
+    backend: &Backend,
+) -> Result<Response<Body>, Error> {
+    let Some(caller) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return backend.send(request, &Sending::default()).await;
+    };
+    headers::switch(request.headers_mut(), protocol);
+    let mut reply = backend.upgrade(request).await?;
+    if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(server) = reply.extensions_mut().remove::<OnUpgrade>() else {
+            return Err(ErrorKind::UpstreamProtocol("a 101 that nobody asked for").into());
+        };
+        tokio::spawn(tunnel(caller, server));
+    }
+    Ok(reply)
+}
+
+/// Passes bytes both ways once both sides have switched.
+async fn tunnel(caller: OnUpgrade, server: OnUpgrade) {
+    let (caller, server) = match tokio::try_join!(caller, server) {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::debug!(%error, "a connection ended before it switched protocols");
+            return;
+        }
+    };
+    if let Err(error) = copy_bidirectional(&mut TokioIo::new(caller), &mut TokioIo::new(server)).await {
+        tracing::debug!(%error, "a switched connection broke");
+    }
+}
+
+/// The reply to a call that breaks a rule of HTTP: the connection ends with it.
+pub(crate) fn refusal(error: &Error) -> Response<Body> {
+    let mut reply = Response::new(Body::full(format!("jitney: {error}\n")));
+    *reply.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = reply.headers_mut();
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert("x-jitney-error", HeaderValue::from_static(error.kind().as_str()));
+    reply
+}

@@ -1,0 +1,200 @@
+//! A backend: its endpoints, which of them gets a call, and the connections to them.
+//! Knows nothing of batches: a batch is one request like any other.
+
+mod address;
+mod balance;
+mod endpoint;
+mod http1;
+mod http2;
+mod lease;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use smallvec::SmallVec;
+use tokio::net::TcpStream;
+
+use crate::body::Body;
+use crate::error::{Error, ErrorKind};
+
+pub use address::Address;
+pub use balance::Balance;
+pub use endpoint::EndpointView;
+pub use lease::Lease;
+
+use balance::Balancer;
+use endpoint::{Endpoint, Failed};
+
+/// What the endpoints of a backend speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaks {
+    /// What the caller spoke, as far as the endpoint speaks it.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// How a backend is reached.
+#[derive(Clone, Debug)]
+pub struct BackendSettings {
+    /// Its name in logs, metrics and the admin endpoint.
+    pub name: Arc<str>,
+    /// Its endpoints.
+    pub endpoints: Vec<Address>,
+    /// What they speak.
+    pub speaks: Speaks,
+    /// How one is chosen.
+    pub balance: Balance,
+    /// The longest that making a connection may take.
+    pub connect_timeout: Duration,
+    /// The most idle connections kept to one endpoint.
+    pub max_idle: usize,
+    /// How long a connection is kept without a call, at least; at most twice as long.
+    pub idle_timeout: Duration,
+}
+
+/// A named destination.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name in logs, metrics and the admin endpoint.
+    pub name: Arc<str>,
+    endpoints: Box<[Arc<Endpoint>]>,
+    balancer: Balancer,
+}
+
+/// The bounds of one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sending {
+    /// When the caller stops waiting for the head of the reply.
+    pub deadline: Option<Instant>,
+    /// The longest that one try may take to the head of its reply.
+    pub per_try: Option<Duration>,
+}
+
+/// A call whose connection failed is tried on so many other endpoints.
+const OTHER_ENDPOINTS: usize = 3;
+
+impl BackendSettings {
+    /// The defaults for these endpoints.
+    pub fn new(name: impl Into<Arc<str>>, endpoints: Vec<Address>) -> Self {
+        Self {
+            name: name.into(),
+            endpoints,
+            speaks: Speaks::Auto,
+            balance: Balance::PeakEwma,
+            connect_timeout: Duration::from_secs(1),
+            max_idle: 1024,
+            idle_timeout: Duration::from_secs(45),
+        }
+    }
+}
+
+impl Backend {
+    /// A backend without any connection yet.
+    pub fn new(settings: &BackendSettings) -> Self {
+        let endpoints = settings
+            .endpoints
+            .iter()
+            .map(|address| Endpoint::start(address.clone(), settings))
+            .collect();
+        Self {
+            name: Arc::clone(&settings.name),
+            endpoints,
+            balancer: Balancer::new(settings.balance.clone()),
+        }
+    }
+
+    /// Sends a request and waits for the head of the reply. The head must have been through
+    /// [`crate::headers::outbound`]; the reply's has been through [`crate::headers::inbound`].
+    ///
+    /// What was certainly not sent is tried on another connection or endpoint; an idempotent call
+    /// without body is also tried once more when the idle connection that it was given proved dead.
+    ///
+    /// # Errors
+    /// The last attempt's.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes the connection, or resets the stream, that the call was sent on.
+    pub async fn send(&self, request: Request<Body>, sending: &Sending) -> Result<Response<Body>, Error> {
+        let Some(deadline) = sending.deadline else {
+            return self.try_endpoints(request, sending).await;
+        };
+        match tokio::time::timeout_at(deadline.into(), self.try_endpoints(request, sending)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(ErrorKind::DeadlineExceeded.into()),
+        }
+    }
+
+    async fn try_endpoints(
+        &self,
+        mut request: Request<Body>,
+        sending: &Sending,
+    ) -> Result<Response<Body>, Error> {
+        let from_http2 = request.version() == Version::HTTP_2;
+        let mut tried: SmallVec<[usize; OTHER_ENDPOINTS]> = SmallVec::new();
+        loop {
+            let at = self.balancer.pick(&self.endpoints, request.headers(), &tried)?;
+            let endpoint = &self.endpoints[at];
+            let attempt = endpoint.send(request, from_http2);
+            let sent = match sending.per_try {
+                None => attempt.await,
+                Some(limit) => match tokio::time::timeout(limit, attempt).await {
+                    Ok(sent) => sent,
+                    Err(_) => {
+                        endpoint.load.failed();
+                        Err(Failed {
+                            error: ErrorKind::TryTimeout.into(),
+                            request: None,
+                        })
+                    }
+                },
+            };
+            match sent {
+                Ok(reply) => return Ok(reply),
+                Err(Failed {
+                    request: Some(unsent),
+                    ..
+                }) if tried.len() < OTHER_ENDPOINTS && tried.len() + 1 < self.endpoints.len() => {
+                    tried.push(at);
+                    request = *unsent;
+                }
+                Err(Failed { error, .. }) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends a request that asks to switch protocols, over a connection of its own that is never pooled.
+    /// A 101 in reply carries hyper's handle on the connection.
+    ///
+    /// # Errors
+    /// As [`Backend::send`].
+    pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        let at = self.balancer.pick(&self.endpoints, request.headers(), &[])?;
+        self.endpoints[at].upgrade(request).await
+    }
+
+    /// A bare connection to an endpoint, for bytes that are not HTTP.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub(crate) async fn connect(&self) -> Result<TcpStream, Error> {
+        let at = self.balancer.pick(&self.endpoints, &HeaderMap::new(), &[])?;
+        self.endpoints[at].connect().await
+    }
+
+    /// What is known of each endpoint.
+    pub fn endpoints_snapshot(&self) -> Vec<EndpointView> {
+        self.endpoints.iter().map(|endpoint| endpoint.view()).collect()
+    }
+}
+
+/// True for a status that says the endpoint, not the request, is at fault.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error()
+        && status != StatusCode::NOT_IMPLEMENTED
+        && status != StatusCode::HTTP_VERSION_NOT_SUPPORTED
+}

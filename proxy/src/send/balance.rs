@@ -1,0 +1,203 @@
+//! Which endpoint gets a call, and what is learned of each from the calls it got.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use http::{HeaderMap, HeaderName};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::endpoint::Endpoint;
+use crate::error::{Error, ErrorKind};
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The better of two: a moving average of latency that jumps at a peak, times the calls in flight,
+    /// times a penalty for failing.
+    #[default]
+    PeakEwma,
+    /// The better of two, by calls in flight.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// The same endpoint for equal values of a header; without it, as [`Balance::LeastRequest`].
+    ConsistentHash {
+        /// The header that is hashed.
+        header: HeaderName,
+    },
+}
+
+/// Chooses among the endpoints of a backend.
+#[derive(Debug)]
+pub(super) struct Balancer {
+    balance: Balance,
+    turn: AtomicU64,
+}
+
+/// What is learned of an endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    pub(super) in_flight: AtomicUsize,
+    learned: Mutex<Learned>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Learned {
+    /// Seconds to the head of a reply; 0 before the first.
+    latency: f64,
+    /// Share of calls that failed.
+    failing: f64,
+    /// When the two were last decayed.
+    at: Option<Instant>,
+}
+
+/// Over this time an observation loses its weight to 1/e.
+const MEMORY_SECONDS: f64 = 10.0;
+/// The weight of one failure in the share that fails.
+const FAILURE_WEIGHT: f64 = 0.25;
+/// How many times its latency an endpoint costs when every call to it fails.
+const FAILING_COST: f64 = 1000.0;
+/// Taken for the latency of an endpoint that never answered well, in seconds.
+const UNKNOWN_LATENCY: f64 = 1.0;
+/// Equal in every sidecar, so that all of them send equal values to the same endpoint.
+const SEED: u64 = 0x6a69_746e_6579;
+
+impl Balancer {
+    pub(super) const fn new(balance: Balance) -> Self {
+        Self {
+            balance,
+            turn: AtomicU64::new(0),
+        }
+    }
+
+    /// An endpoint that is not among those already tried.
+    pub(super) fn pick(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        headers: &HeaderMap,
+        tried: &[usize],
+    ) -> Result<usize, Error> {
+        if endpoints.len() == 1 && tried.is_empty() {
+            return Ok(0);
+        }
+        let left = endpoints.len().saturating_sub(tried.len());
+        if left == 0 {
+            return Err(ErrorKind::NoEndpoint.into());
+        }
+        if let Balance::ConsistentHash { header } = &self.balance
+            && let Some(value) = headers.get(header)
+        {
+            return Ok(rendezvous(endpoints, value.as_bytes(), tried));
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if self.balance == Balance::RoundRobin || left == 1 {
+            return Ok(nth_untried(bounded(turn, left), tried));
+        }
+        let random = FixedState::with_seed(SEED).hash_one(turn);
+        let first = bounded(random >> 32, left);
+        let second = (first + 1 + bounded(random & 0xffff_ffff, left - 1)) % left;
+        let (first, second) = (nth_untried(first, tried), nth_untried(second, tried));
+        let cost = |at: usize| match self.balance {
+            Balance::PeakEwma => endpoints[at].load.cost(),
+            Balance::LeastRequest | Balance::RoundRobin | Balance::ConsistentHash { .. } => {
+                endpoints[at].load.calls()
+            }
+        };
+        Ok(if cost(second) < cost(first) { second } else { first })
+    }
+}
+
+/// `value` modulo `count`.
+fn bounded(value: u64, count: usize) -> usize {
+    usize::try_from(value % count.max(1) as u64).unwrap_or(0)
+}
+
+/// The `nth` index that is not in `tried`.
+fn nth_untried(nth: usize, tried: &[usize]) -> usize {
+    (0..).filter(|at| !tried.contains(at)).nth(nth).unwrap_or(0)
+}
+
+/// Highest random weight: an endpoint that goes moves only its own values.
+fn rendezvous(endpoints: &[Arc<Endpoint>], value: &[u8], tried: &[usize]) -> usize {
+    let weigh = FixedState::with_seed(SEED);
+    let untried = (0..endpoints.len()).filter(|at| !tried.contains(at));
+    untried
+        .max_by_key(|&at| weigh.hash_one((value, &endpoints[at].address)))
+        .unwrap_or(0)
+}
+
+impl Load {
+    /// The time at which a call begins.
+    pub(super) fn begin() -> Instant {
+        Instant::now()
+    }
+
+    pub(super) fn succeeded(&self, began: Instant) {
+        let now = Instant::now();
+        let latency = now.saturating_duration_since(began).as_secs_f64();
+        let mut learned = self.learned.lock();
+        let kept = learned.decay(now);
+        learned.latency = if latency >= learned.latency {
+            latency
+        } else {
+            learned.latency.mul_add(kept, latency * (1.0 - kept))
+        };
+        learned.failing *= 1.0 - FAILURE_WEIGHT;
+    }
+
+    pub(super) fn failed(&self) {
+        let mut learned = self.learned.lock();
+        learned.decay(Instant::now());
+        // Its latency says nothing: failing is often fast.
+        learned.failing += (1.0 - learned.failing) * FAILURE_WEIGHT;
+    }
+
+    /// Latency and share of failures.
+    pub(super) fn averages(&self) -> (Duration, f64) {
+        let learned = *self.learned.lock();
+        (
+            Duration::try_from_secs_f64(learned.latency).unwrap_or_default(),
+            learned.failing,
+        )
+    }
+
+    /// What one more call would cost.
+    fn cost(&self) -> f64 {
+        let mut learned = *self.learned.lock();
+        learned.decay(Instant::now());
+        let is_unknown = learned.latency == 0.0 && learned.failing > 0.0;
+        let latency = if is_unknown {
+            UNKNOWN_LATENCY
+        } else {
+            learned.latency
+        };
+        // Squared: a few per cent of failures, spread over all endpoints, decide nothing.
+        let penalty = (learned.failing * learned.failing).mul_add(FAILING_COST, 1.0);
+        latency * penalty * (self.calls() + 1.0)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+    fn calls(&self) -> f64 {
+        self.in_flight.load(Ordering::Relaxed) as f64
+    }
+}
+
+impl Learned {
+    /// Lets what was learned fade; returns the weight that is left of it.
+    fn decay(&mut self, now: Instant) -> f64 {
+        let age = self
+            .at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let kept = (-age.as_secs_f64() / MEMORY_SECONDS).exp();
+        self.at = Some(now);
+        self.failing *= kept;
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! One address of a backend: its connections, and how one request is exchanged over one of them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use tokio::net::TcpStream;
+
+use super::address::Address;
+use super::balance::Load;
+use super::http1::Idle;
+use super::http2::Shared;
+use super::lease::{Held, Lease, Place};
+use super::{BackendSettings, Speaks, is_failure};
+use crate::body::Body;
+use crate::error::{Error, ErrorKind};
+use crate::headers;
+
+/// One address of a backend.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) address: Address,
+    pub(super) http1: Arc<Idle>,
+    pub(super) load: Load,
+    http2: Shared,
+    host: HeaderValue,
+    speaks: Speaks,
+    connect_timeout: Duration,
+}
+
+/// What is known of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointView {
+    /// Where it is.
+    pub address: Address,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Idle HTTP/1.1 connections.
+    pub idle: usize,
+    /// Shared HTTP/2 connections.
+    pub http2_connections: usize,
+    /// The moving average of the time to the head of a reply; zero before the first.
+    pub latency: Duration,
+    /// The moving share of calls that failed, 0 to 1.
+    pub failing: f64,
+}
+
+/// A call that got no reply.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// The request, when it is certain that it was not sent.
+    pub(super) request: Option<Box<Request<Body>>>,
+}
+
+/// How often a call that HTTP/2 connections refuse unread is sent again.
+const HTTP2_ATTEMPTS: usize = 3;
+
+impl Endpoint {
+    pub(super) fn start(address: Address, settings: &BackendSettings) -> Arc<Self> {
+        Arc::new(Self {
+            host: address.host(),
+            address,
+            http1: Idle::start(settings.max_idle, settings.idle_timeout),
+            load: Load::default(),
+            http2: Shared::default(),
+            speaks: settings.speaks,
+            connect_timeout: settings.connect_timeout,
+        })
+    }
+
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        from_http2: bool,
+    ) -> Result<Response<Body>, Failed> {
+        let place = Place::take(self);
+        let began = Load::begin();
+        let sent = match self.speaks_http2(from_http2).await {
+            Ok(false) => self.send_http1(request, place).await,
+            Ok(true) => self.send_http2(request, place).await,
+            Err(error) => Err(Failed {
+                error,
+                request: Some(Box::new(request)),
+            }),
+        };
+        match &sent {
+            Ok(reply) if !is_failure(reply.status()) => self.load.succeeded(began),
+            Ok(_) | Err(_) => self.load.failed(),
+        }
+        sent
+    }
+
+    async fn speaks_http2(&self, from_http2: bool) -> Result<bool, Error> {
+        match self.speaks {
+            Speaks::Http1 => Ok(false),
+            Speaks::Http2 => Ok(true),
+            Speaks::Auto if from_http2 => self.http2.is_spoken(|| self.connect()).await,
+            Speaks::Auto => Ok(false),
+        }
+    }
+
+    async fn send_http1(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        place: Place,
+    ) -> Result<Response<Body>, Failed> {
+        headers::to_http1(&mut request, &self.host);
+        let mut idle = self.http1.take();
+        // Whether a connection that idled is still alive shows only when it is used.
+        let mut again = idle.as_ref().and_then(|_| copy_of_repeatable(&request));
+        loop {
+            let is_reused = idle.is_some();
+            let mut sender = match idle.take() {
+                Some(sender) => sender,
+                None => match self.new_http1(false).await {
+                    Ok(sender) => sender,
+                    Err(error) => {
+                        return Err(Failed {
+                            error,
+                            request: Some(Box::new(request)),
+                        });
+                    }
+                },
+            };
+            match sender.try_send_request(request).await {
+                Ok(reply) => return finish(reply, Held::Http1(sender), place),
+                Err(mut failure) => match failure.take_message() {
+                    Some(unsent) if is_reused => request = unsent,
+                    Some(unsent) => {
+                        return Err(Failed {
+                            error: broken(failure),
+                            request: Some(Box::new(unsent)),
+                        });
+                    }
+                    None => match again.take() {
+                        Some(copy) if !failure.error().is_parse() => request = copy,
+                        _ => {
+                            return Err(Failed {
+                                error: broken(failure),
+                                request: None,
+                            });
+                        }
+                    },
+                },
+            }
+        }
+    }
+
+    async fn new_http1(&self, is_for_upgrade: bool) -> Result<http1::SendRequest<Body>, Error> {
+        let stream = self.connect().await?;
+        let made = super::http1::handshake(stream, is_for_upgrade).await;
+        made.map_err(|error| Error::caused(ErrorKind::Connect, error))
+    }
+
+    async fn send_http2(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        place: Place,
+    ) -> Result<Response<Body>, Failed> {
+        headers::to_http2(&mut request, &self.host);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let (mut sender, stream) = match self.http2.sender(|| self.new_http2()).await {
+                Ok(found) => found,
+                Err(error) => {
+                    return Err(Failed {
+                        error,
+                        request: Some(Box::new(request)),
+                    });
+                }
+            };
+            match sender.try_send_request(request).await {
+                Ok(reply) => return finish(reply, Held::Http2(stream), place),
+                Err(mut failure) => match failure.take_message() {
+                    Some(unsent) if attempts < HTTP2_ATTEMPTS => request = unsent,
+                    unsent => {
+                        // What listens there may have been replaced by something of HTTP/1.1.
+                        self.http2.forget();
+                        return Err(Failed {
+                            error: broken(failure),
+                            request: unsent.map(Box::new),
+                        });
+                    }
+                },
+            }
+        }
+    }
+
+    async fn new_http2(&self) -> Result<http2::SendRequest<Body>, Error> {
+        let stream = self.connect().await?;
+        let made = super::http2::handshake(stream).await;
+        made.map_err(|error| Error::caused(ErrorKind::Connect, error))
+    }
+
+    /// Sends a request that asks to switch protocols, over a connection of its own.
+    pub(super) async fn upgrade(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        headers::to_http1(&mut request, &self.host);
+        let place = Place::take(self);
+        let mut sender = self.new_http1(true).await?;
+        let (mut head, stream) = sender
+            .try_send_request(request)
+            .await
+            .map_err(broken)?
+            .into_parts();
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            headers::inbound(&mut head)?;
+        }
+        head.version = Version::HTTP_11;
+        Ok(Response::from_parts(
+            head,
+            Body::leased(stream, Lease::new(Held::Nothing, place)),
+        ))
+    }
+
+    pub(super) async fn connect(&self) -> Result<TcpStream, Error> {
+        let stream = match tokio::time::timeout(self.connect_timeout, self.address.connect()).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(Error::caused(ErrorKind::Connect, error)),
+            Err(_) => return Err(ErrorKind::ConnectTimeout.into()),
+        };
+        stream
+            .set_nodelay(true)
+            .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
+        Ok(stream)
+    }
+
+    pub(super) fn view(&self) -> EndpointView {
+        let (latency, failing) = self.load.averages();
+        EndpointView {
+            address: self.address.clone(),
+            in_flight: self.load.in_flight.load(Ordering::Relaxed),
+            idle: self.http1.len(),
+            http2_connections: self.http2.len(),
+            latency,
+            failing,
+        }
+    }
+}
+
+/// Makes a reply of the head; its body gives the connection back when it was read to its end.
+fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Response<Body>, Failed> {
+    let refused = |error| Failed { error, request: None };
+    // Nobody asked this connection to switch protocols: what follows cannot be trusted.
+    if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(refused(
+            ErrorKind::UpstreamProtocol("a 101 that nobody asked for").into(),
+        ));
+    }
+    let (mut head, stream) = reply.into_parts();
+    headers::inbound(&mut head).map_err(refused)?;
+    head.version = Version::HTTP_11;
+    let mut lease = Lease::new(held, place);
+    let body = if http_body::Body::is_end_stream(&stream) {
+        lease.give_back();
+        Body::empty()
+    } else {
+        Body::leased(stream, lease)
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+/// A second request like this one, when sending it twice does no harm and costs little.
+fn copy_of_repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_idempotent() || !request.body().is_empty() {
+        return None;
+    }
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+fn broken(failure: TrySendError<Request<Body>>) -> Error {
+    let error = failure.into_error();
+    let kind = if error.is_parse() {
+        ErrorKind::UpstreamProtocol("the reply does not parse")
+    } else if error.is_user() {
+        // The request body failed: its sender is gone.
+        ErrorKind::CallerGone
+    } else {
+        ErrorKind::UpstreamReset
+    };
+    Error::caused(kind, error)
+}

@@ -1,0 +1,141 @@
+//! The idle HTTP/1.1 connections to one endpoint: last in, first out, so that what is not needed ages.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::body::Body;
+
+/// The idle connections.
+#[derive(Debug)]
+pub(super) struct Idle {
+    connections: Mutex<Vec<Parked>>,
+    max: usize,
+    /// Counts the sweeps, so that parking a connection reads no clock.
+    epoch: AtomicU32,
+    /// Wakes the sweeper when the list is no longer empty.
+    filled: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Parked {
+    sender: SendRequest<Body>,
+    since: u32,
+}
+
+/// A connection whose task has not yet come round to saying that it is ready is looked past, at most so often.
+const LOOKED_PAST: usize = 8;
+/// The largest head of a reply, and the most that is buffered of a body.
+const MAX_BUFFER: usize = 64 * 1024;
+
+impl Idle {
+    /// No connections yet; a task ends those that nobody used for `timeout` to twice that.
+    pub(super) fn start(max: usize, timeout: Duration) -> Arc<Self> {
+        let idle = Arc::new(Self {
+            connections: Mutex::new(Vec::new()),
+            max,
+            epoch: AtomicU32::new(0),
+            filled: Arc::new(Notify::new()),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&idle), Arc::clone(&idle.filled), timeout));
+        idle
+    }
+
+    /// A connection that is ready for a request.
+    pub(super) fn take(&self) -> Option<SendRequest<Body>> {
+        let mut connections = self.connections.lock();
+        let mut looked_past = 0;
+        let mut at = connections.len();
+        while at > 0 && looked_past < LOOKED_PAST {
+            at -= 1;
+            if connections[at].sender.is_ready() {
+                return Some(connections.remove(at).sender);
+            }
+            if connections[at].sender.is_closed() {
+                drop(connections.remove(at));
+            } else {
+                looked_past += 1;
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next call, unless there are enough.
+    pub(super) fn put(&self, sender: SendRequest<Body>) {
+        if sender.is_closed() {
+            return;
+        }
+        let since = self.epoch.load(Ordering::Relaxed);
+        let mut connections = self.connections.lock();
+        if connections.len() >= self.max {
+            return;
+        }
+        connections.push(Parked { sender, since });
+        let is_first = connections.len() == 1;
+        drop(connections);
+        if is_first {
+            self.filled.notify_one();
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// Ends what was parked before the last sweep; true while anything is left.
+    fn sweep(&self) -> bool {
+        let now = self.epoch.fetch_add(1, Ordering::Relaxed);
+        let mut connections = self.connections.lock();
+        connections.retain(|parked| parked.since == now && !parked.sender.is_closed());
+        !connections.is_empty()
+    }
+}
+
+/// Sweeps while there is something to sweep, and sleeps without a timer while there is not.
+async fn sweep(idle: Weak<Idle>, filled: Arc<Notify>, every: Duration) {
+    loop {
+        filled.notified().await;
+        loop {
+            tokio::time::sleep(every).await;
+            match idle.upgrade() {
+                None => return,
+                Some(idle) if !idle.sweep() => break,
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        // The sweeper then finds nobody to sweep for, and ends.
+        self.filled.notify_one();
+    }
+}
+
+/// Makes an HTTP/1.1 connection of a TCP connection; one for an upgrade may switch protocols.
+pub(super) async fn handshake(stream: TcpStream, is_for_upgrade: bool) -> hyper::Result<SendRequest<Body>> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    // The task ends when its sender is dropped and the last reply was read, or when the peer closes.
+    if is_for_upgrade {
+        tokio::spawn(async move { log_end(connection.with_upgrades().await) });
+    } else {
+        tokio::spawn(async move { log_end(connection.await) });
+    }
+    Ok(sender)
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "upstream connection ended");
+    }
+}

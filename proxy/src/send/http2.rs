@@ -1,0 +1,149 @@
+//! The HTTP/2 connections to one endpoint, shared by all calls, and whether it speaks HTTP/2 at all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::lease::Stream;
+use crate::body::Body;
+use crate::error::Error;
+
+/// The shared connections.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    connections: Mutex<Vec<Connection>>,
+    /// Held while a connection is made, so that a burst of calls makes one.
+    connecting: tokio::sync::Mutex<()>,
+    spoken: AtomicU8,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Body>,
+    streams: Arc<AtomicUsize>,
+}
+
+/// Streams on one connection before another one is made (RFC 9113 section 6.5.2: servers allow at least 100).
+const MAX_STREAMS: usize = 100;
+/// Connections to one endpoint; beyond these, streams wait for their turn.
+const MAX_CONNECTIONS: usize = 16;
+/// How long an endpoint may take to say that it speaks HTTP/2.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// While calls are in flight a dead peer is noticed after twice this.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+const UNKNOWN: u8 = 0;
+const YES: u8 = 1;
+const NO: u8 = 2;
+
+impl Shared {
+    /// A sender with room for a stream; `connect` makes a connection when there is none.
+    pub(super) async fn sender<C, F>(&self, connect: C) -> Result<(SendRequest<Body>, Stream), Error>
+    where
+        C: FnOnce() -> F + Send,
+        F: Future<Output = Result<SendRequest<Body>, Error>> + Send,
+    {
+        if let Some(found) = self.find() {
+            return Ok(found);
+        }
+        let connecting = self.connecting.lock().await;
+        if let Some(found) = self.find() {
+            return Ok(found);
+        }
+        let sender = connect().await?;
+        let streams = Arc::new(AtomicUsize::new(0));
+        let stream = Stream::open(&streams);
+        self.connections.lock().push(Connection {
+            sender: sender.clone(),
+            streams,
+        });
+        drop(connecting);
+        Ok((sender, stream))
+    }
+
+    fn find(&self) -> Option<(SendRequest<Body>, Stream)> {
+        let mut connections = self.connections.lock();
+        connections.retain(|connection| !connection.sender.is_closed());
+        let is_full = connections.len() >= MAX_CONNECTIONS;
+        let least = connections
+            .iter()
+            .min_by_key(|connection| connection.streams.load(Ordering::Relaxed))?;
+        (is_full || least.streams.load(Ordering::Relaxed) < MAX_STREAMS)
+            .then(|| (least.sender.clone(), Stream::open(&least.streams)))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// What was found out about the endpoint: whether it speaks HTTP/2 with prior knowledge.
+    pub(super) fn known(&self) -> Option<bool> {
+        match self.spoken.load(Ordering::Relaxed) {
+            UNKNOWN => None,
+            known => Some(known == YES),
+        }
+    }
+
+    /// Whether the endpoint speaks HTTP/2 with prior knowledge: asked once, then remembered.
+    pub(super) async fn is_spoken<C, F>(&self, connect: C) -> Result<bool, Error>
+    where
+        C: FnOnce() -> F + Send,
+        F: Future<Output = Result<TcpStream, Error>> + Send,
+    {
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        let asking = self.connecting.lock().await;
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        let spoken = tokio::time::timeout(PROBE_TIMEOUT, probe(connect().await?))
+            .await
+            .unwrap_or(false);
+        self.spoken
+            .store(if spoken { YES } else { NO }, Ordering::Relaxed);
+        drop(asking);
+        Ok(spoken)
+    }
+
+    /// Asks again next time: what listens there may have been replaced.
+    pub(super) fn forget(&self) {
+        self.spoken.store(UNKNOWN, Ordering::Relaxed);
+    }
+}
+
+/// An HTTP/2 server's first frame is SETTINGS (RFC 9113 section 3.4); anything else is no HTTP/2.
+async fn probe(mut stream: TcpStream) -> bool {
+    const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    const SETTINGS: u8 = 4;
+    let mut frame = [0; 9];
+    stream.write_all(HELLO).await.is_ok()
+        && stream.read_exact(&mut frame).await.is_ok()
+        && frame[3] == SETTINGS
+        && frame[5..] == [0; 4]
+}
+
+/// Makes an HTTP/2 connection of a TCP connection.
+pub(super) async fn handshake(stream: TcpStream) -> hyper::Result<SendRequest<Body>> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .adaptive_window(true)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(sender)
+}

@@ -61,7 +61,7 @@ const MEMORY_SECONDS: f64 = 10.0;
 const FAILURE_WEIGHT: f64 = 0.25;
 /// How many times its latency an endpoint costs when every call to it fails.
 const FAILING_COST: f64 = 1000.0;
-/// Taken for the latency of an endpoint that never answered well, in seconds.
+/// Taken for the latency of an endpoint that only ever failed, in seconds.
 const UNKNOWN_LATENCY: f64 = 1.0;
 /// Equal in every sidecar, so that all of them send equal values to the same endpoint.
 const SEED: u64 = 0x6a69_746e_6579;
@@ -169,14 +169,15 @@ impl Load {
     fn cost(&self) -> f64 {
         let mut learned = *self.learned.lock();
         learned.decay(Instant::now());
-        let is_unknown = learned.latency == 0.0 && learned.failing > 0.0;
-        let latency = if is_unknown {
-            UNKNOWN_LATENCY
-        } else {
-            learned.latency
-        };
         // Squared: a few per cent of failures, spread over all endpoints, decide nothing.
-        let penalty = (learned.failing * learned.failing).mul_add(FAILING_COST, 1.0);
+        let failing = learned.failing * learned.failing;
+        let penalty = failing.mul_add(FAILING_COST, 1.0);
+        // One that never answered well is tried again when its failures are forgotten.
+        let latency = if learned.latency > 0.0 {
+            learned.latency
+        } else {
+            UNKNOWN_LATENCY * failing
+        };
         latency * penalty * (self.calls() + 1.0)
     }
 

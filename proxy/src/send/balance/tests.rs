@@ -1,1 +1,100 @@
+//! Who is chosen, over many calls.
 
+use super::*;
+use crate::send::{Address, BackendSettings};
+
+fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
+    let settings = BackendSettings::new("test", Vec::new());
+    let address = |port| Address::Socket(([127, 0, 0, 1], port).into());
+    (1..=count)
+        .map(|port| Endpoint::start(address(port), &settings))
+        .collect()
+}
+
+fn shares(
+    balancer: &Balancer,
+    endpoints: &[Arc<Endpoint>],
+    headers: &HeaderMap,
+    tried: &[usize],
+) -> Vec<usize> {
+    let mut shares = vec![0; endpoints.len()];
+    for _ in 0..1000 {
+        shares[balancer.pick(endpoints, headers, tried).unwrap()] += 1;
+    }
+    shares
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_are_equal_and_skip_the_tried() {
+    let endpoints = endpoints(4);
+    let balancer = Balancer::new(Balance::RoundRobin);
+    assert_eq!(shares(&balancer, &endpoints, &HeaderMap::new(), &[]), [250; 4]);
+    let left = shares(&balancer, &endpoints, &HeaderMap::new(), &[1, 2]);
+    assert_eq!((left[1], left[2]), (0, 0));
+    assert!(
+        balancer
+            .pick(&endpoints, &HeaderMap::new(), &[0, 1, 2, 3])
+            .is_err()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_busy_and_the_slow_get_less() {
+    let endpoints = endpoints(3);
+    endpoints[0].load.in_flight.store(5, Ordering::Relaxed);
+    let least = shares(
+        &Balancer::new(Balance::LeastRequest),
+        &endpoints,
+        &HeaderMap::new(),
+        &[],
+    );
+    assert_eq!(least[0], 0);
+    endpoints[0].load.in_flight.store(0, Ordering::Relaxed);
+    for (endpoint, millis) in endpoints.iter().zip([10, 10, 100]) {
+        let began = Load::begin();
+        tokio::time::advance(Duration::from_millis(millis)).await;
+        endpoint.load.succeeded(began);
+    }
+    let ewma = shares(
+        &Balancer::new(Balance::PeakEwma),
+        &endpoints,
+        &HeaderMap::new(),
+        &[],
+    );
+    assert_eq!(ewma[2], 0);
+    assert!(ewma[0] > 300 && ewma[1] > 300, "{ewma:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_fails_fast_attracts_nothing_and_is_asked_again_later() {
+    let endpoints = endpoints(2);
+    let began = Load::begin();
+    tokio::time::advance(Duration::from_millis(10)).await;
+    endpoints[0].load.succeeded(began);
+    endpoints[1].load.succeeded(Load::begin());
+    for _ in 0..8 {
+        endpoints[1].load.failed();
+    }
+    let balancer = Balancer::new(Balance::PeakEwma);
+    assert_eq!(shares(&balancer, &endpoints, &HeaderMap::new(), &[]), [1000, 0]);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(endpoints[1].load.cost() <= endpoints[0].load.cost());
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_values_meet_the_same_endpoint_and_few_move_when_one_goes() {
+    let endpoints = endpoints(5);
+    let balancer = Balancer::new(Balance::ConsistentHash {
+        header: HeaderName::from_static("x-user"),
+    });
+    let mut moved = 0;
+    for user in 0..1000 {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-user", user.into());
+        let chosen = balancer.pick(&endpoints, &headers, &[]).unwrap();
+        assert_eq!(balancer.pick(&endpoints, &headers, &[]).unwrap(), chosen);
+        let without_last = balancer.pick(&endpoints[..4], &headers, &[]).unwrap();
+        moved += usize::from(chosen != 4 && without_last != chosen);
+    }
+    assert_eq!(moved, 0);
+}

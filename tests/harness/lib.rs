@@ -16,3 +16,5 @@ pub use caller::{Answer, Caller};
 pub use proxy::TestProxy;
 pub use random::Random;
 pub use upstream::{Reply, Seen, TestUpstream};
+
+pub mod simulate;

@@ -203,8 +203,6 @@ pub struct Batcher<T> {
     queued_items: usize,
     queued_bytes: usize,
     next_seq: u64,
-    /// Batches sent so far: one that finds it unchanged had the upstream to itself.
-    launches: u64,
     /// Calls older than this waited for a slot.
     blocked_before: u64,
     /// Sent before this, a batch tells nothing new about overload.
@@ -242,9 +240,10 @@ struct Flight {
     sent: Instant,
     /// Batches in flight when it was sent, itself included.
     level: usize,
-    launch: u64,
-    /// True when nothing else was in flight when it was sent.
-    first: bool,
+    /// The window trial under way when it was sent.
+    trial: u64,
+    /// Longest wait of its members, in seconds.
+    waited: f64,
     in_slot: bool,
 }
 
@@ -269,7 +268,6 @@ impl<T> Batcher<T> {
             queued_items: 0,
             queued_bytes: 0,
             next_seq: 0,
-            launches: 0,
             blocked_before: 0,
             backed_off: None,
             draining: false,

@@ -1,6 +1,4 @@
-//! What a batch costs when nothing is in its way: `t(b) = c0 + c1·b`, per class of calls.
-//!
-//! Learned passively from batches that ran alone; the upstream is never drained to measure.
+//! What a batch costs by its size: `t(b) = c0 + c1·b`, per class of calls, learned from every batch.
 
 /// The learned cost of one class, in seconds.
 #[derive(Clone, Debug, Default)]
@@ -13,10 +11,15 @@ pub(super) struct CostModel {
 }
 
 impl CostModel {
-    /// Learns from a batch that ran alone.
+    /// Learns from a batch whose time has been divided by what is usual at its level.
     pub(super) fn learn(&mut self, items: f64, seconds: f64) {
-        self.weight = (self.weight * FORGET).min(1.0 / (1.0 - FORGET)) + 1.0;
+        self.weight = (self.weight + 1.0).min(MEMORY);
         let step = 1.0 / self.weight;
+        // One stalled batch must not bend the line.
+        let known = self
+            .expected(items)
+            .filter(|_| self.weight > 8.0 && items <= 2.0 * self.mean_size);
+        let seconds = known.map_or(seconds, |known| seconds.min(3.0 * known));
         let (dx, dy) = (items - self.mean_size, seconds - self.mean_time);
         self.mean_size += step * dx;
         self.mean_time += step * dy;
@@ -24,12 +27,13 @@ impl CostModel {
         self.covariance += step * (dx * (seconds - self.mean_time) - self.covariance);
     }
 
-    /// The fixed part and the part per item; `None` before the first lone batch.
+    /// The fixed part and the part per item; `None` before the first batch.
     pub(super) fn parts(&self) -> Option<(f64, f64)> {
         if self.weight == 0.0 {
             return None;
         }
-        let slope = if self.size_var > 0.01 {
+        // Sizes that do not vary say nothing new; both sums fade alike, so the slope stays.
+        let slope = if self.size_var > 1e-6 {
             self.covariance / self.size_var
         } else {
             0.0
@@ -38,11 +42,11 @@ impl CostModel {
         Some((self.mean_time - per_item * self.mean_size, per_item))
     }
 
-    /// How long a batch of so many items takes when it runs alone.
+    /// How long a batch of so many items takes.
     pub(super) fn expected(&self, items: f64) -> Option<f64> {
         self.parts().map(|(fixed, per_item)| fixed + per_item * items)
     }
 }
 
-/// Weight that a sample keeps with each later one: about the last 50 count.
-const FORGET: f64 = 0.98;
+/// Batches that count.
+const MEMORY: f64 = 200.0;

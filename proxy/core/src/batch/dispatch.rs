@@ -141,12 +141,13 @@ impl<T> Batcher<T> {
         }
     }
 
-    /// How long to wait for announced arrivals, if at all: only while the upstream is busy, for
-    /// no longer than merging can save, than `timeout`, and than the head's slack.
+    /// How long to wait for announced arrivals, if at all: only for the last free slot, for no
+    /// longer than merging can save, than `timeout`, and than the head's slack.
     fn hold(&mut self, id: Id, flow: Id, now: Instant) -> Option<Instant> {
         let lane = self.lanes.get(id)?;
         let class = self.classes.get(&lane.class)?;
-        if class.announced == 0 || self.in_slots == 0 || lane.limits.dispatch != Dispatch::Adaptive {
+        let last = self.in_slots > 0 && self.in_slots + 1 >= self.slots(&lane.limits);
+        if class.announced == 0 || !last || lane.limits.dispatch != Dispatch::Adaptive {
             return None;
         }
         if self.is_full(lane) || lane.hold.is_some_and(|hold| hold.over) {
@@ -177,14 +178,18 @@ impl<T> Batcher<T> {
         if over { None } else { Some(until) }
     }
 
-    /// The lane's share of what is queued per free slot, one slot left to each other lane.
+    /// The lane's share of what is queued per free slot, one slot left to each other lane. Calls
+    /// that waited for companions leave with them.
     fn spread(&self, id: Id, slots: usize) -> usize {
         let free = slots.saturating_sub(self.in_slots);
         let own = free.saturating_sub(self.busy_lanes.saturating_sub(1)).max(1);
-        self.lanes
-            .get(id)
-            .map_or(1, |lane| lane.items.div_ceil(own))
-            .max(1)
+        let Some(lane) = self.lanes.get(id) else { return 1 };
+        if lane.hold.is_some() {
+            lane.items
+        } else {
+            lane.items.div_ceil(own)
+        }
+        .max(1)
     }
 
     fn slot_reason(&self, id: Id, flow: Id) -> FlushReason {

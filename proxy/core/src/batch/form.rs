@@ -96,7 +96,12 @@ impl<T> Batcher<T> {
         } else {
             why
         };
-        self.launches += 1;
+        let waited = forming
+            .members
+            .iter()
+            .map(|member| member.waited)
+            .max()
+            .unwrap_or_default();
         self.in_slots += usize::from(in_slot);
         let flight = Flight {
             lane: forming.lane,
@@ -105,8 +110,8 @@ impl<T> Batcher<T> {
             max_size,
             sent: now,
             level: self.flights.len() + 1,
-            launch: self.launches,
-            first: self.flights.is_empty(),
+            trial: self.controller.trial(),
+            waited: waited.as_secs_f64(),
             in_slot,
         };
         self.class(class).users += 1;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::arena::Id;
 use super::lanes::Park;
-use super::window::count;
+use super::window::{Sample, count};
 use super::{Batcher, Flight, Outcome};
 
 impl<T> Batcher<T> {
@@ -22,22 +22,10 @@ impl<T> Batcher<T> {
     }
 
     fn learn(&mut self, flight: &Flight, outcome: Outcome, now: Instant) {
-        let seconds = now.duration_since(flight.sent).as_secs_f64();
-        let limiting = self.queued_items > 0 || flight.level >= self.controller.slots();
-        let items = count(flight.items);
-        let alone = flight.first && flight.launch == self.launches;
+        let seconds = now.duration_since(flight.sent).as_secs_f64().max(1e-9);
         match outcome {
             Outcome::Ok => {
-                let class = self.class(flight.class);
-                if alone {
-                    class.cost.learn(items, seconds);
-                }
-                class.size.accepted(flight.items, flight.max_size);
-                let expected = class.cost.expected(items);
-                if let Some(expected) = expected.filter(|_| flight.in_slot) {
-                    self.controller
-                        .learn(seconds / expected.max(1e-9), flight.level, limiting);
-                }
+                self.measure(flight, seconds);
                 if let Some(lane) = self.lanes.get_mut(flight.lane) {
                     lane.overloads = 0;
                     lane.paused_until = None;
@@ -47,6 +35,28 @@ impl<T> Batcher<T> {
             Outcome::TooLarge => self.class(flight.class).size.refused(flight.items),
             Outcome::Failed | Outcome::Abandoned => {}
         }
+    }
+
+    /// Learns the cost of a size, and what this many batches in flight do to it.
+    fn measure(&mut self, flight: &Flight, seconds: f64) {
+        let items = count(flight.items);
+        let usual = self.controller.usual(flight.level);
+        let limited = self.queued_items > 0;
+        let class = self.class(flight.class);
+        class.size.accepted(flight.items, flight.max_size);
+        if let Some(usual) = usual {
+            class.cost.learn(items, seconds / usual);
+        }
+        let Some(expected) = class.cost.expected(items).filter(|_| flight.in_slot) else {
+            return;
+        };
+        self.controller.learn(Sample {
+            slowness: (seconds / expected.max(1e-9)).ln(),
+            level: flight.level,
+            trial: flight.trial,
+            limited,
+            wait_share: flight.waited / seconds,
+        });
     }
 
     /// One step back for a burst of bad news: only batches sent after the last step count. The

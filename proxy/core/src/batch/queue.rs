@@ -82,7 +82,7 @@ impl<T> Batcher<T> {
             .classes
             .get(&class)
             .and_then(|class| class.cost.expected(count(max_size)));
-        let rounds = (batches / self.controller.window()).max(1.0);
+        let rounds = (batches / count(self.controller.window())).max(1.0);
         each.map_or(at_most, |each| seconds(each * rounds).min(at_most))
     }
 

@@ -10,8 +10,8 @@ use super::arena::Id;
 /// A batcher at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Learned window, in batches.
-    pub window: f64,
+    /// Learned window: batches that may be in flight.
+    pub window: usize,
     /// Batches in flight.
     pub in_flight: usize,
     /// Measured time over expected time of recent batches; 1.0 is an upstream without queue.

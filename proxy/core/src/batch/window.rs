@@ -1,55 +1,319 @@
 //! The learned window: how many batches may be in flight to a backend at once.
+//!
+//! Each batch is compared with what its size costs, and filed under how many were in flight when
+//! it left. If one more in flight makes batches slower in proportion, the upstream works on them
+//! one after another and the slot is worth nothing; if not, it is. No floor is assumed, nothing
+//! is drained, and an upstream that turns slower at every level leaves the window as it is.
 
-/// Vegas on size-normalised latency: keep between [`ALPHA`] and [`BETA`] batches queued upstream.
+/// What one batch tells.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    /// Logarithm of its time over what its size costs.
+    pub(super) slowness: f64,
+    /// Batches in flight when it left, itself included.
+    pub(super) level: usize,
+    /// The trial under way when it left.
+    pub(super) trial: u64,
+    /// Calls were queued when it came back.
+    pub(super) limited: bool,
+    /// How long its first call was queued, over how long it took.
+    pub(super) wait_share: f64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Controller {
-    window: f64,
-    max: f64,
-    inflation: f64,
+    window: usize,
+    max: usize,
+    /// What is known of each number in flight, from 1 on.
+    levels: Vec<Level>,
+    /// Of `slowness` around its level's mean.
+    variance: f64,
+    slowness: f64,
+    wait_share: f64,
+    /// Share of recent batches whose first call was queued for long.
+    long_waits: f64,
+    trial: Option<Trial>,
+    trials: u64,
+    /// Upward trials that failed since one succeeded.
+    failures: u32,
+    /// Limited samples before the next upward trial, and samples before the next doubt.
+    patience_up: u32,
+    patience_down: u32,
+    doubts: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Level {
+    mean: f64,
+    weight: f64,
+    trial: u64,
+}
+
+/// Batches of one side of a comparison.
+#[derive(Clone, Copy, Debug, Default)]
+struct Side {
+    n: f64,
+    slowness: f64,
+    log_level: f64,
+}
+
+/// A comparison of two windows.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    number: u64,
+    low: usize,
+    high: usize,
+    upward: bool,
+    below: Side,
+    above: Side,
+    /// Slowness below before a downward trial.
+    before: f64,
+}
+
+impl Side {
+    fn add(&mut self, slowness: f64, level: usize, weight: f64) {
+        self.n += weight;
+        let step = weight / self.n;
+        self.slowness += step * (slowness - self.slowness);
+        self.log_level += step * (count(level).ln() - self.log_level);
+    }
+}
+
+/// Share of each further batch in flight that was spent waiting for the others: 0 for workers to
+/// spare, 1 for one after another.
+fn elasticity(below: &Side, above: &Side) -> f64 {
+    (above.slowness - below.slowness) / (above.log_level - below.log_level).max(0.05)
 }
 
 impl Controller {
     pub(super) fn new(max: usize) -> Self {
-        Self {
-            window: 2.0,
-            max: count(max.max(1)),
-            inflation: 1.0,
-        }
+        let max = max.max(1);
+        let mut new = Self {
+            window: 1,
+            max,
+            levels: vec![Level::default(); max + 1],
+            variance: 0.02,
+            slowness: 0.0,
+            wait_share: 0.0,
+            long_waits: 0.0,
+            trial: None,
+            trials: 0,
+            failures: 0,
+            patience_up: 0,
+            patience_down: 0,
+            doubts: 0,
+        };
+        new.try_up(FIRST_TRIAL);
+        new
     }
 
     pub(super) fn slots(&self) -> usize {
-        whole(self.window)
+        match &self.trial {
+            None => self.window,
+            Some(trial) if trial.upward && !self.lacks_below(trial) => trial.high,
+            Some(trial) => trial.low,
+        }
     }
 
-    pub(super) fn window(&self) -> f64 {
+    /// The number of the trial under way, to be handed back with the sample.
+    pub(super) fn trial(&self) -> u64 {
+        self.trials
+    }
+
+    /// Batches in flight that are known to be of use.
+    pub(super) fn window(&self) -> usize {
         self.window
     }
 
+    /// Time of recent batches over what their sizes cost.
     pub(super) fn inflation(&self) -> f64 {
-        self.inflation
+        self.slowness.exp()
     }
 
-    /// A batch came back after `ratio` times its cost when alone, sent as the `level`-th in flight.
-    pub(super) fn learn(&mut self, ratio: f64, level: usize, limiting: bool) {
-        self.inflation = 0.9 * self.inflation + 0.1 * ratio;
-        let queued = if self.inflation > 1.0 {
-            count(level) * (1.0 - 1.0 / self.inflation)
-        } else {
-            0.0
-        };
-        if !limiting {
+    /// What batches at this level take more than their sizes cost, as far as it is known.
+    pub(super) fn usual(&self, level: usize) -> Option<f64> {
+        if self.trial.is_some_and(|trial| trial.upward && level > trial.low) {
+            return None;
+        }
+        let known = self.levels.get(level).filter(|level| level.weight > 2.0);
+        Some(known.map_or(self.slowness, |level| level.mean).exp())
+    }
+
+    pub(super) fn learn(&mut self, sample: Sample) {
+        let slowness = self.file(&sample);
+        self.slowness += 0.1 * (slowness - self.slowness);
+        self.wait_share += 0.05 * (sample.wait_share.min(4.0) - self.wait_share);
+        let long = if sample.wait_share > LONG_WAIT { 1.0 } else { 0.0 };
+        self.long_waits += 0.02 * (long - self.long_waits);
+        match self.trial {
+            Some(trial) => self.compare(trial, &sample, slowness),
+            None => self.consider(&sample),
+        }
+    }
+
+    /// Files a sample under its level; returns its slowness without what is out of all proportion.
+    fn file(&mut self, sample: &Sample) -> f64 {
+        let at = sample.level.min(self.max);
+        let level = &mut self.levels[at];
+        let mut slowness = sample.slowness.clamp(-10.0, 10.0);
+        if level.weight > 4.0 {
+            let off = slowness - level.mean;
+            let bound = 4.0 * self.variance.sqrt();
+            self.variance += 0.02 * (off.clamp(-1.0, 1.0).powi(2) - self.variance);
+            slowness = level.mean + off.clamp(-bound, bound);
+        }
+        level.weight = (level.weight + 1.0).min(MEMORY);
+        level.mean += (slowness - level.mean) / level.weight;
+        level.trial = sample.trial;
+        slowness
+    }
+
+    fn consider(&mut self, sample: &Sample) {
+        self.patience_up = self.patience_up.saturating_sub(u32::from(sample.limited));
+        self.patience_down = self.patience_down.saturating_sub(1);
+        if self.window > 1 && self.patience_down == 0 {
+            self.patience_down = LOOK_EVERY;
+            let low = (self.window * 3 / 4).max(1);
+            let (below, above) = (self.side(low / 2 + 1, low), self.side(low + 1, self.window));
+            let enough = self.enough(low, self.window);
+            if above.n >= enough && below.n >= 2.0 && elasticity(&below, &above) > QUEUEING {
+                self.try_down(low, below.slowness, above);
+                return;
+            }
+        }
+        if self.patience_up == 0 && self.crowded() && self.window < self.max {
+            let step = if self.failures == 0 {
+                self.window
+            } else {
+                (self.window / 4).max(1)
+            };
+            self.try_up((self.window + step).min(self.max));
+        }
+    }
+
+    /// Calls wait here for long enough that a further slot may be worth an upstream call each.
+    fn crowded(&self) -> bool {
+        self.wait_share > WORTH_A_SLOT || self.long_waits > RARE
+    }
+
+    fn side(&self, from: usize, to: usize) -> Side {
+        let mut side = Side::default();
+        for at in from..=to {
+            if let Some(level) = self.levels.get(at).filter(|level| level.weight > 0.0) {
+                side.add(level.mean, at, level.weight);
+            }
+        }
+        side
+    }
+
+    fn try_up(&mut self, high: usize) {
+        self.trials += 1;
+        let low = self.window;
+        let mut below = self.side(low / 2 + 1, low);
+        below.n = below.n.min(self.enough(low, high));
+        self.trial = Some(Trial {
+            number: self.trials,
+            low,
+            high,
+            upward: true,
+            below,
+            above: Side::default(),
+            before: 0.0,
+        });
+    }
+
+    fn try_down(&mut self, low: usize, before: f64, above: Side) {
+        self.trials += 1;
+        self.trial = Some(Trial {
+            number: self.trials,
+            low,
+            high: self.window,
+            upward: false,
+            below: Side::default(),
+            above,
+            before,
+        });
+    }
+
+    fn compare(&mut self, mut trial: Trial, sample: &Sample, slowness: f64) {
+        let fresh = sample.trial == trial.number;
+        if sample.level > trial.low {
+            if fresh && trial.upward {
+                trial.above.add(slowness, sample.level, 1.0);
+            }
+        } else if fresh || trial.upward {
+            trial.below.add(slowness, sample.level, 1.0);
+        }
+        self.trial = Some(trial);
+        let enough = self.enough(trial.low, trial.high);
+        if trial.above.n < enough || trial.below.n < enough.min(FEW) {
             return;
         }
-        if queued < ALPHA {
-            self.window = (self.window + 1.0 / self.window).min(self.max);
-        } else if queued > BETA {
-            self.window = (self.window - 1.0 / self.window).max(1.0);
+        if !trial.upward && trial.below.n < enough {
+            return;
         }
+        self.trial = None;
+        let queueing = elasticity(&trial.below, &trial.above) > QUEUEING;
+        match (trial.upward, queueing) {
+            (true, false) => {
+                self.window = trial.high;
+                self.failures = 0;
+                self.patience_up = 0;
+            }
+            (true, true) => {
+                self.failures = (self.failures + 1).min(MOST_FAILURES);
+                self.patience_up = FIRST_PATIENCE << self.failures;
+            }
+            (false, true) => {
+                self.window = trial.low;
+                self.failures = self.failures.max(1);
+                self.patience_up = FIRST_PATIENCE << self.failures;
+                self.doubts = 0;
+            }
+            (false, false) => self.rescale(&trial),
+        }
+    }
+
+    /// The upstream has changed its pace at every level: what was known of the others moves along.
+    fn rescale(&mut self, trial: &Trial) {
+        let shift = trial.below.slowness - trial.before;
+        for level in self
+            .levels
+            .iter_mut()
+            .take(trial.low + 1)
+            .filter(|level| level.trial != trial.number)
+        {
+            level.mean += shift;
+        }
+        for level in self
+            .levels
+            .iter_mut()
+            .take(trial.low + 1)
+            .filter(|level| level.trial == trial.number)
+        {
+            level.mean = trial.below.slowness;
+        }
+        self.doubts = (self.doubts + 1).min(MOST_FAILURES);
+        self.patience_down = LOOK_EVERY << self.doubts;
+    }
+
+    /// Samples that tell two windows apart through the noise.
+    fn enough(&self, low: usize, high: usize) -> f64 {
+        let apart = (count(high) / count(low)).ln();
+        (self.variance / (0.15 * apart).powi(2)).clamp(6.0, 128.0)
+    }
+
+    fn lacks_below(&self, trial: &Trial) -> bool {
+        let enough = self.enough(trial.low, trial.high);
+        trial.above.n >= enough && trial.below.n < enough.min(FEW)
     }
 
     /// The upstream said that it has too much.
     pub(super) fn back_off(&mut self) {
-        self.window = (self.window * 0.7).max(1.0);
+        self.trial = None;
+        self.window = (self.window * 7 / 10).max(1);
+        self.failures = (self.failures + 1).min(MOST_FAILURES);
+        self.patience_up = FIRST_PATIENCE << self.failures;
     }
 }
 
@@ -59,14 +323,21 @@ pub(super) fn count(n: usize) -> f64 {
     n as f64
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to 1..=max first"
-)]
-fn whole(window: f64) -> usize {
-    window.max(1.0) as usize
-}
-
-const ALPHA: f64 = 0.25;
-const BETA: f64 = 0.6;
+/// The window tried first.
+const FIRST_TRIAL: usize = 4;
+/// Above this elasticity a slot is not worth having.
+const QUEUEING: f64 = 0.25;
+/// Batches that a level remembers.
+const MEMORY: f64 = 16.0;
+/// Samples between two looks at whether the top slots are of use.
+const LOOK_EVERY: u32 = 8;
+/// Fewest samples of the side that is known already.
+const FEW: f64 = 2.0;
+/// Limited samples between trials: so many, doubled with each failure so many times.
+const FIRST_PATIENCE: u32 = 32;
+const MOST_FAILURES: u32 = 6;
+/// Calls queued for less than this share of a batch's time need no further slot, unless more than
+/// a few wait for long: fewer, fuller batches are cheaper for everyone.
+const WORTH_A_SLOT: f64 = 0.1;
+const LONG_WAIT: f64 = 0.3;
+const RARE: f64 = 0.01;

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::Batcher;
 use super::arena::Id;
+use super::window::count;
 
 /// A batcher at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Learned window: batches that may be in flight.
-    pub window: usize,
+    pub window: f64,
     /// Batches in flight.
     pub in_flight: usize,
     /// Measured time over expected time of recent batches; 1.0 is an upstream without queue.
@@ -95,7 +96,7 @@ impl<T> Batcher<T> {
             }
         });
         Snapshot {
-            window: self.controller.window(),
+            window: count(self.controller.window()),
             in_flight: self.flights.len(),
             inflation: self.controller.inflation(),
             queued_calls: self.calls.len(),

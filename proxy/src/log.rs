@@ -120,15 +120,19 @@ impl LogControl {
             Format::Json => out.json().flatten_event(true).boxed(),
         };
         tracing_subscriber::registry().with(filter).with(out).try_init()?;
-        std::panic::set_hook(Box::new(|panic| {
-            let place = panic.location().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(target: "panic", place, "{}", panic.payload_as_str().unwrap_or("panicked"));
-        }));
         Ok(Self {
             filter: handle,
             level: Arc::new(parking_lot::Mutex::new(level)),
             queue,
         })
+    }
+
+    /// Has panics logged like everything else.
+    pub fn log_panics() {
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(target: "panic", place, "{}", panic.payload_as_str().unwrap_or("panicked"));
+        }));
     }
 
     /// Changes what is logged from now on.

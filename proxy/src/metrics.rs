@@ -272,6 +272,11 @@ impl BackendMetrics {
         &self.name
     }
 
+    /// The routes with counts of their own.
+    pub fn routes(&self) -> Vec<Arc<RouteMetrics>> {
+        self.routes.lock().clone()
+    }
+
     /// Says where the state is read at each scrape. Only the first source counts.
     pub fn read_from(&self, source: Weak<dyn GaugeSource>) {
         // A second source would be the same backend built again; the first one stays.

@@ -5,15 +5,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use jitney_core::policy::Policy;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::metrics::Gauges;
+use crate::metrics::{BackendMetrics, Gauges};
 
 /// One backend as the admin endpoint sees it.
 pub trait BackendView: Send + Sync {
     /// The backend's name.
     fn name(&self) -> &str;
+    /// What is counted of it.
+    fn metrics(&self) -> Arc<BackendMetrics>;
+    /// The policy in force.
+    fn policy(&self) -> Policy;
     /// The state of its dispatcher.
     fn gauges(&self) -> Gauges;
     /// The lanes that are open: one per batch key.
@@ -22,7 +27,7 @@ pub trait BackendView: Send + Sync {
     fn endpoints(&self) -> Vec<EndpointView>;
     /// Its latest batches, newest first.
     fn recent(&self) -> Vec<BatchView>;
-    /// Lines that say what is special about the policy in force: merged identities, quarantines.
+    /// What an operator should know about it besides: quarantines, say.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }

@@ -118,6 +118,11 @@ impl<L: Label> Labelled<L> {
             .zip(self.cells.iter().map(Counter::value))
     }
 
+    /// The labels that were counted, with their counts.
+    pub fn seen(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.values().filter(|(_, count)| *count > 0)
+    }
+
     /// The sum over all labels.
     pub fn total(&self) -> u64 {
         self.cells.iter().map(Counter::value).sum()

@@ -528,12 +528,9 @@ impl Family<'_> {
 
     /// One sample per label that was counted: for sets so large that zeroes would bury the rest.
     fn seen<L: Label>(&mut self, labels: &Labels<'_>, name: &'static str, cells: &Labelled<L>) -> Written {
-        cells
-            .values()
-            .filter(|(_, value)| *value > 0)
-            .try_for_each(|(text, value)| {
-                let with = [labels, &[(name, text)]].concat();
-                self.counter(&with, &value)
-            })
+        cells.seen().try_for_each(|(text, value)| {
+            let with = [labels, &[(name, text)]].concat();
+            self.counter(&with, &value)
+        })
     }
 }

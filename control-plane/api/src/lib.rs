@@ -1,1 +1,35 @@
-//! The resources of Jitney: policy documents and their conversion to what the sidecar runs.
+//! The resources of Jitney: one schema for files, manifests and the push, and their conversion
+//! to what the sidecar runs.
+//!
+//! [`Sources::load`] reads files, [`Documents::read`] parses them, [`compile`] and
+//! [`compile_for_upstream`] turn them into core policies. Each step reports all faults at once,
+//! as [`Diagnostic`]s with file, line, column and field.
+
+mod diagnostic;
+mod units;
+
+mod sources;
+
+mod node;
+
+mod backend;
+mod batch_policy;
+mod document;
+mod listener;
+
+mod compile;
+
+mod schema;
+
+pub use backend::{Backend, BackendSpec, Protocol};
+pub use batch_policy::*;
+pub use compile::{
+    Compiled, CompiledBackend, CompiledListener, CompiledPolicy, Endpoint, NotAnEndpoint, check, compile,
+    compile_for_upstream,
+};
+pub use diagnostic::{Diagnostic, Severity};
+pub use document::{Document, Documents, Metadata, Resource};
+pub use listener::{Listener, ListenerSpec};
+pub use schema::json_schemas;
+pub use sources::{MAX_FILE_BYTES, Source, Sources};
+pub use units::{ByteSize, Duration};

@@ -1,0 +1,162 @@
+//! `kind: BatchPolicy`: which calls are gathered, how they merge, and how their traffic is treated.
+
+mod batching;
+mod codec;
+mod matching;
+mod traffic;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::document::{Ignored, Metadata};
+
+pub use batching::{BatchSettings, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay};
+pub use codec::{CodecSettings, JsonArraySettings, JsonRpcSettings, KeyedGetSettings, Missing};
+pub use matching::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
+pub use traffic::{
+    CircuitBreaker, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryBudget, RetryCondition,
+    Timeouts, Traffic,
+};
+
+/// Which calls are gathered into batches, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BatchPolicy {
+    /// The schema's version.
+    #[serde(default = "crate::document::api_version")]
+    pub api_version: String,
+    /// `BatchPolicy`.
+    pub kind: String,
+    /// The policy's name.
+    pub metadata: Metadata,
+    /// What the policy says.
+    pub spec: BatchPolicySpec,
+    /// Written by the control plane; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub status: Ignored,
+}
+
+/// What a policy says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BatchPolicySpec {
+    /// What the policy is for, at most 16. May be left out where there is one backend only.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub target_refs: Vec<TargetRef>,
+    /// Whether calls are merged.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Which sidecar batches.
+    #[serde(default)]
+    pub placement: Placement,
+    /// Rules, of which the first that matches a call wins. A call that none matches passes through.
+    #[serde(default)]
+    pub routes: Vec<RouteRule>,
+    /// How the target's traffic is treated, batched or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+    /// How a change spreads.
+    #[serde(default)]
+    pub rollout: Rollout,
+}
+
+/// What a policy is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetRef {
+    /// API group of the kind; may be left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `Service`, `HTTPRoute` or `GRPCRoute` in Kubernetes, `Backend` in files. In files a Service
+    /// is the Backend of the same name.
+    #[serde(default)]
+    pub kind: TargetKind,
+    /// Its name.
+    pub name: String,
+    /// A port of a Service or a rule of a route, by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// Kinds that a policy can be for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TargetKind {
+    /// A Kubernetes Service.
+    #[default]
+    Service,
+    /// A Gateway API HTTPRoute.
+    HTTPRoute,
+    /// A Gateway API GRPCRoute.
+    GRPCRoute,
+    /// A Backend of the same files.
+    Backend,
+}
+
+/// Whether calls are merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// They are.
+    #[default]
+    Active,
+    /// Batches are formed and reported, but every call is sent alone.
+    Shadow,
+    /// Every call is forwarded untouched.
+    Disabled,
+}
+
+/// Which sidecar batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Placement {
+    /// That of the callee: it sees every caller, so batches fill best.
+    #[default]
+    Inbound,
+    /// That of the caller, for upstreams outside the mesh.
+    Outbound,
+}
+
+/// How a change spreads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    /// Share of the sidecars that take a change first, 1 to 100. A lone sidecar takes every change.
+    #[serde(default = "all_sidecars")]
+    #[schemars(range(min = 1, max = 100))]
+    pub percent: u32,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            percent: all_sidecars(),
+        }
+    }
+}
+
+const fn all_sidecars() -> u32 {
+    100
+}
+
+/// One rule: which calls, and how they merge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteRule {
+    /// The rule's name in metrics and logs, unique within the policy. Default: its position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Which calls the rule is for; all that is named must fit. Default: every call.
+    #[serde(default, rename = "match")]
+    pub matches: RouteMatch,
+    /// How calls merge; exactly one of its fields.
+    pub codec: CodecSettings,
+    /// Caps of a batch and its queue.
+    #[serde(default)]
+    pub batch: BatchSettings,
+    /// What the members of a batch may differ in.
+    #[serde(default)]
+    pub key: KeySettings,
+    /// What follows a failed batch.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}

@@ -1,0 +1,87 @@
+//! Which calls a rule is for, in the words of Gateway API, and `Template`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which calls a rule is for; all that is named must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteMatch {
+    /// The method, in capitals. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The raw path. Default: any.
+    #[serde(default)]
+    pub path: PathMatch,
+    /// Header fields. A repeated field fits when one of its values does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<FieldMatch>,
+    /// Query parameters, raw. Of a repeated one the first counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query_params: Vec<FieldMatch>,
+}
+
+/// What a raw path must look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PathMatch {
+    /// How the value is meant.
+    #[serde(default, rename = "type")]
+    pub kind: PathMatchType,
+    /// The path, prefix, template or expression.
+    #[serde(default = "root")]
+    pub value: String,
+}
+
+impl Default for PathMatch {
+    fn default() -> Self {
+        Self {
+            kind: PathMatchType::default(),
+            value: root(),
+        }
+    }
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+/// How a path's value is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PathMatchType {
+    /// The path is these bytes.
+    Exact,
+    /// The path begins with these segments.
+    #[default]
+    PathPrefix,
+    /// Segments with variables, such as `/users/{id}` or `/models/{name}:predict`.
+    Template,
+    /// The whole path fits the expression.
+    RegularExpression,
+}
+
+/// What a header field or query parameter must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FieldMatch {
+    /// How the value is meant.
+    #[serde(default, rename = "type")]
+    pub kind: FieldMatchType,
+    /// Its name.
+    pub name: String,
+    /// Its value, or the expression for it; left out with `Present`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// How a field's value is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FieldMatchType {
+    /// The value is these bytes.
+    #[default]
+    Exact,
+    /// The whole value fits the expression.
+    RegularExpression,
+    /// The field is there, whatever its value.
+    Present,
+}

@@ -1,0 +1,187 @@
+//! How the target's traffic is treated, in the words of Gateway API and Envoy Gateway.
+
+use std::fmt::{self, Formatter};
+
+use schemars::JsonSchema;
+use serde::de::{Deserializer, Error, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::Duration;
+
+/// How the target's traffic is treated, batched or not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Traffic {
+    /// How long a call may take.
+    pub timeouts: Timeouts,
+    /// When a call is tried again. Default: not by policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// How an endpoint is chosen.
+    pub load_balancer: LoadBalancer,
+    /// When an endpoint or the whole backend is given a rest.
+    pub circuit_breaker: CircuitBreaker,
+    /// How many calls are let through. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// How long a call may take. Unlike Envoy, which ends a call after 15 s, nothing is bounded by
+/// default: a call takes what it would take without a sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// The whole call, retries and waiting included; then 504. `0s`: no bound.
+    pub request: Duration,
+    /// One try. `0s`: no bound.
+    pub per_try: Duration,
+}
+
+/// When a call is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Retry {
+    /// Tries after the first.
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: u32,
+    /// What is worth another try: `connect-failure`, `reset`, `refused-stream`, `gateway-error` (502,
+    /// 503, 504), `5xx`, or a status.
+    pub on: Vec<RetryCondition>,
+    /// The bound on retries over all calls.
+    pub budget: RetryBudget,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let on = ["connect-failure", "refused-stream"]
+            .map(|name| RetryCondition(name.to_owned()))
+            .into();
+        Self {
+            attempts: 2,
+            on,
+            budget: RetryBudget::default(),
+        }
+    }
+}
+
+/// A condition's name, or a status as text or number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(extend("type" = ["string", "integer"]))]
+pub struct RetryCondition(pub String);
+
+impl<'de> Deserialize<'de> for RetryCondition {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Condition;
+
+        impl Visitor<'_> for Condition {
+            type Value = RetryCondition;
+
+            fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+                f.write_str("a condition such as connect-failure, or a status such as 503")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<RetryCondition, E> {
+                Ok(RetryCondition(text.to_owned()))
+            }
+
+            fn visit_u64<E: Error>(self, status: u64) -> Result<RetryCondition, E> {
+                Ok(RetryCondition(status.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(Condition)
+    }
+}
+
+/// The bound on retries over all calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RetryBudget {
+    /// Share of the calls that may be retries, 0 to 1.
+    #[schemars(range(min = 0, max = 1))]
+    pub ratio: f64,
+    /// Retries a second that are always allowed.
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self {
+            ratio: 0.2,
+            min_per_second: 10,
+        }
+    }
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LoadBalancer {
+    /// The rule.
+    #[serde(rename = "type")]
+    pub kind: LoadBalancerType,
+    /// With `ConsistentHash`, the field that is hashed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+}
+
+/// Rules by which an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LoadBalancerType {
+    /// The better of two by latency, with a memory for peaks, and load.
+    #[default]
+    PeakEwma,
+    /// The better of two by calls in flight.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// The same endpoint for equal values of a field.
+    ConsistentHash,
+}
+
+/// When an endpoint or the whole backend is given a rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CircuitBreaker {
+    /// Calls in flight to the backend; more are shed with 503.
+    #[schemars(range(min = 1))]
+    pub max_requests: u32,
+    /// Failures in a row after which an endpoint rests.
+    #[schemars(range(min = 1))]
+    pub consecutive_failures: u32,
+    /// Share of good replies below which an endpoint rests, 0 to 1.
+    #[schemars(range(min = 0, max = 1))]
+    pub success_rate: f64,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            max_requests: 1024,
+            consecutive_failures: 7,
+            success_rate: 0.8,
+        }
+    }
+}
+
+/// How many calls are let through; more are shed with 429. Calls are counted, not batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateLimit {
+    /// Calls a second, above 0.
+    pub requests_per_second: f64,
+    /// Who has a budget of their own.
+    #[serde(default)]
+    pub per: RatePer,
+}
+
+/// Who has a rate budget of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RatePer {
+    /// One budget for all.
+    #[default]
+    Backend,
+    /// Every caller identity.
+    Identity,
+}

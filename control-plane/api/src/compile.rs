@@ -1,0 +1,303 @@
+//! Documents to what the sidecar runs. Every rule that a schema cannot express is checked here,
+//! and every breach is told with the place of its field.
+
+mod batching;
+mod codec;
+mod endpoint;
+mod matching;
+mod route;
+mod targets;
+mod traffic;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jitney_core::policy::Policy;
+use jitney_core::route::{Route, RouteId};
+
+use crate::node::Path;
+use crate::{BatchPolicy, Diagnostic, Document, Documents, Protocol, Resource, RouteMatch, Severity};
+
+pub use endpoint::{Endpoint, NotAnEndpoint};
+
+/// Everything that `run --config` needs.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// Where calls come in, in the order of the files.
+    pub listeners: Vec<CompiledListener>,
+    /// Where they go, likewise.
+    pub backends: Vec<CompiledBackend>,
+    /// What has no effect although it was written.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Where calls come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledListener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The address to listen on; port 0 is any.
+    pub address: SocketAddr,
+    /// Name of a backend of the same set.
+    pub backend: Arc<str>,
+}
+
+/// Where calls go.
+#[derive(Clone, Debug)]
+pub struct CompiledBackend {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its addresses, at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// The longest that a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// Its effective policy.
+    pub policy: Arc<Policy>,
+}
+
+/// The effective policy of a lone upstream.
+#[derive(Clone, Debug)]
+pub struct CompiledPolicy {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// What has no effect although it was written.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Compiles listeners, backends and their policies.
+///
+/// # Errors
+/// All faults of the files, in their order.
+pub fn compile(documents: &Documents) -> Result<Compiled, Vec<Diagnostic>> {
+    let faults = Faults::of(documents);
+    let policies = policies(documents, &faults);
+    let mut compiled = targets::resolve(documents, &policies, &faults);
+    compiled.warnings = faults.warnings_or_errors()?;
+    Ok(compiled)
+}
+
+/// Compiles the policies for a lone upstream: all of them are for it, whatever their targets.
+///
+/// # Errors
+/// All faults of the files, in their order.
+pub fn compile_for_upstream(documents: &Documents) -> Result<CompiledPolicy, Vec<Diagnostic>> {
+    let faults = Faults::of(documents);
+    let policies = policies(documents, &faults);
+    let policy = effective(&policies.iter().collect::<Vec<_>>(), &faults);
+    Ok(CompiledPolicy {
+        policy: Arc::new(policy),
+        warnings: faults.warnings_or_errors()?,
+    })
+}
+
+/// Every fault and warning of the files: with listeners and backends when there are some, else of
+/// the policies on their own.
+pub fn check(documents: &Documents) -> Vec<Diagnostic> {
+    let whole = documents
+        .documents
+        .iter()
+        .any(|document| !matches!(document.resource, Resource::BatchPolicy(_)));
+    let outcome = if whole {
+        compile(documents).map(|compiled| compiled.warnings)
+    } else {
+        compile_for_upstream(documents).map(|compiled| compiled.warnings)
+    };
+    outcome.unwrap_or_else(|faults| faults)
+}
+
+/// A policy document with its routes, which still lack the place that a backend gives them.
+struct PolicyUnit<'a> {
+    document: &'a Document,
+    policy: &'a BatchPolicy,
+    routes: Vec<Route>,
+    traffic: Option<jitney_core::policy::Traffic>,
+    generation: u64,
+}
+
+fn policies<'a>(documents: &'a Documents, faults: &Faults) -> Vec<PolicyUnit<'a>> {
+    targets::check_names(documents, faults);
+    let policies = documents
+        .documents
+        .iter()
+        .filter_map(|document| match &document.resource {
+            Resource::BatchPolicy(policy) => Some((document, policy)),
+            Resource::Backend(_) | Resource::Listener(_) => None,
+        });
+    let policies = policies.collect::<Vec<_>>();
+    let same_name = |name: &str| {
+        policies
+            .iter()
+            .filter(|(_, other)| other.metadata.name == name)
+            .count()
+            > 1
+    };
+    let unit = |&(document, policy): &(&'a Document, &'a BatchPolicy)| {
+        let check = Check { document, faults };
+        let name = match &policy.metadata.namespace {
+            Some(namespace) if same_name(&policy.metadata.name) => {
+                format!("{namespace}.{}", policy.metadata.name)
+            }
+            _ => policy.metadata.name.clone(),
+        };
+        let generation = generation(&name, policy);
+        let routes = route::routes(&check, policy, &name, generation);
+        let path = Path::default().keys("spec.traffic");
+        let traffic = policy
+            .spec
+            .traffic
+            .as_ref()
+            .map(|traffic| traffic::traffic(&check, &path, traffic));
+        if !(1..=100).contains(&policy.spec.rollout.percent) {
+            let found = policy.spec.rollout.percent;
+            let path = Path::default().keys("spec.rollout.percent");
+            check.fault(&path, format!("found {found}, expected 1 to 100"));
+        }
+        PolicyUnit {
+            document,
+            policy,
+            routes,
+            traffic,
+            generation,
+        }
+    };
+    policies.iter().map(unit).collect()
+}
+
+/// The policy of one backend: routes of all documents in their order, and the traffic settings of
+/// the first document that has some.
+fn effective(policies: &[&PolicyUnit<'_>], faults: &Faults) -> Policy {
+    let mut routes = Vec::<Arc<Route>>::new();
+    let mut matches = Vec::<(&RouteMatch, Option<&str>, &str)>::new();
+    let mut traffic: Option<(&PolicyUnit<'_>, _)> = None;
+    for unit in policies {
+        let check = Check {
+            document: unit.document,
+            faults,
+        };
+        for (index, rule) in unit.policy.spec.routes.iter().enumerate() {
+            let first = matches.iter().find(|(known, ..)| *known == &rule.matches);
+            if let Some((_, name, policy)) = first {
+                let first = name.map_or_else(
+                    || format!("a route of {policy}"),
+                    |name| format!("{policy}/{name}"),
+                );
+                let path = Path::default().keys("spec.routes").index(index).key("match");
+                check.warning(
+                    &path,
+                    format!("never reached: {first} has the same match and comes first"),
+                );
+            }
+            matches.push((&rule.matches, rule.name.as_deref(), &unit.policy.metadata.name));
+        }
+        for route in &unit.routes {
+            let id = RouteId(u32::try_from(routes.len()).unwrap_or(u32::MAX));
+            routes.push(Arc::new(Route { id, ..route.clone() }));
+        }
+        match (&unit.traffic, &traffic) {
+            (Some(settings), None) => traffic = Some((unit, settings.clone())),
+            (Some(_), Some((first, _))) => {
+                let first = &first.policy.metadata.name;
+                let message = format!("without effect: the traffic settings of {first} come first");
+                check.warning(&Path::default().keys("spec.traffic"), message);
+            }
+            (None, _) => {}
+        }
+    }
+    let generations = policies.iter().flat_map(|unit| unit.generation.to_le_bytes());
+    let generation = fnv(generations.collect::<Vec<_>>().as_slice());
+    Policy::new(
+        generation,
+        traffic.map(|(_, settings)| settings).unwrap_or_default(),
+        routes,
+    )
+}
+
+/// A content hash of what a policy says: the same in every process, for `/config` to compare.
+fn generation(name: &str, policy: &BatchPolicy) -> u64 {
+    let spec = serde_json::to_vec(&policy.spec).unwrap_or_default();
+    fnv(&[name.as_bytes(), b"\0", &spec].concat())
+}
+
+/// FNV-1a: stable across versions and platforms, which the hashes of libraries do not promise.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Faults as they are found.
+struct Faults {
+    found: RefCell<Vec<Diagnostic>>,
+    /// False when documents are missing, so that a name that is not known proves nothing.
+    complete: bool,
+}
+
+impl Faults {
+    fn of(documents: &Documents) -> Self {
+        Self {
+            found: RefCell::new(documents.faults.clone()),
+            complete: documents.faults.is_empty(),
+        }
+    }
+
+    fn push(&self, diagnostic: Diagnostic) {
+        let mut found = self.found.borrow_mut();
+        // What a map lacks because one of its fields could not be read has been told there.
+        let inside = format!("{}.", diagnostic.field);
+        let is_echo = found
+            .iter()
+            .any(|told| told.file == diagnostic.file && told.field.starts_with(&inside));
+        if self.complete || !is_echo {
+            found.push(diagnostic);
+        }
+    }
+
+    /// What was found, in the order of the files; as an error when there is one among it.
+    fn warnings_or_errors(&self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+        let mut found = self.found.take();
+        found.sort_by(|one, other| {
+            (&one.file, one.line, one.column).cmp(&(&other.file, other.line, other.column))
+        });
+        // The effective policies of several backends tell the same of a document they share.
+        found.dedup();
+        if found
+            .iter()
+            .any(|diagnostic| diagnostic.severity == Severity::Error)
+        {
+            Err(found)
+        } else {
+            Ok(found)
+        }
+    }
+}
+
+/// Where the faults of one document go.
+#[derive(Clone, Copy)]
+struct Check<'a> {
+    document: &'a Document,
+    faults: &'a Faults,
+}
+
+impl Check<'_> {
+    fn fault(&self, path: &Path, message: impl Into<String>) {
+        self.faults.push(self.document.fault(path, message));
+    }
+
+    fn warning(&self, path: &Path, message: impl Into<String>) {
+        self.faults.push(self.document.warning(path, message));
+    }
+
+    /// The value, or `None` and a fault that says what was expected instead.
+    fn ok<T, E: std::fmt::Display>(&self, path: &Path, found: &str, result: Result<T, E>) -> Option<T> {
+        result
+            .map_err(|error| self.fault(path, format!("found {found:?}: {error}")))
+            .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

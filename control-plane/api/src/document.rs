@@ -1,0 +1,241 @@
+//! Documents: what a file holds, each with the tree it was decoded from.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::de::{Deserializer, IgnoredAny};
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::nearest;
+use crate::node::{self, Node, Path};
+use crate::{Backend, BatchPolicy, Diagnostic, Listener, Severity, Sources};
+
+/// Name and place of a resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// The name: lower-case letters, digits, `-` and `.`.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The Kubernetes namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// For selecting; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub labels: Ignored,
+    /// For tools; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub annotations: Ignored,
+    /// Written by Kubernetes; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub creation_timestamp: Ignored,
+    /// Written by Kubernetes; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub generation: Ignored,
+    /// Written by Kubernetes; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub resource_version: Ignored,
+    /// Written by Kubernetes; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub uid: Ignored,
+    /// Written by Kubernetes; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub managed_fields: Ignored,
+}
+
+/// A value that is accepted and forgotten, so that what `kubectl get -o yaml` prints can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ignored;
+
+impl<'de> Deserialize<'de> for Ignored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// The API version that this build reads, and the one of a document that names none.
+pub(crate) const API_VERSION: &str = "jitney.dev/v1alpha1";
+
+pub(crate) fn api_version() -> String {
+    API_VERSION.to_owned()
+}
+
+/// Any resource.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    /// `kind: BatchPolicy`.
+    BatchPolicy(BatchPolicy),
+    /// `kind: Backend`.
+    Backend(Backend),
+    /// `kind: Listener`.
+    Listener(Listener),
+}
+
+impl Resource {
+    /// The kind as a document names it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::BatchPolicy(_) => KINDS[0],
+            Self::Backend(_) => KINDS[1],
+            Self::Listener(_) => KINDS[2],
+        }
+    }
+
+    /// Its name and namespace.
+    pub const fn metadata(&self) -> &Metadata {
+        match self {
+            Self::BatchPolicy(policy) => &policy.metadata,
+            Self::Backend(backend) => &backend.metadata,
+            Self::Listener(listener) => &listener.metadata,
+        }
+    }
+}
+
+/// A resource and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The file, as it was named.
+    pub file: Arc<str>,
+    /// What it says.
+    pub resource: Resource,
+    node: Arc<Node>,
+}
+
+impl Document {
+    pub(crate) fn fault(&self, path: &Path, message: impl Into<String>) -> Diagnostic {
+        let place = self.node.place_of(path);
+        Diagnostic {
+            line: place.line,
+            column: place.column,
+            field: path.to_string(),
+            ..Diagnostic::of_file(&self.file, message)
+        }
+    }
+
+    pub(crate) fn warning(&self, path: &Path, message: impl Into<String>) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Warning,
+            ..self.fault(path, message)
+        }
+    }
+}
+
+/// Documents in the order in which they take precedence: that of their files, then that within.
+#[derive(Clone, Debug, Default)]
+pub struct Documents {
+    /// The documents.
+    pub documents: Vec<Document>,
+    /// What kept parts of the files from being read. The documents are then good for finding more
+    /// faults, and for nothing else.
+    pub(crate) faults: Vec<Diagnostic>,
+}
+
+impl Documents {
+    /// Parses every file. What is faulty is told by the functions that compile, together with what
+    /// they find.
+    pub fn read(sources: &Sources) -> Self {
+        let mut all = Self::default();
+        for source in &sources.files {
+            match node::parse(&source.file, &source.text) {
+                Ok(nodes) => nodes.into_iter().for_each(|node| all.add(&source.file, node)),
+                Err(fault) => all.faults.push(fault),
+            }
+        }
+        all
+    }
+
+    fn add(&mut self, file: &Arc<str>, node: Node) {
+        let resource = match kind_of(&node) {
+            Ok("BatchPolicy") => self.decode(file, &node, Resource::BatchPolicy),
+            Ok("Backend") => self.decode(file, &node, Resource::Backend),
+            Ok(_) => self.decode(file, &node, Resource::Listener),
+            Err((field, message)) => {
+                let path = Path::default();
+                let path = if field.is_empty() { path } else { path.key(field) };
+                self.fault(file, &node, &path, message);
+                None
+            }
+        };
+        if let Some(resource) = resource {
+            self.documents.push(Document {
+                file: Arc::clone(file),
+                resource,
+                node: Arc::new(node),
+            });
+        }
+    }
+
+    fn decode<T: for<'de> Deserialize<'de>>(
+        &mut self,
+        file: &Arc<str>,
+        node: &Node,
+        wrap: fn(T) -> Resource,
+    ) -> Option<Resource> {
+        let (value, faults) = node::decode::<T>(node);
+        self.faults.extend(faults.into_iter().map(|fault| Diagnostic {
+            line: fault.place.line,
+            column: fault.place.column,
+            field: fault.path.to_string(),
+            ..Diagnostic::of_file(file, fault.message)
+        }));
+        value.map(wrap)
+    }
+
+    fn fault(&mut self, file: &Arc<str>, node: &Node, path: &Path, message: String) {
+        let place = node.place_of(path);
+        let (line, column, field) = (place.line, place.column, path.to_string());
+        self.faults.push(Diagnostic {
+            line,
+            column,
+            field,
+            ..Diagnostic::of_file(file, message)
+        });
+    }
+}
+
+/// The kind of a document, one of [`KINDS`]; or the field at fault and what is wrong with it.
+fn kind_of(node: &Node) -> Result<&'static str, (&'static str, String)> {
+    if !matches!(node.value, node::Value::Map(_)) {
+        return Err((
+            "",
+            format!(
+                "found no map of fields, expected a document with kind: {}",
+                KINDS.join(", ")
+            ),
+        ));
+    }
+    if let Some(version) = node.member("apiVersion")
+        && version.text() != Some(API_VERSION)
+    {
+        let found = version
+            .text()
+            .map_or_else(|| "another value".to_owned(), |text| format!("{text:?}"));
+        return Err(("apiVersion", format!("found {found}, expected {API_VERSION}")));
+    }
+    let expected = format!("expected one of {}", KINDS.join(", "));
+    let Some(kind) = node.member("kind") else {
+        return Err(("kind", format!("found nothing, {expected}")));
+    };
+    let found = kind
+        .text()
+        .ok_or_else(|| ("kind", format!("found no text, {expected}")))?;
+    KINDS.into_iter().find(|known| *known == found).ok_or_else(|| {
+        let meant = nearest(found, KINDS)
+            .map(|name| format!(" (did you mean {name}?)"))
+            .unwrap_or_default();
+        ("kind", format!("found {found:?}, {expected}{meant}"))
+    })
+}
+
+/// Kinds that this build reads.
+const KINDS: [&str; 3] = ["BatchPolicy", "Backend", "Listener"];
+
+#[cfg(test)]
+mod tests;

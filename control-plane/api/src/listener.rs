@@ -1,0 +1,36 @@
+//! `kind: Listener`: where calls come in, outside Kubernetes.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::document::{Ignored, Metadata};
+
+/// Where calls come in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Listener {
+    /// The schema's version.
+    #[serde(default = "crate::document::api_version")]
+    pub api_version: String,
+    /// `Listener`.
+    pub kind: String,
+    /// The listener's name.
+    pub metadata: Metadata,
+    /// What it does.
+    pub spec: ListenerSpec,
+    /// Written by the control plane; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub status: Ignored,
+}
+
+/// What a listener does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ListenerSpec {
+    /// The address to listen on, as `ip:port`; an IPv6 address in brackets.
+    pub address: String,
+    /// Name of the Backend that its calls go to. Default: the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+}

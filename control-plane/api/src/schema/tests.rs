@@ -1,0 +1,132 @@
+//! The committed schemas and the reference are what the types say. `JITNEY_UPDATE=1` writes them.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::json_schemas;
+
+#[test]
+fn committed_schemas_are_current() {
+    for (kind, schema) in json_schemas() {
+        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        check_file(&format!("schema/{kind}.json"), &text);
+    }
+}
+
+#[test]
+fn the_reference_is_current() {
+    let mut text =
+        "# Reference\n\nEvery field of every document. Made from the types: do not edit by hand.\n"
+            .to_owned();
+    for (kind, schema) in json_schemas() {
+        write!(text, "\n## {kind}\n\n{}\n\n", description(&schema)).unwrap();
+        text.push_str("| field | type | default | meaning |\n|---|---|---|---|\n");
+        rows(&mut text, &schema, &schema, "");
+    }
+    check_file("REFERENCE.md", &text);
+}
+
+/// Compares a committed file, or writes it when asked to.
+fn check_file(name: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    if std::env::var_os("JITNEY_UPDATE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{name} is not what the types say: run the tests with JITNEY_UPDATE=1"
+    );
+}
+
+/// One row per field, nested ones under their path.
+fn rows(text: &mut String, root: &Value, schema: &Value, prefix: &str) {
+    let Some(fields) = schema["properties"].as_object() else {
+        return;
+    };
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    for (name, field) in fields {
+        let path = format!("{prefix}{name}");
+        let target = resolve(root, field);
+        let items = resolve(root, &target["items"]);
+        let default = match field.get("default").filter(|value| !value.is_null()) {
+            _ if required.contains(&Value::String(name.clone())) => "required".to_owned(),
+            // What a map holds by default stands beside its own fields.
+            None | Some(Value::Object(_)) => String::new(),
+            Some(value) => format!("`{value}`"),
+        };
+        let meaning = description(field);
+        let meaning = if meaning.is_empty() {
+            description(target)
+        } else {
+            meaning
+        };
+        let kind = kind(target, items).replace('|', "\\|");
+        writeln!(
+            text,
+            "| `{path}` | {kind} | {default} | {} |",
+            meaning.replace('|', "\\|")
+        )
+        .unwrap();
+        let list = target["type"] == "array";
+        rows(
+            text,
+            root,
+            if list { items } else { target },
+            &format!("{path}{}.", if list { "[]" } else { "" }),
+        );
+    }
+}
+
+fn description(schema: &Value) -> String {
+    schema["description"]
+        .as_str()
+        .unwrap_or_default()
+        .replace('\n', " ")
+}
+
+/// Follows references and leaves out `null`, which stands for a field that may be left out.
+fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    if let Some(name) = schema["$ref"].as_str() {
+        return resolve(root, root.pointer(name.trim_start_matches('#')).unwrap());
+    }
+    if let Some(one) = schema["anyOf"]
+        .as_array()
+        .and_then(|any| any.iter().find(|one| one["type"] != "null"))
+    {
+        return resolve(root, one);
+    }
+    schema
+}
+
+fn kind(schema: &Value, items: &Value) -> String {
+    let variants = schema["oneOf"].as_array().map(|variants| {
+        let words = variants.iter().filter_map(|variant| variant["const"].as_str());
+        words
+            .map(|word| format!("`{word}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    });
+    if let Some(variants) = variants {
+        return variants;
+    }
+    let names = schema["type"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .chain([&schema["type"]]);
+    let name = names
+        .filter_map(Value::as_str)
+        .find(|name| *name != "null")
+        .unwrap_or("any");
+    match (name, schema["format"].as_str()) {
+        ("array", _) => format!("list of {}", kind(items, &Value::Null)),
+        ("string", Some("duration")) => "duration".to_owned(),
+        ("integer", _) if schema["pattern"].is_string() => "size".to_owned(),
+        ("object", _) => "map".to_owned(),
+        (name, _) => name.to_owned(),
+    }
+}

@@ -116,7 +116,7 @@ impl Caller {
         match self {
             Self::H1(sender) => {
                 sender.ready().await?;
-                Ok(sender.send_request(request).await?)
+                Ok(sender.send_request(in_origin_form(request)?).await?)
             }
             Self::H2(sender) => {
                 sender.ready().await?;
@@ -124,6 +124,22 @@ impl Caller {
             }
         }
     }
+}
+
+/// The same request as an HTTP/1.1 client sends it to an origin: the authority is in `host`.
+fn in_origin_form(mut request: Request<Body>) -> anyhow::Result<Request<Body>> {
+    if let Some(authority) = request.uri().authority() {
+        let host = authority.as_str().parse()?;
+        let target = request
+            .uri()
+            .path_and_query()
+            .context("an URL without a path")?
+            .as_str()
+            .parse()?;
+        request.headers_mut().insert("host", host);
+        *request.uri_mut() = target;
+    }
+    Ok(request)
 }
 
 /// A request with a whole body. `target` is a path or, for HTTP/2, a full URL.

@@ -11,8 +11,10 @@ pub mod proxy;
 pub mod upstream;
 
 pub mod model;
+pub mod policy;
 
 pub use caller::{Answer, Caller};
+pub use policy::Route;
 pub use proxy::TestProxy;
 pub use random::Random;
 pub use upstream::{Reply, Seen, TestUpstream};

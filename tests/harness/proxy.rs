@@ -24,6 +24,7 @@ pub struct Settings {
     policy: Option<String>,
     config: Option<String>,
     more: Vec<String>,
+    line: Option<Vec<String>>,
 }
 
 impl Settings {
@@ -52,6 +53,13 @@ impl Settings {
     #[must_use]
     pub fn arg(mut self, text: impl Into<String>) -> Self {
         self.more.push(text.into());
+        self
+    }
+
+    /// The whole command line, in place of all other settings.
+    #[must_use]
+    pub fn line(mut self, arguments: Vec<String>) -> Self {
+        self.line = Some(arguments);
         self
     }
 
@@ -87,22 +95,8 @@ impl Settings {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let policy = folder.path().join("policy.yaml");
         let mut command = Command::new(program("jitney-proxy"));
-        command.args(["run", "--admin", "127.0.0.1:0"]);
-        if let Some(text) = &self.config {
-            std::fs::write(&policy, text).expect("the folder is writable");
-            command.arg("--config").arg(&policy);
-        } else {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
-        for upstream in &self.upstreams {
-            command.arg("--upstream").arg(upstream.to_string());
-        }
-        if let Some(text) = &self.policy {
-            std::fs::write(&policy, text).expect("the folder is writable");
-            command.arg("--policy").arg(&policy);
-        }
         command
-            .args(&self.more)
+            .args(self.line.clone().unwrap_or_else(|| self.arguments(&policy)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -119,6 +113,30 @@ impl Settings {
             policy,
             _folder: folder,
         }
+    }
+
+    /// The flags that say what the settings do; texts are written to `file`.
+    fn arguments(&self, file: &Path) -> Vec<String> {
+        let mut flags = vec!["run".to_owned(), "--admin".to_owned(), "127.0.0.1:0".to_owned()];
+        if let Some(text) = self.config.as_ref().or(self.policy.as_ref()) {
+            std::fs::write(file, text).expect("the folder is writable");
+            let flag = if self.config.is_some() {
+                "--config"
+            } else {
+                "--policy"
+            };
+            flags.extend([flag.to_owned(), file.display().to_string()]);
+        }
+        if self.config.is_none() {
+            flags.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
+        }
+        flags.extend(
+            self.upstreams
+                .iter()
+                .flat_map(|upstream| ["--upstream".to_owned(), upstream.to_string()]),
+        );
+        flags.extend(self.more.iter().cloned());
+        flags
     }
 }
 

@@ -54,6 +54,11 @@ impl Random {
         self.bits().checked_rem(bound).unwrap_or(0)
     }
 
+    /// A place in something of length `len`; 0 for a length of 0.
+    pub fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).expect("below a usize")
+    }
+
     /// True in `percent` of 100 cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent

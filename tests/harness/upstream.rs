@@ -93,6 +93,11 @@ impl Reply {
         .header("content-type", "application/json")
     }
 
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     /// One more header field.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {

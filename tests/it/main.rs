@@ -7,7 +7,7 @@
 // What the house promises about itself.
 mod tidy;
 
-// The models that the other suites rely on.
+// What the other suites stand on.
 mod harness;
 
 // HTTP itself, between raw sockets.

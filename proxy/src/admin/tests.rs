@@ -1,3 +1,5 @@
+//! The admin endpoint, asked over a socket of its own.
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;

@@ -1,3 +1,5 @@
+//! The end, in its order.
+
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 

@@ -1,3 +1,5 @@
+//! What the log looks like, and what it costs when it is off.
+
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

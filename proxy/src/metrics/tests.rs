@@ -1,3 +1,5 @@
+//! The exposition as a scraper reads it, and its cap.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! Changes of files, in every way that they are made.
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;

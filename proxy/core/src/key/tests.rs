@@ -1,3 +1,5 @@
+//! What keys calls apart, what does not, and what travels alone by its head.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! Policies as the proxy is handed them.
+
 use std::sync::Arc;
 
 use bytes::Bytes;

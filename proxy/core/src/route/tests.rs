@@ -1,3 +1,5 @@
+//! Which route matches which head.
+
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Uri};

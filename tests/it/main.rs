@@ -11,5 +11,6 @@ mod tidy;
 mod harness;
 
 // HTTP itself, between raw sockets.
+mod faults;
 mod http1;
 mod wire;

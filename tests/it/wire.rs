@@ -183,3 +183,16 @@ impl Upstream {
         self.seen.lock().unwrap().clone()
     }
 }
+
+/// Waits until this holds; says where it was wanted when it never does.
+#[track_caller]
+pub(crate) fn eventually(what: &'static str, holds: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(tokio::time::Instant::now() < deadline, "{caller}: never: {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}

@@ -13,4 +13,5 @@ mod harness;
 // HTTP itself, between raw sockets.
 mod faults;
 mod http1;
+mod http2;
 mod wire;

@@ -111,7 +111,11 @@ impl Endpoint {
         headers::to_http1(&mut request, &self.host);
         let mut idle = self.http1.take();
         // Whether a connection that idled is still alive shows only when it is used.
-        let mut again = idle.as_ref().and_then(|_| copy_of_repeatable(&request));
+        let mut again = if idle.is_some() && is_idempotent_and_bodiless(&request) {
+            copy(&request)
+        } else {
+            None
+        };
         loop {
             let is_reused = idle.is_some();
             let mut sender = match idle.take() {
@@ -162,6 +166,7 @@ impl Endpoint {
         place: Place,
     ) -> Result<Response<Body>, Failed> {
         headers::to_http2(&mut request, &self.host);
+        let mut again = copy(&request);
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -174,10 +179,15 @@ impl Endpoint {
                     });
                 }
             };
-            match sender.try_send_request(request).await {
+            let mut failure = match sender.try_send_request(request).await {
                 Ok(reply) => return finish(reply, Held::Http2(stream), place),
-                Err(mut failure) => match failure.take_message() {
-                    Some(unsent) if attempts < HTTP2_ATTEMPTS => request = unsent,
+                Err(failure) => failure,
+            };
+            let unsent = failure.take_message();
+            let is_last = attempts == HTTP2_ATTEMPTS;
+            request =
+                match unsent.or_else(|| again.take().filter(|copy| is_repeatable(failure.error(), copy))) {
+                    Some(unsent) if !is_last => unsent,
                     unsent => {
                         // What listens there may have been replaced by something of HTTP/1.1.
                         self.http2.forget();
@@ -186,8 +196,7 @@ impl Endpoint {
                             request: unsent.map(Box::new),
                         });
                     }
-                },
-            }
+                };
         }
     }
 
@@ -267,17 +276,27 @@ fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Respons
     Ok(Response::from_parts(head, body))
 }
 
-/// A second request like this one, when sending it twice does no harm and costs little.
-fn copy_of_repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() || !request.body().is_empty() {
-        return None;
-    }
-    let mut copy = Request::new(Body::empty());
+/// A second request like this one, when its body is at hand.
+fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    let mut copy = Request::new(request.body().try_clone()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+/// True for a call that may be sent twice because a connection that idled was dead (RFC 9110 section 9.2.2).
+fn is_idempotent_and_bodiless(request: &Request<Body>) -> bool {
+    request.method().is_idempotent() && request.body().is_empty()
+}
+
+/// True when a stream that failed may be sent again: it was refused unread, or sending it twice does no harm.
+fn is_repeatable(error: &hyper::Error, request: &Request<Body>) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+        || (cause.is_none_or(|cause| cause.is_io() || cause.is_go_away())
+            && is_idempotent_and_bodiless(request))
 }
 
 fn broken(failure: TrySendError<Request<Body>>) -> Error {

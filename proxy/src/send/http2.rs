@@ -136,6 +136,8 @@ pub(super) async fn handshake(stream: TcpStream) -> hyper::Result<SendRequest<Bo
         .timer(TokioTimer::new())
         .adaptive_window(true)
         .max_header_list_size(MAX_HEADER_LIST)
+        // One stream at once; how many more the peer says with its first frame. More would be refused.
+        .initial_max_send_streams(1)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .handshake(TokioIo::new(stream))

@@ -30,7 +30,7 @@ use crate::drain::Drain;
 use crate::log::{Level, LogControl};
 use crate::metrics::Metrics;
 use crate::policy_watch::PolicyStatus;
-use inspect::BackendView;
+use inspect::{BackendView, Views};
 
 /// What the admin endpoint shows and changes.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct Admin {
     /// The standing of the policy files.
     pub policy: Arc<PolicyStatus>,
     /// The backends.
-    pub backends: Vec<Arc<dyn BackendView>>,
+    pub backends: Views,
     /// What else `/config` shows: the flags in force.
     pub settings: serde_json::Value,
 }
@@ -129,6 +129,7 @@ async fn explain_call(State(admin): State<Admin>, Query(which): Query<Which>, re
         |view: &&Arc<dyn BackendView>| which.backend.as_ref().is_none_or(|name| view.name() == name);
     let explanations: Vec<String> = admin
         .backends
+        .list()
         .iter()
         .filter(is_meant)
         .map(|view| format!("backend: {}\n{}", view.name(), request.explain(&view.policy())))

@@ -77,6 +77,11 @@ impl Drain {
         Guard { drain: self.clone() }
     }
 
+    /// True when `a` and `b` are handles on the same drain.
+    pub fn is_same(a: &Self, b: &Self) -> bool {
+        Arc::ptr_eq(&a.inner, &b.inner)
+    }
+
     /// How many guards there are.
     pub fn guards(&self) -> usize {
         *self.inner.guards.borrow()

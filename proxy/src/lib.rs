@@ -1,5 +1,9 @@
 //! The Jitney sidecar.
 
+// The program around the data path.
+pub mod config;
+pub mod inquire;
+
 pub mod admin;
 pub mod drain;
 pub mod error;

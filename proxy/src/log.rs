@@ -44,6 +44,17 @@ pub struct Level {
 )]
 pub struct BadLevel(String);
 
+/// Why nothing can be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No thread could be started.
+    #[error("no thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The process logs already.
+    #[error("{0}")]
+    Already(#[from] tracing_subscriber::util::TryInitError),
+}
+
 /// Changes what is logged, and makes sure that it is written before the process ends.
 #[derive(Clone)]
 pub struct LogControl {
@@ -111,7 +122,7 @@ impl LogControl {
     ///
     /// # Errors
     /// When the process logs already, or no thread can be started.
-    pub fn start(format: Format, level: Level) -> anyhow::Result<Self> {
+    pub fn start(format: Format, level: Level) -> Result<Self, StartError> {
         let queue = LineQueue::start(std::io::stderr())?;
         let (filter, handle) = reload::Layer::new(level.targets.clone());
         let out = lines::layer().with_writer(queue.clone()).with_ansi(false);

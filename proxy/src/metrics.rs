@@ -3,7 +3,7 @@
 //! A route's handles are made once per policy, never per call; a label never holds text from the
 //! network; and what does not fit the cap on series is counted together as `other`.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -56,7 +56,6 @@ pub struct ProcessMetrics {
 }
 
 /// The handles of one backend.
-#[derive(Debug)]
 pub struct BackendMetrics {
     name: Arc<str>,
     /// Calls to this backend that matched no route.
@@ -75,7 +74,7 @@ pub struct BackendMetrics {
     pub late_replies: Counter,
     /// Errors and sheds of calls to this backend, by reason.
     pub errors: Labelled<ErrorKind>,
-    source: OnceLock<Weak<dyn GaugeSource>>,
+    source: Mutex<Option<Weak<dyn GaugeSource>>>,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
 }
 
@@ -250,6 +249,14 @@ impl Metrics {
     }
 }
 
+impl std::fmt::Debug for BackendMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackendMetrics")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 impl BackendMetrics {
     fn new(name: Arc<str>) -> Self {
         Self {
@@ -262,7 +269,7 @@ impl BackendMetrics {
             upstream_connects: Counter::default(),
             late_replies: Counter::default(),
             errors: Labelled::default(),
-            source: OnceLock::new(),
+            source: Mutex::default(),
             routes: Mutex::default(),
         }
     }
@@ -277,18 +284,14 @@ impl BackendMetrics {
         self.routes.lock().clone()
     }
 
-    /// Says where the state is read at each scrape. Only the first source counts.
+    /// Says where the state is read at each scrape from now on.
     pub fn read_from(&self, source: Weak<dyn GaugeSource>) {
-        // A second source would be the same backend built again; the first one stays.
-        drop(self.source.set(source));
+        *self.source.lock() = Some(source);
     }
 
     fn gauges(&self) -> Gauges {
-        self.source
-            .get()
-            .and_then(Weak::upgrade)
-            .map(|source| source.gauges())
-            .unwrap_or_default()
+        let source = self.source.lock().as_ref().and_then(Weak::upgrade);
+        source.map(|source| source.gauges()).unwrap_or_default()
     }
 }
 

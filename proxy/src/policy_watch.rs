@@ -9,20 +9,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jitney_api::{Diagnostic, Sources};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-mod files;
 mod places;
 mod status;
 
-pub use files::{Fault, PolicyFile, read};
 pub use status::{PolicyStatus, Refusal, Standing};
 
 use places::Places;
 
 /// What was read: every file, or why not.
-pub type Reading = Result<Vec<PolicyFile>, Fault>;
+pub type Reading = Result<Sources, Vec<Diagnostic>>;
 
 /// A watch on policy files; it ends when this is dropped.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ impl PolicyWatch {
     /// When no thread can be started.
     pub fn start(
         paths: Vec<PathBuf>,
-        first: Vec<PolicyFile>,
+        first: Sources,
         changed: impl FnMut(Reading) + Send + 'static,
     ) -> std::io::Result<Self> {
         // Two places: a change that comes while another is being noted adds nothing to it.
@@ -89,7 +88,7 @@ fn run(
         // sticks to what it was put on, not to the name. It is armed before the files are read, so
         // that no change falls between the two.
         let watcher = arm(paths, changes);
-        let reading = read(paths);
+        let reading = Sources::load(paths);
         if reading != last {
             // Half of a file that is being written in place may be a policy, too: an empty one is.
             // So what was read counts only when nothing changed while and after it was read.

@@ -2,6 +2,7 @@
 //! thing that a batch writes is one entry of a ring.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +31,30 @@ pub trait BackendView: Send + Sync {
     /// What an operator should know about it besides: quarantines, say.
     fn notes(&self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+/// The backends that run now; a cheap handle.
+#[derive(Clone, Default)]
+pub struct Views(Arc<Mutex<Vec<Arc<dyn BackendView>>>>);
+
+impl fmt::Debug for Views {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.list().iter().map(|view| view.name().to_owned()))
+            .finish()
+    }
+}
+
+impl Views {
+    /// The backends.
+    pub fn list(&self) -> Vec<Arc<dyn BackendView>> {
+        self.0.lock().clone()
+    }
+
+    /// Says which backends run from now on.
+    pub fn replace(&self, views: impl IntoIterator<Item = Arc<dyn BackendView>>) {
+        *self.0.lock() = views.into_iter().collect();
     }
 }
 

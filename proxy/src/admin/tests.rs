@@ -99,15 +99,17 @@ fn serve() -> Served {
     drop(metrics.routes(&backend, ["p/a"]));
     let batches = RecentBatches::default();
     batches.note(left(1));
+    let backends = Views::default();
+    backends.replace([Arc::new(Hostile {
+        metrics: backend,
+        batches,
+    }) as Arc<dyn BackendView>]);
     let admin = Admin {
         policy: Arc::new(PolicyStatus::new(metrics.clone())),
         metrics,
         drain: Drain::new(),
         log,
-        backends: vec![Arc::new(Hostile {
-            metrics: backend,
-            batches,
-        })],
+        backends,
         settings: json!({"listen": EVIL}),
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

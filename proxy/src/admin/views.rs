@@ -22,6 +22,7 @@ pub(super) async fn config(State(admin): State<Admin>) -> Response {
     mask::mask(&mut effective);
     let notes: Vec<String> = admin
         .backends
+        .list()
         .iter()
         .flat_map(|view| shared_identities(view.as_ref()))
         .collect();
@@ -43,6 +44,7 @@ pub(super) async fn config(State(admin): State<Admin>) -> Response {
 pub(super) async fn batches(State(admin): State<Admin>) -> Response {
     let backends: Vec<Value> = admin
         .backends
+        .list()
         .iter()
         .map(|view| json!({"name": view.name(), "open": view.lanes(), "recent": view.recent()}))
         .collect();
@@ -56,7 +58,7 @@ pub(super) async fn backends(State(admin): State<Admin>) -> Response {
         "draining": admin.drain.is_draining(),
         "generation": standing.generation,
         "refusal": standing.refusal.as_ref().map(refusal),
-        "backends": admin.backends.iter().map(|view| backend(view.as_ref())).collect::<Vec<_>>(),
+        "backends": admin.backends.list().iter().map(|view| backend(view.as_ref())).collect::<Vec<_>>(),
     }))
 }
 

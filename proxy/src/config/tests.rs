@@ -1,0 +1,83 @@
+use super::*;
+
+fn parse(line: &str) -> Result<Command, clap::error::ErrorKind> {
+    let words = std::iter::once("jitney-proxy").chain(line.split_whitespace());
+    Cli::try_parse_from(words)
+        .map(|cli| cli.command)
+        .map_err(|error| error.kind())
+}
+
+fn run(line: &str) -> RunArgs {
+    match parse(line) {
+        Ok(Command::Run(args)) => *args,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn command_line_is_consistent() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_flag_of_run_has_a_variable() {
+    use clap::CommandFactory;
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    for flag in run
+        .get_arguments()
+        .filter(|flag| !["help", "version"].contains(&flag.get_id().as_str()))
+    {
+        let name = format!("JITNEY_{}", flag.get_id().as_str().to_uppercase());
+        assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(name.as_str()));
+    }
+}
+
+#[test]
+fn one_upstream_with_policies() {
+    let args = run(
+        "run --listen 127.0.0.1:8080 --upstream localhost:9000 10.0.0.1:9000 --upstream [::1]:1 \
+                    --admin 127.0.0.1:9901 --policy a.yaml --policy b --drain-time 1m30s --threads 2",
+    );
+    assert_eq!(args.upstream.len(), 3);
+    assert_eq!(args.paths(), ["a.yaml", "b"].map(PathBuf::from));
+    assert_eq!(args.drain_time, Duration::from_secs(90));
+    assert!(args.level().to_string() == "info");
+    assert_eq!(run("run --config c.yaml").paths(), [PathBuf::from("c.yaml")]);
+}
+
+#[test]
+fn what_makes_no_sense_together_is_a_usage_error() {
+    for line in [
+        "",
+        "run",
+        "run --listen 127.0.0.1:1",
+        "run --upstream 127.0.0.1:1",
+        "run --config c.yaml --listen 127.0.0.1:1",
+        "run --config c.yaml --upstream 127.0.0.1:1",
+        "run --config c.yaml --policy p.yaml",
+        "run --listen nowhere --upstream 127.0.0.1:1",
+        "run --listen 127.0.0.1:1 --upstream http://127.0.0.1:1/",
+        "run --config c.yaml --threads 0",
+        "run --config c.yaml --drain-time soon",
+        "run --config c.yaml --log-level verbose",
+        "check",
+        "explain GET /",
+        "explain --policy p.yaml GET",
+        "explain --policy p.yaml GET / -H broken",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn call_to_explain() {
+    let line = "explain --policy p.yaml POST http://users/x?a=1 -H a:1 -H b:2:3 -d {}";
+    let Ok(Command::Explain(args)) = parse(line) else {
+        panic!("{line}")
+    };
+    assert_eq!(args.url.path_and_query().unwrap(), "/x?a=1");
+    assert_eq!(args.headers[1].1, "2:3");
+    assert_eq!(args.body.as_deref(), Some("{}"));
+}

@@ -18,6 +18,11 @@ mod inspect;
 mod opaque;
 // served call by call,
 pub mod connection;
+pub mod serve;
+// in a batch with others,
+mod batching;
+mod reply;
+pub mod upstream;
 // and passed on.
 pub mod body;
 pub mod forward;

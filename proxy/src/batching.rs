@@ -1,0 +1,17 @@
+//! The batching path of a call: queued by key, sent with its companions, answered with its share.
+//!
+//! `submit` reads and queues a call, `dispatcher` forms batches, `flight` sends one and isolates
+//! what fails, `attempt` is one round trip, `slot` is where the caller waits. What is decided, the
+//! core decides; here are the sockets, the clock and the tasks.
+
+pub(crate) mod submit;
+
+pub(crate) mod dispatcher;
+pub(crate) mod shadow;
+
+pub(crate) mod attempt;
+pub(crate) mod flight;
+
+pub(crate) mod alarm;
+pub(crate) mod pending;
+pub(crate) mod slot;

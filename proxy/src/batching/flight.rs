@@ -1,0 +1,207 @@
+//! One batch on its way: sent, split, every member answered; when it fails, isolated within the
+//! route's budget so that one bad item does not fail its neighbours.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jitney_core::batch::{Batch, BatchId, FlushReason, Outcome};
+use jitney_core::isolate::{Failure, Remedy};
+use tokio::task::JoinSet;
+
+use super::alarm::now;
+use super::attempt::{Attempt, Failed, attempt};
+use super::pending::{Group, Journey, Pending};
+use super::slot::Flight;
+use crate::admin::inspect::{self, Left};
+use crate::metrics::RouteMetrics;
+use crate::upstream::Upstream;
+
+/// Sends a batch and answers its members. Ends early when the last of them has left.
+pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
+    let mut completion = Completion {
+        upstream: &upstream,
+        id: Some(batch.id),
+    };
+    let flight = Flight::new();
+    let (number, size) = (upstream.next_batch(), batch.members.len());
+    let (items, bytes, key, reason) = (batch.items, batch.bytes, batch.key, batch.reason);
+    let mut group = Vec::with_capacity(size);
+    let mut longest = Duration::ZERO;
+    for member in batch.members {
+        // Positions are given here and never again; who has left by now gets none.
+        let position = group.len();
+        let journey = Journey {
+            batch: number,
+            position,
+            size,
+            waited: member.waited,
+            reason,
+        };
+        group.extend(member.call.board(&flight, journey));
+        longest = longest.max(member.waited);
+    }
+    let Some(first) = group.first() else { return };
+    let metrics = Arc::clone(&first.state.metrics);
+    count(&metrics, &group, items, bytes, reason);
+    upstream.recent.note(Left {
+        id: number,
+        route: Arc::clone(metrics.name()),
+        key,
+        members: group.len(),
+        items,
+        bytes,
+        reason: reason.as_str(),
+        wait: longest,
+        at: SystemTime::now(),
+        outcome: None,
+    });
+    let began = now();
+    let travel = async {
+        let (outcome, attempted) = attempt(&upstream, group).await;
+        completion.report(outcome);
+        upstream
+            .recent
+            .finish(number, now().saturating_duration_since(began), shown(&attempted));
+        settle(&upstream, attempted).await;
+    };
+    tokio::select! {
+        biased;
+        () = travel => {}
+        () = flight.abandoned() => {
+            upstream.metrics.late_replies.inc();
+            upstream.recent.finish(number, now().saturating_duration_since(began), inspect::Outcome::Abandoned);
+        }
+    }
+}
+
+fn count(metrics: &RouteMetrics, group: &Group, items: usize, bytes: usize, reason: FlushReason) {
+    metrics.batch_size.observe(items as u64);
+    metrics.batch_bytes.observe(bytes as u64);
+    metrics.dispatch.inc(reason);
+    metrics.calls_saved.add(group.len() as u64 - 1);
+    for journey in group.iter().filter_map(|member| member.journey) {
+        metrics.queue_wait.observe_time(journey.waited);
+    }
+}
+
+/// Sees to those whom the batch left without an answer.
+async fn settle(upstream: &Arc<Upstream>, attempted: Attempt) {
+    match attempted {
+        Attempt::Answered => {}
+        Attempt::Unanswered(members) => isolate(upstream, singles(members), Cause::Incomplete).await,
+        Attempt::Failed(failed) => {
+            let cause = if failed.failure == Failure::Misfit {
+                Cause::Misfit
+            } else {
+                Cause::Failure
+            };
+            isolate(upstream, regroup(failed), cause).await;
+        }
+    }
+}
+
+fn shown(attempted: &Attempt) -> inspect::Outcome {
+    match attempted {
+        Attempt::Answered => inspect::Outcome::Split,
+        Attempt::Unanswered(members) => inspect::Outcome::AskedAlone(members.len()),
+        Attempt::Failed(failed) => inspect::Outcome::Failed(match failed.failure {
+            Failure::Status(_) | Failure::Refused { .. } => "status",
+            Failure::Unsent | Failure::Broken => "connection",
+            Failure::Misfit => "shape",
+        }),
+    }
+}
+
+/// Why members of a batch are sent again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The batch failed; somebody in it may be to blame.
+    Failure,
+    /// Its reply did not fit.
+    Misfit,
+    /// Its reply left members out that only the upstream knows about.
+    Incomplete,
+}
+
+/// Sends groups again, each level at once, until everyone is answered.
+async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, cause: Cause) {
+    let suspects = groups
+        .first()
+        .and_then(|group| group.first())
+        .map(|one| (Arc::clone(&one.state), one.key));
+    let (mut culprits, mut spread) = (0_u32, groups.len() > 1);
+    while !groups.is_empty() {
+        let mut sending = JoinSet::new();
+        for group in groups.drain(..) {
+            let upstream = Arc::clone(upstream);
+            sending.spawn(async move {
+                let blamed = (cause == Cause::Failure && group.len() == 1)
+                    .then(|| (Arc::clone(&group[0].state), group[0].culprit()));
+                let (outcome, attempted) = attempt(&upstream, group).await;
+                let culprit = outcome == Outcome::Failed && blamed.is_some();
+                if let (true, Some((state, call))) = (culprit, blamed) {
+                    state.blame(call);
+                }
+                (culprit, attempted)
+            });
+        }
+        while let Some(sent) = sending.join_next().await {
+            let Ok((culprit, attempted)) = sent else { continue };
+            culprits += u32::from(culprit);
+            match attempted {
+                Attempt::Answered => {}
+                Attempt::Unanswered(members) => groups.extend(singles(members)),
+                Attempt::Failed(failed) => groups.extend(regroup(failed)),
+            }
+        }
+        spread |= groups.len() > 1;
+    }
+    // Everyone succeeded alone: it is the batch that the upstream does not take.
+    if let (Some((state, key)), true) = (suspects, cause != Cause::Incomplete && spread && culprits == 0) {
+        state.blame_key(key);
+    }
+}
+
+/// The groups in which a failed one is sent again; none when its failure stands.
+fn regroup(failed: Failed) -> Vec<Group> {
+    match failed.remedy() {
+        Remedy::FanOut => {
+            failed.tell_everyone();
+            Vec::new()
+        }
+        Remedy::Singles => {
+            failed.count_extra(failed.group.len());
+            singles(failed.group)
+        }
+        Remedy::Halves => {
+            failed.count_extra(2);
+            let mut first = failed.group;
+            let second = first.split_off(first.len() / 2);
+            vec![first, second]
+        }
+    }
+}
+
+fn singles(members: Group) -> Vec<Group> {
+    members.into_iter().map(|member| vec![member]).collect()
+}
+
+/// Tells the dispatcher how the batch ended, whatever becomes of the task.
+struct Completion<'a> {
+    upstream: &'a Arc<Upstream>,
+    id: Option<BatchId>,
+}
+
+impl Completion<'_> {
+    fn report(&mut self, outcome: Outcome) {
+        if let Some(id) = self.id.take() {
+            self.upstream.batches.complete(id, outcome);
+        }
+    }
+}
+
+impl Drop for Completion<'_> {
+    fn drop(&mut self) {
+        self.report(Outcome::Abandoned);
+    }
+}

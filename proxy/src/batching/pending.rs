@@ -1,0 +1,111 @@
+//! A call that waits for its reply: as one of a batch, or alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, request};
+use jitney_core::batch::FlushReason;
+use jitney_core::codec::AnyItem;
+use jitney_core::quarantine::Fingerprint;
+use jitney_core::route::Route;
+
+use super::slot::{Flight, Slot};
+use crate::body::Body;
+use crate::error::Error;
+use crate::send::Sending;
+use crate::upstream::{Culprit, RouteState};
+
+/// What a waiting caller gets.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) reply: Result<Response<Body>, Error>,
+    /// `None` when the call never left the queue.
+    pub(crate) journey: Option<Journey>,
+}
+
+/// How a call travelled; for its access log line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Journey {
+    /// The batch's number, unique in this process.
+    pub(crate) batch: u64,
+    /// Calls that the batch was formed of.
+    pub(crate) size: usize,
+    /// The member's place, which never changes.
+    pub(crate) position: usize,
+    pub(crate) waited: Duration,
+    pub(crate) reason: FlushReason,
+}
+
+/// Calls that are sent together. Boxed, since they move from group to group and are large.
+pub(super) type Group = Vec<Box<Pending>>;
+
+/// A queued or travelling call.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) slot: Arc<Slot<Answer>>,
+    pub(crate) route: Arc<Route>,
+    pub(crate) state: Arc<RouteState>,
+    /// The head as it came, hop-by-hop fields taken off.
+    pub(crate) head: request::Parts,
+    /// The body as it came.
+    pub(crate) body: Bytes,
+    /// The call as the codec understands it.
+    pub(crate) item: AnyItem,
+    /// Items that it carries.
+    pub(crate) count: usize,
+    /// Fingerprint of its batch key.
+    pub(crate) key: Fingerprint,
+    /// When its caller stops waiting.
+    pub(crate) deadline: Option<Instant>,
+    /// How often it has been sent.
+    pub(crate) sends: u32,
+    pub(crate) journey: Option<Journey>,
+}
+
+impl Pending {
+    /// Takes the call aboard a flight; `None` when its caller has left.
+    pub(super) fn board(mut self: Box<Self>, flight: &Arc<Flight>, journey: Journey) -> Option<Box<Self>> {
+        if !self.slot.board(flight) {
+            return None;
+        }
+        self.journey = Some(journey);
+        Some(self)
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.slot.is_closed()
+    }
+
+    /// Answers the caller; an answer for one that left is dropped.
+    pub(crate) fn answer(self, reply: Result<Response<Body>, Error>) {
+        drop(self.slot.answer(Answer {
+            reply,
+            journey: self.journey,
+        }));
+    }
+
+    /// The original request, byte for byte; leaves an empty one behind.
+    pub(super) fn take_request(&mut self) -> Request<Body> {
+        let head = std::mem::replace(&mut self.head, Request::new(()).into_parts().0);
+        Request::from_parts(head, Body::full(std::mem::take(&mut self.body)))
+    }
+
+    /// The original request, to be forwarded by the caller itself.
+    pub(super) fn into_request(self) -> Request<Body> {
+        Request::from_parts(self.head, Body::full(self.body))
+    }
+
+    /// Whom to blame should it make a batch fail.
+    pub(super) fn culprit(&self) -> Culprit {
+        self.state
+            .culprit(&self.head.headers, &self.body, self.head.uri.path())
+    }
+
+    pub(super) fn sending(&self) -> Sending {
+        Sending {
+            deadline: self.deadline,
+            per_try: self.route.timeouts.per_try,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The only place that turns an error into a status, and a member's share of a batch reply into
+//! a response.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use jitney_core::codec::Chunks;
+
+use crate::body::Body;
+use crate::error::{Error, ErrorKind};
+
+/// Says why this sidecar, and not the upstream, answered.
+pub(crate) const X_JITNEY_ERROR: HeaderName = HeaderName::from_static("x-jitney-error");
+
+/// The reply to a call that failed on the way.
+pub(crate) fn of_error(error: &Error) -> Response<Body> {
+    let kind = error.kind();
+    let mut response = Response::new(Body::full(Bytes::from(format!("jitney: {error}\n"))));
+    *response.status_mut() = status(kind);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(X_JITNEY_ERROR, HeaderValue::from_static(kind.as_str()));
+    match kind {
+        // What cannot be parsed cannot be followed by anything either.
+        ErrorKind::BadRequest(_) | ErrorKind::BodyTooLarge => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        ErrorKind::Shed(_, after) | ErrorKind::RateLimited(after) => {
+            headers.insert(header::RETRY_AFTER, retry_after(after));
+        }
+        ErrorKind::NoEndpoint => {
+            headers.insert(header::RETRY_AFTER, retry_after(Duration::ZERO));
+        }
+        ErrorKind::CallerGone
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::Connect
+        | ErrorKind::ConnectTimeout
+        | ErrorKind::TryTimeout
+        | ErrorKind::UpstreamReset
+        | ErrorKind::UpstreamProtocol(_)
+        | ErrorKind::ReplyTooLarge
+        | ErrorKind::Mismatch => {}
+    }
+    response
+}
+
+const fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::BadRequest(_) | ErrorKind::CallerGone => StatusCode::BAD_REQUEST,
+        ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::Shed(..) | ErrorKind::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::DeadlineExceeded | ErrorKind::ConnectTimeout | ErrorKind::TryTimeout => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+        ErrorKind::Connect
+        | ErrorKind::UpstreamReset
+        | ErrorKind::UpstreamProtocol(_)
+        | ErrorKind::ReplyTooLarge
+        | ErrorKind::Mismatch => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// Whole seconds, at least one: `Retry-After: 0` invites the caller back at once.
+fn retry_after(after: Duration) -> HeaderValue {
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    HeaderValue::from(seconds.max(1))
+}
+
+/// A member's reply out of a batch reply; `fanned_out` are the fields that all members share.
+pub(crate) fn of_member(status: StatusCode, fanned_out: &HeaderMap, chunks: Chunks) -> Response<Body> {
+    let mut response = Response::new(Body::full(joined(chunks)));
+    *response.status_mut() = status;
+    *response.headers_mut() = fanned_out.clone();
+    response
+}
+
+/// One buffer, so that head and body leave in one write; copying is cheaper than more frames.
+fn joined(chunks: Chunks) -> Bytes {
+    let mut chunks = chunks.into_iter().filter(|c| !c.is_empty());
+    let Some(first) = chunks.next() else {
+        return Bytes::new();
+    };
+    let Some(second) = chunks.next() else { return first };
+    let mut all = BytesMut::with_capacity(first.len() + second.len() + 256);
+    all.extend_from_slice(&first);
+    all.extend_from_slice(&second);
+    for chunk in chunks {
+        all.extend_from_slice(&chunk);
+    }
+    all.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Bound;
+
+    #[test]
+    fn every_error_has_its_status_and_says_who_answered() {
+        let second = Duration::from_millis(1500);
+        for (kind, status, reason, retry) in [
+            (ErrorKind::BadRequest("two Host fields"), 400, "bad_request", None),
+            (ErrorKind::BodyTooLarge, 413, "body_too_large", None),
+            (
+                ErrorKind::Shed(Bound::Queue, second),
+                503,
+                "queue_full",
+                Some("2"),
+            ),
+            (
+                ErrorKind::RateLimited(Duration::ZERO),
+                429,
+                "rate_limited",
+                Some("1"),
+            ),
+            (ErrorKind::DeadlineExceeded, 504, "deadline_exceeded", None),
+            (ErrorKind::Connect, 502, "connect", None),
+            (ErrorKind::Mismatch, 502, "reply_mismatch", None),
+        ] {
+            let response = of_error(&Error::new(kind));
+            assert_eq!(response.status().as_u16(), status, "{kind:?}");
+            assert_eq!(response.headers()[X_JITNEY_ERROR], reason);
+            let found = response
+                .headers()
+                .get(header::RETRY_AFTER)
+                .map(|v| v.to_str().unwrap());
+            assert_eq!(found, retry, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_single_slice_is_not_copied() {
+        let whole = Bytes::from_static(b"0123456789");
+        let slice = joined(smallvec::smallvec![Bytes::new(), whole.slice(2..5)]);
+        assert_eq!(slice.as_ptr(), whole[2..].as_ptr());
+        let two = joined(smallvec::smallvec![whole.slice(..2), whole.slice(8..)]);
+        assert_eq!(two, "0189");
+    }
+}

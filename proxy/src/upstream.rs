@@ -1,0 +1,158 @@
+//! A backend with the policy in force for it, the calls that wait for it, and what is remembered
+//! of its routes from one policy to the next.
+
+mod conduct;
+mod view;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use jitney_core::batch::{Expired, Settings};
+use jitney_core::policy::Policy;
+use jitney_core::route::{Head, Route};
+
+pub(crate) use conduct::Culprit;
+pub use conduct::RouteState;
+
+use crate::admin::inspect::RecentBatches;
+use crate::batching::alarm::Alarm;
+use crate::batching::dispatcher::{Departure, Dispatcher};
+use crate::batching::flight;
+use crate::batching::pending::Pending;
+use crate::batching::shadow::{self, Trial};
+use crate::error::{Bound, ErrorKind};
+use crate::metrics::{BackendMetrics, GaugeSource, Metrics};
+use crate::send::Backend;
+
+/// Everything that calls to one backend share.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its endpoints and their connections.
+    pub backend: Arc<Backend>,
+    /// Its counts.
+    pub metrics: Arc<BackendMetrics>,
+    all_metrics: Metrics,
+    policy: ArcSwap<Installed>,
+    /// What is remembered of a route, by its name. Bounded by the policies that were installed.
+    routes: DashMap<Arc<str>, Arc<RouteState>>,
+    pub(crate) batches: Dispatcher<Box<Pending>>,
+    /// The same decisions for routes in `mode: Shadow`, whose calls are all sent alone.
+    pub(crate) trials: Dispatcher<Arc<Trial>>,
+    next_id: AtomicU64,
+    next_batch: AtomicU64,
+    pub(crate) recent: RecentBatches,
+}
+
+/// A policy in force.
+#[derive(Debug)]
+struct Installed {
+    policy: Policy,
+    /// Invariant: one for each route of the policy, in its order.
+    states: Vec<Arc<RouteState>>,
+}
+
+impl Upstream {
+    /// An upstream with an empty policy. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system grants no timer.
+    pub fn start(backend: Arc<Backend>, metrics: &Metrics) -> io::Result<Arc<Self>> {
+        let alarms = (Alarm::new()?, Alarm::new()?);
+        let upstream = Arc::new_cyclic(|me: &Weak<Self>| {
+            let (batches, trials) = (me.clone(), me.clone());
+            Self {
+                metrics: metrics.backend(&backend.name),
+                all_metrics: metrics.clone(),
+                policy: ArcSwap::from_pointee(Installed {
+                    policy: Policy::default(),
+                    states: Vec::new(),
+                }),
+                routes: DashMap::new(),
+                batches: Dispatcher::start(Settings::default(), alarms.0, move |left| depart(&batches, left)),
+                trials: Dispatcher::start(Settings::default(), alarms.1, move |left| {
+                    shadow::depart(&trials, left)
+                }),
+                next_id: AtomicU64::new(1),
+                next_batch: AtomicU64::new(1),
+                recent: RecentBatches::default(),
+                backend,
+            }
+        });
+        let source: Arc<dyn GaugeSource> = upstream.clone();
+        upstream.metrics.read_from(Arc::downgrade(&source));
+        Ok(upstream)
+    }
+
+    /// Puts a policy in force for the calls that arrive from now on. Calls that wait keep theirs.
+    pub fn install(&self, policy: Policy) {
+        let names = policy.routes().iter().map(|route| &*route.name);
+        let metrics = self.all_metrics.routes(&self.metrics, names);
+        let known = policy.routes().iter().zip(metrics).map(|(route, metrics)| {
+            let class = u32::try_from(self.routes.len()).unwrap_or(u32::MAX);
+            let state = self.routes.entry(Arc::clone(&route.name));
+            Arc::clone(&state.or_insert_with(|| Arc::new(RouteState::new(class, metrics))))
+        });
+        let states = known.collect();
+        self.policy.store(Arc::new(Installed { policy, states }));
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Policy {
+        self.policy.load().policy.clone()
+    }
+
+    /// The route of a call and what is remembered of it; `None`: the call passes through.
+    pub(crate) fn route(&self, head: &Head<'_>) -> Option<(Arc<Route>, Arc<RouteState>)> {
+        let installed = self.policy.load();
+        let matched = installed.policy.route(head)?;
+        let at = usize::try_from(matched.route.id.0).ok()?;
+        Some((Arc::clone(matched.route), Arc::clone(installed.states.get(at)?)))
+    }
+
+    /// What is remembered of the route of this number.
+    fn state_of(&self, class: u32) -> Option<Arc<RouteState>> {
+        self.routes
+            .iter()
+            .find(|state| state.class == class)
+            .map(|state| Arc::clone(&state))
+    }
+
+    /// The first of `count` numbers that this process uses once.
+    pub(crate) fn next_ids(&self, count: usize) -> u64 {
+        self.next_id.fetch_add(count as u64, Ordering::Relaxed)
+    }
+
+    /// The next batch's number.
+    pub(crate) fn next_batch(&self) -> u64 {
+        self.next_batch.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// From now on no call is held back for companions.
+    pub fn drain(&self) {
+        self.batches.drain();
+        self.trials.drain();
+    }
+}
+
+fn depart(upstream: &Weak<Upstream>, left: Departure<Box<Pending>>) {
+    let Some(upstream) = upstream.upgrade() else {
+        return;
+    };
+    match left {
+        Departure::Batch(batch) => {
+            tokio::spawn(flight::fly(upstream, batch));
+        }
+        Departure::Expired(call, Expired::Deadline) => {
+            call.answer(Err(ErrorKind::DeadlineExceeded.into()));
+        }
+        Departure::Expired(call, Expired::QueueTimeout) => {
+            // The queue did not move for that long; a second is the least that can be said.
+            let shed = ErrorKind::Shed(Bound::QueueTimeout, Duration::from_secs(1));
+            call.answer(Err(shed.into()));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What is remembered of one route: its extra-call budget, its offenders, whether its replies set
+//! cookies. Outlives the policy, so that a reload forgives nothing.
+
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foldhash::fast::RandomState;
+use http::HeaderMap;
+use jitney_core::Bypass;
+use jitney_core::budget::Budget;
+use jitney_core::key::CREDENTIALS;
+use jitney_core::quarantine::{Fingerprint, Quarantine};
+use parking_lot::Mutex;
+
+use crate::batching::alarm::now;
+use crate::metrics::RouteMetrics;
+
+/// One route as this process has known it since start.
+#[derive(Debug)]
+pub struct RouteState {
+    /// The route's number: cost models are learned per class.
+    pub(crate) class: u32,
+    /// Its counts.
+    pub metrics: Arc<RouteMetrics>,
+    pub(crate) conduct: Mutex<Conduct>,
+    /// Set while there may be someone in quarantine: spares the others their fingerprints.
+    watched: AtomicBool,
+    sets_cookies: AtomicBool,
+    hasher: RandomState,
+}
+
+/// How the route's calls have behaved.
+#[derive(Debug, Default)]
+pub(crate) struct Conduct {
+    pub(crate) budget: Budget,
+    quarantine: Quarantine,
+}
+
+impl RouteState {
+    pub(crate) fn new(class: u32, metrics: Arc<RouteMetrics>) -> Self {
+        Self {
+            class,
+            metrics,
+            conduct: Mutex::default(),
+            watched: AtomicBool::new(false),
+            sets_cookies: AtomicBool::new(false),
+            hasher: RandomState::default(),
+        }
+    }
+
+    /// Counts a call on the route; says whether its reply may not be shared because the route's
+    /// replies set cookies.
+    pub(crate) fn arrived(&self) -> Option<Bypass> {
+        self.conduct.lock().budget.arrived();
+        self.sets_cookies
+            .load(Ordering::Relaxed)
+            .then_some(Bypass::SetCookie)
+    }
+
+    /// Whether this call has to travel alone because of what its like did before.
+    pub(crate) fn held(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        target: &str,
+        key: Fingerprint,
+    ) -> Option<Bypass> {
+        if !self.watched.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (body, identity) = (self.body(body, target), self.identity(headers));
+        let now = now();
+        let mut conduct = self.conduct.lock();
+        let quarantine = &mut conduct.quarantine;
+        // All of them are asked, since asking counts.
+        let held = [quarantine.holds(body, now), quarantine.holds(key, now)];
+        let caller = identity.is_some_and(|identity| quarantine.holds(identity, now));
+        self.watched.store(!quarantine.is_empty(), Ordering::Relaxed);
+        (caller || held.contains(&true)).then_some(Bypass::Quarantined)
+    }
+
+    /// This call made a batch fail.
+    pub(crate) fn blame(&self, culprit: Culprit) {
+        let now = now();
+        let mut conduct = self.conduct.lock();
+        conduct.quarantine.body_failed(culprit.body, now);
+        if let Some(identity) = culprit.identity {
+            conduct.quarantine.habit_failed(identity, now);
+        }
+        self.watched.store(true, Ordering::Relaxed);
+        self.metrics.poison_items.inc();
+    }
+
+    /// A batch of this key failed although each of its members succeeded alone.
+    pub(crate) fn blame_key(&self, key: Fingerprint) {
+        self.conduct.lock().quarantine.habit_failed(key, now());
+        self.watched.store(true, Ordering::Relaxed);
+    }
+
+    /// A batch reply set a cookie: whose, nobody can say.
+    pub(crate) fn saw_cookie(&self) {
+        if !self.sets_cookies.swap(true, Ordering::Relaxed) {
+            tracing::warn!(route = %self.metrics.name(), "a batch reply set a cookie: the route is no longer batched");
+        }
+    }
+
+    /// The fingerprint of a batch key.
+    pub(crate) fn key(&self, key: &[u8]) -> Fingerprint {
+        self.hasher.hash_one((Kind::Key, key))
+    }
+
+    /// The fingerprints of a call that made a batch fail.
+    pub(crate) fn culprit(&self, headers: &HeaderMap, body: &[u8], target: &str) -> Culprit {
+        Culprit {
+            body: self.body(body, target),
+            identity: self.identity(headers),
+        }
+    }
+
+    fn body(&self, body: &[u8], target: &str) -> Fingerprint {
+        self.hasher.hash_one((Kind::Body, target, body))
+    }
+
+    fn identity(&self, headers: &HeaderMap) -> Option<Fingerprint> {
+        let known = CREDENTIALS.iter().any(|name| headers.contains_key(*name));
+        known.then(|| {
+            let values = CREDENTIALS.iter().flat_map(|name| headers.get_all(*name));
+            let values: smallvec::SmallVec<[&[u8]; 4]> = values.map(http::HeaderValue::as_bytes).collect();
+            self.hasher.hash_one((Kind::Identity, values.as_slice()))
+        })
+    }
+}
+
+/// The fingerprints of a call that made a batch fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Culprit {
+    body: Fingerprint,
+    identity: Option<Fingerprint>,
+}
+
+/// Keeps fingerprints of different things apart.
+#[derive(Hash)]
+enum Kind {
+    Body,
+    Identity,
+    Key,
+}

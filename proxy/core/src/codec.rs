@@ -2,7 +2,7 @@
 //! member replies. Bytes are sliced, never decoded and re-encoded.
 //!
 //! A codec sees a call once ([`Codec::read`]), before the call is keyed; what it learns travels
-//! with the call as an [`Item`], so that merging and splitting parse nothing twice.
+//! with the call as an [`Codec::Item`], so that merging and splitting parse nothing twice.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};

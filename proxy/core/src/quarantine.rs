@@ -52,7 +52,7 @@ impl Quarantine {
         }
     }
 
-    /// Notes that this body made a batch fail: the second time within [`MEMORY`] it is held.
+    /// Notes that this body made a batch fail: the second time within `MEMORY` it is held.
     pub fn body_failed(&mut self, who: Fingerprint, now: Instant) {
         let offender = self.offence(who, now);
         if offender.offences >= BODY_OFFENCES {
@@ -61,7 +61,7 @@ impl Quarantine {
     }
 
     /// Notes that a call of this identity, or a batch of this key, failed: it is held once that is
-    /// a habit, at least [`HABIT`] times and for more than a quarter of its calls or batches.
+    /// a habit, at least `HABIT` times and for more than a quarter of its calls or batches.
     pub fn habit_failed(&mut self, who: Fingerprint, now: Instant) {
         let offender = self.offence(who, now);
         if offender.offences >= HABIT && offender.offences.saturating_mul(4) > offender.calls {

@@ -15,7 +15,7 @@ use crate::route::{Head, Route};
 
 pub use bypass::head_bypass;
 pub use describe::{Description, describe};
-pub use fields::{CREDENTIALS, KeyRules, KeyRulesError, Sharing};
+pub use fields::{CREDENTIALS, KeyRules, KeyRulesError, Sharing, is_credential};
 
 /// Who makes a call, and how.
 #[derive(Clone, Copy, Debug, Default)]
@@ -168,7 +168,7 @@ pub fn tenant(headers: &HeaderMap, caller: Caller<'_>) -> u64 {
     let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
     hasher.write(caller.identity.unwrap_or_default().as_bytes());
     for (name, value) in headers {
-        if fields::is_credential(name.as_str()) {
+        if is_credential(name.as_str()) {
             hasher.write(value.as_bytes());
         }
     }

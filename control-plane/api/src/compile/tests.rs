@@ -1,3 +1,5 @@
+//! Policies as text, and what is made or said of them.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Documents are read as Kubernetes prints them.
+
 use super::*;
 
 #[test]

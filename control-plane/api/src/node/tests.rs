@@ -1,3 +1,5 @@
+//! Decoding tells every fault of a tree, once and with its place.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Files and folders as they are found on disk.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Durations and sizes, there and back.
+
 use super::*;
 
 #[test]

@@ -428,6 +428,11 @@ fn what_the_head_forbids_travels_alone() {
             Some(expected),
         );
     }
+}
+
+#[test]
+fn what_only_looks_like_a_reason_is_none() {
+    let route = users();
     for (name, value) in [
         ("authorization", "Bearer AWS4-HMAC-SHA256"),
         ("authorization", "OAuth 00Dx0"),

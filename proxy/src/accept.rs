@@ -145,7 +145,13 @@ impl<S: Serve> Acceptor<S> {
             Err(_) if !read.is_empty() => detect::settle(&read),
             Err(_) => {
                 let first = opaque::who_speaks_first(&mut stream, &mut read, &self.opaque);
-                match tokio::time::timeout(self.limits.idle_timeout, first).await {
+                let first = tokio::time::timeout(self.limits.idle_timeout, first);
+                let first = tokio::select! {
+                    first = first => first,
+                    // Nothing was said, so nothing is lost.
+                    () = self.drain.draining() => return Ok(()),
+                };
+                match first {
                     Err(_) | Ok(First::Nobody) => return Ok(()),
                     Ok(First::Caller(protocol)) => protocol,
                     Ok(First::Server(upstream)) => return opaque::join(stream, &read, upstream).await,

@@ -170,7 +170,6 @@ fn policies<'a>(documents: &'a Documents, faults: &Faults) -> Vec<PolicyUnit<'a>
 /// The policy of one backend: routes of all documents in their order, and the traffic settings of
 /// the first document that has some.
 fn effective(policies: &[&PolicyUnit<'_>], faults: &Faults) -> Policy {
-    let mut routes = Vec::<Arc<Route>>::new();
     let mut matches = Vec::<(&RouteMatch, Option<&str>, &str)>::new();
     let mut traffic: Option<(&PolicyUnit<'_>, _)> = None;
     for unit in policies {
@@ -193,10 +192,6 @@ fn effective(policies: &[&PolicyUnit<'_>], faults: &Faults) -> Policy {
             }
             matches.push((&rule.matches, rule.name.as_deref(), &unit.policy.metadata.name));
         }
-        for route in &unit.routes {
-            let id = RouteId(u32::try_from(routes.len()).unwrap_or(u32::MAX));
-            routes.push(Arc::new(Route { id, ..route.clone() }));
-        }
         match (&unit.traffic, &traffic) {
             (Some(settings), None) => traffic = Some((unit, settings.clone())),
             (Some(_), Some((first, _))) => {
@@ -207,13 +202,19 @@ fn effective(policies: &[&PolicyUnit<'_>], faults: &Faults) -> Policy {
             (None, _) => {}
         }
     }
+    let traffic = traffic.map(|(_, settings)| settings).unwrap_or_default();
+    let routes = (0..)
+        .zip(policies.iter().flat_map(|unit| &unit.routes))
+        .map(|(id, route)| {
+            Arc::new(Route {
+                id: RouteId(id),
+                timeouts: traffic.timeouts,
+                ..route.clone()
+            })
+        });
+    let routes = routes.collect::<Vec<_>>();
     let generations = policies.iter().flat_map(|unit| unit.generation.to_le_bytes());
-    let generation = fnv(generations.collect::<Vec<_>>().as_slice());
-    Policy::new(
-        generation,
-        traffic.map(|(_, settings)| settings).unwrap_or_default(),
-        routes,
-    )
+    Policy::new(fnv(&generations.collect::<Vec<_>>()), traffic, routes)
 }
 
 /// A content hash of what a policy says: the same in every process, for `/config` to compare.

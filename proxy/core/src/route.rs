@@ -62,7 +62,7 @@ pub struct Route {
     pub codec: AnyCodec,
     /// Whether they do.
     pub mode: Mode,
-    /// The caps of a batch and its queue.
+    /// The caps of a batch and its queue, those of the codec's convention included.
     pub limits: Arc<Limits>,
     /// What may differ between members of one batch.
     pub key: KeyRules,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use jitney_core::codec::Codec;
 use jitney_core::policy as core;
 use jitney_core::route::{Route, RouteId};
 
-use super::{Check, batching, codec, matching, traffic};
+use super::{Check, batching, codec, matching};
 use crate::node::Path;
 use crate::{BatchPolicy, Mode, RouteRule};
 
@@ -63,7 +64,11 @@ fn route(check: &Check<'_>, path: &Path, rule: &RouteRule, settings: &Settings<'
     let batch = batching::batch(check, &path.key("batch"), &rule.batch);
     let key = batching::key(check, &path.key("key"), &rule.key);
     let (codec, default_replay) = merging?;
-    let (limits, priority_header) = batch?;
+    let (mut limits, priority_header) = batch?;
+    // Batches end at the convention's own cap, too: a target that became too long is refused.
+    limits.max_bytes = codec
+        .max_bytes()
+        .map_or(limits.max_bytes, |most| most.min(limits.max_bytes));
     let spec = &settings.policy.spec;
     Some(Route {
         // A place among its equals comes with the backend.
@@ -81,11 +86,8 @@ fn route(check: &Check<'_>, path: &Path, rule: &RouteRule, settings: &Settings<'
         limits: Arc::new(limits),
         key: key?,
         on_failure: batching::on_failure(&rule.on_failure, default_replay),
-        timeouts: spec
-            .traffic
-            .as_ref()
-            .map(|settings| traffic::timeouts(&settings.timeouts))
-            .unwrap_or_default(),
+        // Those of the effective policy come with the backend.
+        timeouts: core::Timeouts::default(),
         priority_header,
     })
 }

@@ -86,7 +86,16 @@ fn the_policy_of_the_design_is_taken_whole() {
         panic!("one route")
     };
     assert_eq!((&*route.name, &*route.policy), ("users/user-by-id", "users"));
-    assert_eq!(*route.limits, jitney_core::batch::Limits::default());
+    // The length of a target is what caps a batch of GETs.
+    let max_bytes = route.codec.max_bytes().unwrap();
+    assert!(max_bytes < 8192);
+    assert_eq!(
+        *route.limits,
+        jitney_core::batch::Limits {
+            max_bytes,
+            ..Default::default()
+        }
+    );
     assert_eq!(route.codec.name(), "keyedGet");
     assert_eq!(route.codec.item_variable(), Some("id"));
     assert_eq!(route.key.ignored(), ["user-agent"]);
@@ -106,7 +115,10 @@ fn the_shortest_policy_has_the_defaults() {
     };
     assert_eq!(&*route.name, "users/0");
     assert_eq!(route.mode, core::Mode::Active);
-    assert_eq!(*route.limits, jitney_core::batch::Limits::default());
+    assert_eq!(
+        (route.limits.max_size, route.limits.max_queue_bytes),
+        (64, 16 << 20)
+    );
     assert_eq!(route.on_failure, core::OnFailure::default());
     assert_eq!(route.key.sharing(), Sharing::Strict);
     assert_eq!(route.timeouts, core::Timeouts::default());

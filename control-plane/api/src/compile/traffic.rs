@@ -32,7 +32,7 @@ pub(super) fn traffic(check: &Check<'_>, path: &Path, settings: &Traffic) -> cor
 }
 
 /// Bounds in time; zero is none.
-pub(super) fn timeouts(settings: &Timeouts) -> core::Timeouts {
+fn timeouts(settings: &Timeouts) -> core::Timeouts {
     let bound = |duration: Duration| (duration != Duration::default()).then_some(duration.0);
     core::Timeouts {
         request: bound(settings.request),

@@ -15,3 +15,6 @@ mod faults;
 mod http1;
 mod http2;
 mod wire;
+
+// What fuzzers found about codecs.
+mod corpus;

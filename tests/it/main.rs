@@ -18,3 +18,6 @@ mod wire;
 
 // What fuzzers found about codecs.
 mod corpus;
+
+// The dispatcher against model upstreams.
+mod simulation;

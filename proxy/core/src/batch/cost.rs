@@ -27,6 +27,12 @@ impl CostModel {
         self.covariance += step * (dx * (seconds - self.mean_time) - self.covariance);
     }
 
+    /// Everything has become so many times as dear.
+    pub(super) fn scale(&mut self, factor: f64) {
+        self.mean_time *= factor;
+        self.covariance *= factor;
+    }
+
     /// The fixed part and the part per item; `None` before the first batch.
     pub(super) fn parts(&self) -> Option<(f64, f64)> {
         if self.weight == 0.0 {

@@ -57,6 +57,10 @@ impl<T> Batcher<T> {
             limited,
             wait_share: flight.waited / seconds,
         });
+        let factor = self.controller.hand_over();
+        for class in self.classes.values_mut() {
+            class.cost.scale(factor);
+        }
     }
 
     /// One step back for a burst of bad news: only batches sent after the last step count. The

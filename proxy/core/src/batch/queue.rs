@@ -20,10 +20,7 @@ impl<T> Batcher<T> {
         if deadline <= now {
             return None;
         }
-        let expected = self
-            .classes
-            .get(&call.class)
-            .and_then(|class| class.cost.expected(count(call.items)));
+        let expected = self.expected(call.class, call.items);
         let (Some(expected), false) = (expected, self.flights.is_empty()) else {
             return Some(Some(deadline));
         };
@@ -74,14 +71,17 @@ impl<T> Batcher<T> {
         over.then(|| self.time_to_empty(lane.class, limits.max_size, limits.queue_timeout))
     }
 
+    /// How long a batch of so many items takes these days, in seconds.
+    fn expected(&self, class: u32, items: usize) -> Option<f64> {
+        let cost = self.classes.get(&class)?.cost.expected(count(items))?;
+        Some(cost * self.controller.inflation())
+    }
+
     /// How long the whole queue takes at the present window; at most the queue timeout, after
     /// which there is room in any case.
     fn time_to_empty(&self, class: u32, max_size: usize, at_most: Duration) -> Duration {
         let batches = count(self.queued_items.div_ceil(max_size.max(1)));
-        let each = self
-            .classes
-            .get(&class)
-            .and_then(|class| class.cost.expected(count(max_size)));
+        let each = self.expected(class, max_size);
         let rounds = (batches / count(self.controller.window())).max(1.0);
         each.map_or(at_most, |each| seconds(each * rounds).min(at_most))
     }

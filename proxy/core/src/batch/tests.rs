@@ -40,6 +40,10 @@ impl Bench {
         self
     }
 
+    fn micros(&self) -> u64 {
+        u64::try_from(self.now.duration_since(self.start).as_micros()).expect("short scripts")
+    }
+
     #[track_caller]
     fn push(&mut self, key: &str, limits: &Arc<Limits>, call: u32) -> Ticket {
         self.queue(key, limits, one(call)).expect("queued")

@@ -139,6 +139,22 @@ impl Controller {
         Some(known.map_or(self.slowness, |level| level.mean).exp())
     }
 
+    /// Moves a little of what all levels have in common out of here; the costs take it over.
+    /// Without, the two could drift apart for ever, and their product stay right.
+    pub(super) fn hand_over(&mut self) -> f64 {
+        let share = HANDED_OVER * self.slowness;
+        self.slowness -= share;
+        for level in &mut self.levels {
+            level.mean -= share;
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.above.slowness -= share;
+            trial.below.slowness -= share;
+            trial.before -= share;
+        }
+        share.exp()
+    }
+
     pub(super) fn learn(&mut self, sample: Sample) {
         let slowness = self.file(&sample);
         self.slowness += 0.1 * (slowness - self.slowness);
@@ -323,6 +339,8 @@ pub(super) fn count(n: usize) -> f64 {
     n as f64
 }
 
+/// Share of the common slowness that the costs take over with each batch.
+const HANDED_OVER: f64 = 0.02;
 /// The window tried first.
 const FIRST_TRIAL: usize = 4;
 /// Above this elasticity a slot is not worth having.

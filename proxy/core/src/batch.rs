@@ -3,6 +3,8 @@
 //! A [`Batcher`] serves one backend. It owns no clock, socket or task: `now` is an argument, and
 //! the owner asks [`Batcher::poll_batch`], [`Batcher::poll_expired`] and [`Batcher::poll_timeout`]
 //! after every event. Positions are given when a batch is formed and never change.
+#![doc = "\n# Simulated\n"]
+#![doc = include_str!("batch/SIMULATION.md")]
 
 mod arena;
 mod class;

@@ -8,11 +8,15 @@ pub(super) struct CostModel {
     mean_time: f64,
     size_var: f64,
     covariance: f64,
+    /// Batches seen of 1, 2..3, 4..7 items and so on.
+    seen: [u8; 12],
 }
 
 impl CostModel {
     /// Learns from a batch whose time has been divided by what is usual at its level.
     pub(super) fn learn(&mut self, items: f64, seconds: f64) {
+        let seen = &mut self.seen[bucket(items)];
+        *seen = seen.saturating_add(1);
         self.weight = (self.weight + 1.0).min(MEMORY);
         let step = 1.0 / self.weight;
         // One stalled batch must not bend the line.
@@ -25,6 +29,11 @@ impl CostModel {
         self.mean_time += step * dy;
         self.size_var += step * (dx * (items - self.mean_size) - self.size_var);
         self.covariance += step * (dx * (seconds - self.mean_time) - self.covariance);
+    }
+
+    /// False for sizes that the line was never fitted to: it may be far off there.
+    pub(super) fn knows(&self, items: f64) -> bool {
+        self.seen[bucket(items)] >= ENOUGH
     }
 
     /// Everything has become so many times as dear.
@@ -54,5 +63,16 @@ impl CostModel {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the array"
+)]
+fn bucket(items: f64) -> usize {
+    items.max(1.0).log2().min(11.0) as usize
+}
+
+/// Batches of about a size that make it known.
+const ENOUGH: u8 = 3;
 /// Batches that count.
 const MEMORY: f64 = 200.0;

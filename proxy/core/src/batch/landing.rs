@@ -44,8 +44,13 @@ impl<T> Batcher<T> {
         let limited = self.queued_items > 0;
         let class = self.class(flight.class);
         class.size.accepted(flight.items, flight.max_size);
+        let cap = class.size.cap(flight.max_size);
         if let Some(usual) = usual {
             class.cost.learn(items, seconds / usual);
+        }
+        if !class.cost.knows(items) {
+            self.controller.unknown_size(flight.level);
+            return;
         }
         let Some(expected) = class.cost.expected(items).filter(|_| flight.in_slot) else {
             return;
@@ -56,6 +61,7 @@ impl<T> Batcher<T> {
             trial: flight.trial,
             limited,
             wait_share: flight.waited / seconds,
+            fill: items / count(cap),
         });
         let factor = self.controller.hand_over();
         for class in self.classes.values_mut() {

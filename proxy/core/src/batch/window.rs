@@ -18,6 +18,8 @@ pub(super) struct Sample {
     pub(super) limited: bool,
     /// How long its first call was queued, over how long it took.
     pub(super) wait_share: f64,
+    /// Its items over the most it might have had.
+    pub(super) fill: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Controller {
     wait_share: f64,
     /// Share of recent batches whose first call was queued for long.
     long_waits: f64,
+    /// Of recent batches.
+    fill: f64,
     trial: Option<Trial>,
     trials: u64,
     /// Upward trials that failed since one succeeded.
@@ -68,6 +72,8 @@ struct Trial {
     above: Side,
     /// Slowness below before a downward trial.
     before: f64,
+    /// Sizes came up above of which nothing is known below.
+    blind: bool,
 }
 
 impl Side {
@@ -96,6 +102,7 @@ impl Controller {
             slowness: 0.0,
             wait_share: 0.0,
             long_waits: 0.0,
+            fill: 0.0,
             trial: None,
             trials: 0,
             failures: 0,
@@ -110,7 +117,7 @@ impl Controller {
     pub(super) fn slots(&self) -> usize {
         match &self.trial {
             None => self.window,
-            Some(trial) if trial.upward && !self.lacks_below(trial) => trial.high,
+            Some(trial) if trial.upward && !trial.blind && !self.lacks_below(trial) => trial.high,
             Some(trial) => trial.low,
         }
     }
@@ -155,10 +162,22 @@ impl Controller {
         share.exp()
     }
 
+    /// A batch came back whose size is new. Above the window that cannot be judged: sizes are
+    /// learned below first.
+    pub(super) fn unknown_size(&mut self, level: usize) {
+        if let Some(trial) = &mut self.trial
+            && trial.upward
+            && level > trial.low
+        {
+            trial.blind = true;
+        }
+    }
+
     pub(super) fn learn(&mut self, sample: Sample) {
         let slowness = self.file(&sample);
         self.slowness += 0.1 * (slowness - self.slowness);
         self.wait_share += 0.05 * (sample.wait_share.min(4.0) - self.wait_share);
+        self.fill += 0.05 * (sample.fill.min(1.0) - self.fill);
         let long = if sample.wait_share > LONG_WAIT { 1.0 } else { 0.0 };
         self.long_waits += 0.02 * (long - self.long_waits);
         match self.trial {
@@ -192,7 +211,7 @@ impl Controller {
             let low = (self.window * 3 / 4).max(1);
             let (below, above) = (self.side(low / 2 + 1, low), self.side(low + 1, self.window));
             let enough = self.enough(low, self.window);
-            if above.n >= enough && below.n >= 2.0 && elasticity(&below, &above) > QUEUEING {
+            if above.n >= enough && below.n >= 2.0 && elasticity(&below, &above) > self.bearable() {
                 self.try_down(low, below.slowness, above);
                 return;
             }
@@ -210,6 +229,16 @@ impl Controller {
     /// Calls wait here for long enough that a further slot may be worth an upstream call each.
     fn crowded(&self) -> bool {
         self.wait_share > WORTH_A_SLOT || self.long_waits > RARE
+    }
+
+    const fn patience(&self) -> u32 {
+        FIRST_PATIENCE << (2 * self.failures)
+    }
+
+    /// The elasticity above which a slot is not worth having. Full batches cannot grow, so that
+    /// only a further slot gets more work done; others had better gather.
+    fn bearable(&self) -> f64 {
+        QUEUEING + QUEUEING_WHEN_FULL * self.fill.powi(2)
     }
 
     fn side(&self, from: usize, to: usize) -> Side {
@@ -235,6 +264,7 @@ impl Controller {
             below,
             above: Side::default(),
             before: 0.0,
+            blind: false,
         });
     }
 
@@ -248,6 +278,7 @@ impl Controller {
             below: Side::default(),
             above,
             before,
+            blind: false,
         });
     }
 
@@ -259,6 +290,7 @@ impl Controller {
             }
         } else if fresh || trial.upward {
             trial.below.add(slowness, sample.level, 1.0);
+            trial.blind = false;
         }
         self.trial = Some(trial);
         let enough = self.enough(trial.low, trial.high);
@@ -269,21 +301,21 @@ impl Controller {
             return;
         }
         self.trial = None;
-        let queueing = elasticity(&trial.below, &trial.above) > QUEUEING;
+        let queueing = elasticity(&trial.below, &trial.above) > self.bearable();
         match (trial.upward, queueing) {
             (true, false) => {
                 self.window = trial.high;
-                self.failures = 0;
+                self.failures = self.failures.saturating_sub(1);
                 self.patience_up = 0;
             }
             (true, true) => {
                 self.failures = (self.failures + 1).min(MOST_FAILURES);
-                self.patience_up = FIRST_PATIENCE << self.failures;
+                self.patience_up = self.patience();
             }
             (false, true) => {
                 self.window = trial.low;
                 self.failures = self.failures.max(1);
-                self.patience_up = FIRST_PATIENCE << self.failures;
+                self.patience_up = self.patience();
                 self.doubts = 0;
             }
             (false, false) => self.rescale(&trial),
@@ -310,7 +342,7 @@ impl Controller {
             level.mean = trial.below.slowness;
         }
         self.doubts = (self.doubts + 1).min(MOST_FAILURES);
-        self.patience_down = LOOK_EVERY << self.doubts;
+        self.patience_down = LOOK_EVERY << self.doubts.min(6);
     }
 
     /// Samples that tell two windows apart through the noise.
@@ -329,7 +361,7 @@ impl Controller {
         self.trial = None;
         self.window = (self.window * 7 / 10).max(1);
         self.failures = (self.failures + 1).min(MOST_FAILURES);
-        self.patience_up = FIRST_PATIENCE << self.failures;
+        self.patience_up = self.patience();
     }
 }
 
@@ -343,17 +375,19 @@ pub(super) fn count(n: usize) -> f64 {
 const HANDED_OVER: f64 = 0.02;
 /// The window tried first.
 const FIRST_TRIAL: usize = 4;
-/// Above this elasticity a slot is not worth having.
+/// What is bearable of small batches, and how much more of full ones. Sidecars that share an
+/// upstream see but their share of the elasticity that they cause together: hence so little.
 const QUEUEING: f64 = 0.25;
+const QUEUEING_WHEN_FULL: f64 = 0.35;
 /// Batches that a level remembers.
 const MEMORY: f64 = 16.0;
 /// Samples between two looks at whether the top slots are of use.
 const LOOK_EVERY: u32 = 8;
 /// Fewest samples of the side that is known already.
 const FEW: f64 = 2.0;
-/// Limited samples between trials: so many, doubled with each failure so many times.
-const FIRST_PATIENCE: u32 = 32;
-const MOST_FAILURES: u32 = 6;
+/// Limited samples between trials: so many, fourfold with each failure up to so many failures.
+const FIRST_PATIENCE: u32 = 4;
+const MOST_FAILURES: u32 = 5;
 /// Calls queued for less than this share of a batch's time need no further slot, unless more than
 /// a few wait for long: fewer, fuller batches are cheaper for everyone.
 const WORTH_A_SLOT: f64 = 0.1;

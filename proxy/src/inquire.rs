@@ -31,8 +31,13 @@ pub fn check_files(args: &CheckArgs) -> io::Result<ExitCode> {
         return complain(&found);
     }
     complain(&found)?;
-    let (count, files) = (documents.documents.len(), sources.files.len());
-    writeln!(io::stdout(), "{count} documents in {files} files: no faults")?;
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let documents = counted(documents.documents.len(), "document");
+    writeln!(
+        io::stdout(),
+        "{documents} in {}: no faults",
+        counted(sources.files.len(), "file")
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

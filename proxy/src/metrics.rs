@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 mod cell;
 mod exposition;
+mod families;
 mod labels;
 mod process;
 

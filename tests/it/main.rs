@@ -21,3 +21,7 @@ mod corpus;
 
 // The dispatcher against model upstreams.
 mod simulation;
+// The program around the data path, as a process.
+mod admin;
+mod cli;
+mod policy_files;

@@ -1,3 +1,5 @@
+//! Which command lines are taken, and which are not.
+
 use super::*;
 
 fn parse(line: &str) -> Result<Command, clap::error::ErrorKind> {

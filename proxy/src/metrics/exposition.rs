@@ -1,16 +1,13 @@
 //! The one place where metrics have names: what a scrape says.
 
-use std::fmt::Error;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet, text,
-};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 
 use super::cell::{Histogram, Label, Labelled, Measure};
+use super::families::{Families, Family, Written};
 use super::{BackendMetrics, CallMetrics, Gauges, Metrics, ProcessMetrics, RouteMetrics, process};
 
 /// The whole exposition.
@@ -33,8 +30,6 @@ struct Scrape {
     backends: Vec<(Arc<BackendMetrics>, Gauges)>,
     routes: Vec<(Arc<str>, Arc<RouteMetrics>)>,
 }
-
-type Written = Result<(), Error>;
 
 impl Scrape {
     fn new(metrics: &Metrics) -> Self {
@@ -420,117 +415,11 @@ impl Scrape {
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Written {
-        let mut to = Families { encoder };
+        let mut to = Families::new(encoder);
         self.downstream(&mut to)?;
         self.batches(&mut to)?;
         self.upstream(&mut to)?;
         self.dispatcher(&mut to)?;
         self.process(&mut to)
-    }
-}
-
-/// Opens families: one description each, whether there are samples or not.
-struct Families<'e> {
-    encoder: DescriptorEncoder<'e>,
-}
-
-impl Families<'_> {
-    fn family(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        samples: impl FnOnce(&mut Family<'_>) -> Written,
-    ) -> Written {
-        // OpenMetrics names a counter's family without the suffix that its samples carry.
-        let name = name.strip_suffix("_total").unwrap_or(name);
-        samples(&mut Family {
-            encoder: self.encoder.encode_descriptor(name, help, None, kind)?,
-        })
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl FnOnce(&mut Family<'_>) -> Written,
-    ) -> Written {
-        self.family(name, help, MetricType::Counter, samples)
-    }
-
-    fn gauges(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl FnOnce(&mut Family<'_>) -> Written,
-    ) -> Written {
-        self.family(name, help, MetricType::Gauge, samples)
-    }
-
-    fn histograms(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl FnOnce(&mut Family<'_>) -> Written,
-    ) -> Written {
-        self.family(name, help, MetricType::Histogram, samples)
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> Written {
-        self.counters(name, help, |family| family.counter(&[], &value))
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: i64) -> Written {
-        self.gauges(name, help, |family| family.gauge(&[], &value))
-    }
-}
-
-/// Writes the samples of one family.
-struct Family<'e> {
-    encoder: MetricEncoder<'e>,
-}
-
-type Labels<'l> = [(&'l str, &'l str)];
-
-impl Family<'_> {
-    fn counter(&mut self, labels: &Labels<'_>, value: &impl EncodeCounterValue) -> Written {
-        if labels.is_empty() {
-            return self.encoder.encode_counter::<NoLabelSet, _, f64>(value, None);
-        }
-        self.encoder
-            .encode_family(&labels)?
-            .encode_counter::<NoLabelSet, _, f64>(value, None)
-    }
-
-    fn gauge(&mut self, labels: &Labels<'_>, value: &impl EncodeGaugeValue) -> Written {
-        if labels.is_empty() {
-            return self.encoder.encode_gauge(value);
-        }
-        self.encoder.encode_family(&labels)?.encode_gauge(value)
-    }
-
-    fn histogram(&mut self, labels: &Labels<'_>, histogram: &Histogram) -> Written {
-        let filled = histogram.filled();
-        // Counted from the same reading, so that the count is that of the last bucket.
-        let count = filled.iter().map(|(_, count)| count).sum();
-        self.encoder
-            .encode_family(&labels)?
-            .encode_histogram::<NoLabelSet>(histogram.sum(), count, &filled, None)
-    }
-
-    /// One sample per label, zero or not.
-    fn each<L: Label>(&mut self, labels: &Labels<'_>, name: &'static str, cells: &Labelled<L>) -> Written {
-        cells.values().try_for_each(|(text, value)| {
-            let with = [labels, &[(name, text)]].concat();
-            self.counter(&with, &value)
-        })
-    }
-
-    /// One sample per label that was counted: for sets so large that zeroes would bury the rest.
-    fn seen<L: Label>(&mut self, labels: &Labels<'_>, name: &'static str, cells: &Labelled<L>) -> Written {
-        cells.seen().try_for_each(|(text, value)| {
-            let with = [labels, &[(name, text)]].concat();
-            self.counter(&with, &value)
-        })
     }
 }

@@ -99,7 +99,7 @@ impl Display for Explanation {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.route {
             Some(route) => writeln!(f, "route: {route}")?,
-            None => return writeln!(f, "route: none\npass-through: no route matches"),
+            None => return writeln!(f, "route: none\nbypass: no route matches"),
         }
         if let Some(codec) = self.codec {
             writeln!(f, "codec: {codec}")?;
@@ -108,7 +108,7 @@ impl Display for Explanation {
             writeln!(f, "mode: {}", mode.as_str())?;
         }
         match &self.verdict {
-            Verdict::PassThrough => writeln!(f, "pass-through: no route matches"),
+            Verdict::PassThrough => writeln!(f, "bypass: no route matches"),
             Verdict::Bypass(reason) => writeln!(f, "bypass: {reason}"),
             Verdict::Batch { key, items, bytes } => {
                 writeln!(f, "items: {items}\nbytes: {bytes}\nkey:")?;

@@ -47,7 +47,7 @@ fn an_explanation_says_what_happens_and_why() {
         vec![],
         &Method::GET,
         "/users/7",
-        "route: none\npass-through: no route matches\n",
+        "route: none\nbypass: no route matches\n",
     );
     check(
         vec![Route {

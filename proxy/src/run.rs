@@ -1,0 +1,222 @@
+//! `run`: the sidecar from its start to the end of its drain.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use jitney_api::Sources;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+mod fleet;
+mod plan;
+
+use crate::admin::inspect::Views;
+use crate::admin::{self, Admin};
+use crate::config::RunArgs;
+use crate::drain::Drain;
+use crate::log::{LogControl, StartError};
+use crate::metrics::Metrics;
+use crate::policy_watch::{PolicyStatus, PolicyWatch, Reading};
+use fleet::Fleet;
+use plan::Plan;
+
+/// Why the sidecar could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The files hold faults, one a line.
+    #[error("{}", .0.join("\n"))]
+    Faulty(Vec<String>),
+    /// An address cannot be listened on, or a backend cannot be started.
+    #[error("{0}")]
+    Start(String),
+    /// The system refused something.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+    /// There is no log.
+    #[error("cannot log: {0}")]
+    Log(#[from] StartError),
+}
+
+/// Runs until a drain is over: asked for by a signal, or on the admin endpoint.
+///
+/// # Errors
+/// When the sidecar cannot start. Once it runs, nothing ends it but a drain.
+pub fn run(args: RunArgs) -> Result<ExitCode, RunError> {
+    let sources = load(&args).map_err(RunError::Faulty)?;
+    let plan = Plan::of(&args, &sources).map_err(RunError::Faulty)?;
+    let log = LogControl::start(args.log_format, args.level())?;
+    LogControl::log_panics();
+    allow_many_files();
+    let runtime = runtime(&args).map_err(|error| RunError::System("start threads", error))?;
+    let process = Process::start(args, plan, sources, log.clone(), &runtime);
+    let ended = process.map(|process| runtime.block_on(process.until_drained()));
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    log.flush();
+    ended
+}
+
+fn load(args: &RunArgs) -> Result<Sources, Vec<String>> {
+    Sources::load(args.paths()).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+/// One thread when the CPU limit is one: what arrives together is then in one batch, and nothing is
+/// handed from thread to thread.
+fn runtime(args: &RunArgs) -> io::Result<Runtime> {
+    let allowed = std::thread::available_parallelism();
+    let threads = args
+        .threads
+        .or_else(|| allowed.ok())
+        .map_or(1, std::num::NonZeroUsize::get);
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder
+        .worker_threads(threads)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+}
+
+/// Each connection is a file, and many systems begin with 1,024 of them.
+fn allow_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit on open files stays");
+    }
+}
+
+/// Everything that runs.
+struct Process {
+    args: RunArgs,
+    drain: Drain,
+    metrics: Metrics,
+    fleet: Arc<Fleet>,
+    /// Ends with this.
+    _watch: Option<PolicyWatch>,
+    signals: (Signal, Signal),
+}
+
+impl Process {
+    fn start(
+        args: RunArgs,
+        plan: Plan,
+        sources: Sources,
+        log: LogControl,
+        runtime: &Runtime,
+    ) -> Result<Self, RunError> {
+        let _in_runtime = runtime.enter();
+        let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+        let [Ok(terminate), Ok(interrupt)] = signals else {
+            return Err(RunError::System(
+                "listen for signals",
+                io::ErrorKind::Other.into(),
+            ));
+        };
+        let (metrics, drain, views) = (Metrics::new(), Drain::new(), Views::default());
+        let policy = Arc::new(PolicyStatus::new(metrics.clone()));
+        // Bound first: an address that is taken is a mistake, and found before any call is.
+        let endpoint = args.admin.map(listen_for_admin).transpose()?;
+        let fleet = Fleet::new(
+            metrics.clone(),
+            views.clone(),
+            runtime.handle().clone(),
+            args.max_connections,
+        );
+        fleet.apply(&plan).map_err(RunError::Start)?;
+        policy.applied(plan.sources, plan.effective, plan.warnings);
+        if let Some(listener) = endpoint {
+            let address = listener
+                .local_addr()
+                .map_err(|error| RunError::System("serve", error))?;
+            let admin = Admin {
+                metrics: metrics.clone(),
+                drain: drain.clone(),
+                log,
+                policy: Arc::clone(&policy),
+                backends: views,
+                settings: args.shown(),
+            };
+            admin::start(listener, admin)
+                .map_err(|error| RunError::System("start the admin thread", error))?;
+            tracing::info!(%address, "admin endpoint listening");
+        }
+        let fleet = Arc::new(fleet);
+        let watch = watch(&args, sources, &fleet, &policy);
+        let watch = watch.map_err(|error| RunError::System("start the policy watch", error))?;
+        Ok(Self {
+            args,
+            drain,
+            metrics,
+            fleet,
+            _watch: watch,
+            signals: (terminate, interrupt),
+        })
+    }
+
+    async fn until_drained(mut self) -> ExitCode {
+        let asked = tokio::select! {
+            _ = self.signals.0.recv() => "SIGTERM",
+            _ = self.signals.1.recv() => "SIGINT",
+            () = self.drain.draining() => "admin endpoint",
+        };
+        tracing::info!(asked, "draining");
+        self.drain.signal();
+        self.metrics.process().draining.set(1);
+        tokio::select! {
+            () = self.fleet.drain() => tracing::info!("drained"),
+            () = tokio::time::sleep(self.args.drain_time) => {
+                tracing::warn!(after = ?self.args.drain_time, "drain time is over, calls were cut off");
+            }
+            _ = self.signals.0.recv() => return hurried(),
+            _ = self.signals.1.recv() => return hurried(),
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).map_err(|error| {
+        RunError::Start(format!(
+            "cannot listen on {address} for the admin endpoint: {error}"
+        ))
+    })
+}
+
+fn hurried() -> ExitCode {
+    tracing::warn!("asked to end a second time, calls were cut off");
+    ExitCode::FAILURE
+}
+
+fn watch(
+    args: &RunArgs,
+    first: Sources,
+    fleet: &Arc<Fleet>,
+    status: &Arc<PolicyStatus>,
+) -> io::Result<Option<PolicyWatch>> {
+    if args.paths().is_empty() {
+        return Ok(None);
+    }
+    let (fleet, status) = (Arc::clone(fleet), Arc::clone(status));
+    let flags = args.clone();
+    let changed = move |reading: Reading| {
+        let plan = match reading {
+            Ok(sources) => Plan::of(&flags, &sources),
+            Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
+        };
+        let applied = plan.and_then(|plan| match fleet.apply(&plan) {
+            Ok(()) => Ok(plan),
+            Err(fault) => Err(vec![fault]),
+        });
+        match applied {
+            Ok(plan) => drop(status.applied(plan.sources, plan.effective, plan.warnings)),
+            Err(faults) => status.refused(faults),
+        }
+    };
+    PolicyWatch::start(args.paths().to_vec(), first, changed).map(Some)
+}

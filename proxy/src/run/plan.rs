@@ -1,0 +1,228 @@
+//! What shall run: the flags and the documents, put together and checked. Nothing is opened here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jitney_api::{
+    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, Sources, compile,
+    compile_for_upstream,
+};
+use jitney_core::policy::{LoadBalancer, Policy};
+use serde_json::{Value, json};
+
+use crate::config::RunArgs;
+use crate::send::{Address, BackendSettings, Balance, Speaks};
+
+/// Listeners and backends, each with its policy.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) listeners: Vec<PlannedListener>,
+    /// Invariant: one for each backend that a listener names.
+    pub(super) backends: Vec<PlannedBackend>,
+    pub(super) sources: Vec<String>,
+    pub(super) warnings: Vec<String>,
+    /// The documents as they were understood, defaults filled in.
+    pub(super) effective: Value,
+}
+
+/// Where calls come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PlannedListener {
+    pub(super) name: Arc<str>,
+    pub(super) address: SocketAddr,
+    pub(super) backend: Arc<str>,
+}
+
+/// Where calls go.
+#[derive(Clone, Debug)]
+pub(super) struct PlannedBackend {
+    pub(super) reach: Reach,
+    pub(super) policy: Arc<Policy>,
+}
+
+/// What cannot change while connections are open; a backend that is reached in another way is
+/// another backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reach {
+    pub(super) name: Arc<str>,
+    endpoints: Vec<Address>,
+    speaks: Speaks,
+    balance: Balance,
+    connect_timeout: Option<Duration>,
+}
+
+impl Plan {
+    /// What the flags and the files say together.
+    ///
+    /// # Errors
+    /// All faults of the files.
+    pub(super) fn of(args: &RunArgs, sources: &Sources) -> Result<Self, Vec<String>> {
+        let documents = Documents::read(sources);
+        let plan = if args.config.is_empty() {
+            Self::of_flags(args, &documents)
+        } else {
+            Self::of_documents(&documents)
+        };
+        let mut plan = plan.map_err(|faults| texts(&faults))?;
+        if plan.listeners.is_empty() {
+            let place = args
+                .config
+                .first()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default();
+            return Err(vec![format!(
+                "{place}:1:1: found no Listener, expected at least one"
+            )]);
+        }
+        if let Some(admin) = args.admin {
+            plan.refuse_endpoint(admin)?;
+        }
+        plan.sources = sources
+            .files
+            .iter()
+            .map(|source| source.file.to_string())
+            .collect();
+        Ok(plan)
+    }
+
+    /// Whoever may call the sidecar must not reach what only this machine may.
+    fn refuse_endpoint(&self, admin: SocketAddr) -> Result<(), Vec<String>> {
+        let reaches = |planned: &&PlannedBackend| planned.reach.endpoints.contains(&Address::Socket(admin));
+        match self.backends.iter().find(reaches) {
+            Some(planned) => {
+                let name = &planned.reach.name;
+                Err(vec![format!(
+                    "backend {name}: {admin} is this sidecar's own admin endpoint"
+                )])
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn of_flags(args: &RunArgs, documents: &Documents) -> Result<Self, Vec<Diagnostic>> {
+        let compiled = compile_for_upstream(documents)?;
+        let name: Arc<str> = UPSTREAM.into();
+        let reach = Reach {
+            name: Arc::clone(&name),
+            endpoints: args.upstream.clone(),
+            speaks: args.upstream_protocol.into(),
+            balance: balance(&compiled.policy),
+            connect_timeout: None,
+        };
+        let listener = |(n, address): (usize, &SocketAddr)| PlannedListener {
+            name: format!("listen-{n}").into(),
+            address: *address,
+            backend: Arc::clone(&name),
+        };
+        Ok(Self {
+            listeners: args.listen.iter().enumerate().map(listener).collect(),
+            effective: effective(documents, [(&*name, &*compiled.policy)]),
+            backends: vec![PlannedBackend {
+                reach,
+                policy: compiled.policy,
+            }],
+            sources: Vec::new(),
+            warnings: texts(&compiled.warnings),
+        })
+    }
+
+    fn of_documents(documents: &Documents) -> Result<Self, Vec<Diagnostic>> {
+        let compiled = compile(documents)?;
+        let listeners = compiled.listeners.into_iter().map(|listener| PlannedListener {
+            name: listener.name,
+            address: listener.address,
+            backend: listener.backend,
+        });
+        let policies = compiled
+            .backends
+            .iter()
+            .map(|backend| (&*backend.name, &*backend.policy));
+        let effective = effective(documents, policies);
+        Ok(Self {
+            listeners: listeners.collect(),
+            backends: compiled.backends.into_iter().map(PlannedBackend::from).collect(),
+            sources: Vec::new(),
+            warnings: texts(&compiled.warnings),
+            effective,
+        })
+    }
+}
+
+impl From<CompiledBackend> for PlannedBackend {
+    fn from(backend: CompiledBackend) -> Self {
+        let speaks = match backend.protocol {
+            Protocol::Auto => Speaks::Auto,
+            Protocol::HTTP1 => Speaks::Http1,
+            Protocol::HTTP2 => Speaks::Http2,
+        };
+        let reach = Reach {
+            name: backend.name,
+            endpoints: backend.endpoints.iter().map(address).collect(),
+            speaks,
+            balance: balance(&backend.policy),
+            connect_timeout: Some(backend.connect_timeout),
+        };
+        Self {
+            reach,
+            policy: backend.policy,
+        }
+    }
+}
+
+impl Reach {
+    pub(super) fn settings(&self) -> BackendSettings {
+        let defaults = BackendSettings::new(Arc::clone(&self.name), self.endpoints.clone());
+        BackendSettings {
+            speaks: self.speaks,
+            balance: self.balance.clone(),
+            connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
+            ..defaults
+        }
+    }
+}
+
+fn address(endpoint: &Endpoint) -> Address {
+    match endpoint.host.parse() {
+        Ok(ip) => Address::Socket(SocketAddr::new(ip, endpoint.port)),
+        Err(_) => Address::Name(format!("{}:{}", endpoint.host, endpoint.port).into()),
+    }
+}
+
+fn balance(policy: &Policy) -> Balance {
+    match &policy.traffic.load_balancer {
+        LoadBalancer::PeakEwma => Balance::PeakEwma,
+        LoadBalancer::LeastRequest => Balance::LeastRequest,
+        LoadBalancer::RoundRobin => Balance::RoundRobin,
+        LoadBalancer::ConsistentHash { header } => Balance::ConsistentHash {
+            header: header.clone(),
+        },
+    }
+}
+
+fn effective<'p>(documents: &Documents, policies: impl IntoIterator<Item = (&'p str, &'p Policy)>) -> Value {
+    let documents = documents.documents.iter().map(|document| {
+        let resource = match &document.resource {
+            Resource::BatchPolicy(policy) => serde_json::to_value(policy),
+            Resource::Backend(backend) => serde_json::to_value(backend),
+            Resource::Listener(listener) => serde_json::to_value(listener),
+        };
+        // What was read from a document can be written as one.
+        json!({"file": &*document.file, "resource": resource.unwrap_or_default()})
+    });
+    let backends = policies.into_iter().map(|(name, policy)| {
+        let routes: Vec<&str> = policy.routes().iter().map(|route| &*route.name).collect();
+        json!({"name": name, "version": format!("{:016x}", policy.generation), "routes": routes})
+    });
+    json!({
+        "documents": documents.collect::<Vec<_>>(),
+        "backends": backends.collect::<Vec<_>>(),
+    })
+}
+
+fn texts(diagnostics: &[Diagnostic]) -> Vec<String> {
+    diagnostics.iter().map(ToString::to_string).collect()
+}
+
+/// The name of the one backend that flags describe.
+const UPSTREAM: &str = "upstream";

@@ -27,7 +27,7 @@ pub async fn forward(
     let mut request = call.map(Body::from);
     match headers::outbound(&mut request) {
         None => backend.send(request, sending).await,
-        Some(protocol) => switch(request, protocol, backend).await,
+        Some(protocol) => Box::pin(switch(request, protocol, backend)).await,
     }
 }
 

@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 mod lease;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,18 +121,20 @@ impl Backend {
     /// # Cancellation
     /// Dropping the future closes the connection, or resets the stream, that the call was sent on.
     pub async fn send(&self, request: Request<Body>, sending: &Sending) -> Result<Response<Body>, Error> {
-        let Some(deadline) = sending.deadline else {
-            return self.try_endpoints(request, sending).await;
-        };
-        match tokio::time::timeout_at(deadline.into(), self.try_endpoints(request, sending)).await {
-            Ok(sent) => sent,
-            Err(_) => Err(ErrorKind::DeadlineExceeded.into()),
+        // Pinned here, so that the future holds one copy of it and not one for each branch.
+        let trying = pin!(self.try_endpoints(Box::new(request), sending));
+        match sending.deadline {
+            None => trying.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), trying).await {
+                Ok(sent) => sent,
+                Err(_) => Err(ErrorKind::DeadlineExceeded.into()),
+            },
         }
     }
 
     async fn try_endpoints(
         &self,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         sending: &Sending,
     ) -> Result<Response<Body>, Error> {
         let from_http2 = request.version() == Version::HTTP_2;
@@ -139,7 +142,7 @@ impl Backend {
         loop {
             let at = self.balancer.pick(&self.endpoints, request.headers(), &tried)?;
             let endpoint = &self.endpoints[at];
-            let attempt = endpoint.send(request, from_http2);
+            let attempt = pin!(endpoint.send(request, from_http2));
             let sent = match sending.per_try {
                 None => attempt.await,
                 Some(limit) => match tokio::time::timeout(limit, attempt).await {
@@ -160,7 +163,7 @@ impl Backend {
                     ..
                 }) if tried.len() < OTHER_ENDPOINTS && tried.len() + 1 < self.endpoints.len() => {
                     tried.push(at);
-                    request = *unsent;
+                    request = unsent;
                 }
                 Err(Failed { error, .. }) => return Err(error),
             }

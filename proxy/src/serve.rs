@@ -165,3 +165,19 @@ impl From<Journey> for InBatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_is_moved_with_every_call_stays_small() {
+        let of_call =
+            size(async |(call, upstream): (Request<Incoming>, Arc<Upstream>)| serve(call, &upstream).await);
+        assert!(of_call < 4096, "{of_call} bytes");
+    }
+}

@@ -186,6 +186,8 @@ fn merged(first: &Pending, members: usize, encoded: Encoded) -> Result<Request<B
     *headers = first.head.headers.clone();
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::TRANSFER_ENCODING);
+    // A reply in one coding could not be split; without a word on it the upstream sends none.
+    headers.remove(header::ACCEPT_ENCODING);
     headers.insert("x-jitney-batch-size", HeaderValue::from(members));
     Ok(request)
 }

@@ -74,7 +74,7 @@ impl Endpoint {
 
     pub(super) async fn send(
         self: &Arc<Self>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         from_http2: bool,
     ) -> Result<Response<Body>, Failed> {
         let place = Place::take(self);
@@ -84,7 +84,7 @@ impl Endpoint {
             Ok(true) => self.send_http2(request, place).await,
             Err(error) => Err(Failed {
                 error,
-                request: Some(Box::new(request)),
+                request: Some(request),
             }),
         };
         match &sent {
@@ -98,14 +98,14 @@ impl Endpoint {
         match self.speaks {
             Speaks::Http1 => Ok(false),
             Speaks::Http2 => Ok(true),
-            Speaks::Auto if from_http2 => self.http2.is_spoken(|| self.connect()).await,
+            Speaks::Auto if from_http2 => Box::pin(self.http2.is_spoken(|| self.connect())).await,
             Speaks::Auto => Ok(false),
         }
     }
 
     async fn send_http1(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         place: Place,
     ) -> Result<Response<Body>, Failed> {
         headers::to_http1(&mut request, &self.host);
@@ -120,20 +120,21 @@ impl Endpoint {
             let is_reused = idle.is_some();
             let mut sender = match idle.take() {
                 Some(sender) => sender,
-                None => match self.new_http1(false).await {
+                // Boxed as all that is rare: what every call's future holds is moved with it.
+                None => match Box::pin(self.new_http1(false)).await {
                     Ok(sender) => sender,
                     Err(error) => {
                         return Err(Failed {
                             error,
-                            request: Some(Box::new(request)),
+                            request: Some(request),
                         });
                     }
                 },
             };
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(reply) => return finish(reply, Held::Http1(sender), place),
                 Err(mut failure) => match failure.take_message() {
-                    Some(unsent) if is_reused => request = unsent,
+                    Some(unsent) if is_reused => *request = unsent,
                     Some(unsent) => {
                         return Err(Failed {
                             error: broken(failure),
@@ -141,7 +142,7 @@ impl Endpoint {
                         });
                     }
                     None => match again.take() {
-                        Some(copy) if !failure.error().is_parse() => request = copy,
+                        Some(copy) if !failure.error().is_parse() => *request = copy,
                         _ => {
                             return Err(Failed {
                                 error: broken(failure),
@@ -162,7 +163,7 @@ impl Endpoint {
 
     async fn send_http2(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         place: Place,
     ) -> Result<Response<Body>, Failed> {
         headers::to_http2(&mut request, &self.host);
@@ -170,16 +171,16 @@ impl Endpoint {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let (mut sender, stream) = match self.http2.sender(|| self.new_http2()).await {
+            let (mut sender, stream) = match self.http2.sender(|| Box::pin(self.new_http2())).await {
                 Ok(found) => found,
                 Err(error) => {
                     return Err(Failed {
                         error,
-                        request: Some(Box::new(request)),
+                        request: Some(request),
                     });
                 }
             };
-            let mut failure = match sender.try_send_request(request).await {
+            let mut failure = match sender.try_send_request(*request).await {
                 Ok(reply) => return finish(reply, Held::Http2(stream), place),
                 Err(failure) => failure,
             };
@@ -187,7 +188,7 @@ impl Endpoint {
             let is_last = attempts == HTTP2_ATTEMPTS;
             request =
                 match unsent.or_else(|| again.take().filter(|copy| is_repeatable(failure.error(), copy))) {
-                    Some(unsent) if !is_last => unsent,
+                    Some(unsent) if !is_last => Box::new(unsent),
                     unsent => {
                         // What listens there may have been replaced by something of HTTP/1.1.
                         self.http2.forget();

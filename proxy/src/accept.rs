@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::connection::{self, ConnInfo, Limits, Serve};
 use crate::detect::{self, Protocol};
 use crate::drain::Drain;
+use crate::metrics::{self, Metrics, OpenDownstream};
 use crate::opaque::{self, First};
 use crate::send::Backend;
 
@@ -30,6 +31,8 @@ pub struct Acceptor<S> {
     pub limits: Limits,
     /// The most connections at once; more wait in the listen queue.
     pub max_connections: usize,
+    /// Where its connections are counted.
+    pub metrics: Metrics,
     /// Told when to stop; waited for until the last connection ended.
     pub drain: Drain,
 }
@@ -137,6 +140,7 @@ impl<S: Serve> Acceptor<S> {
             peer,
             local: stream.local_addr()?,
         };
+        let open = OpenDownstream::count(&self.metrics);
         let mut read = BytesMut::new();
         let told = tokio::time::timeout(DETECTION, detect::detect(&mut stream, &mut read)).await;
         let protocol = match told {
@@ -154,11 +158,19 @@ impl<S: Serve> Acceptor<S> {
                 match first {
                     Err(_) | Ok(First::Nobody) => return Ok(()),
                     Ok(First::Caller(protocol)) => protocol,
-                    Ok(First::Server(upstream)) => return opaque::join(stream, &read, upstream).await,
+                    Ok(First::Server(upstream)) => {
+                        open.speaks(metrics::Protocol::Opaque);
+                        return opaque::join(stream, &read, upstream).await;
+                    }
                 }
             }
         };
         let prefix = read.freeze();
+        open.speaks(match protocol {
+            Protocol::Http1 => metrics::Protocol::Http1,
+            Protocol::Http2 => metrics::Protocol::Http2,
+            Protocol::Opaque => metrics::Protocol::Opaque,
+        });
         match protocol {
             Protocol::Http1 => {
                 Box::pin(connection::serve_http1(

@@ -44,8 +44,6 @@ pub struct ProcessMetrics {
     pub downstream_connections: Gauge,
     /// Downstream connections by what they turned out to speak.
     pub downstream_connections_total: Labelled<Protocol>,
-    /// Requests refused because they are not acceptable HTTP.
-    pub bad_requests: Counter,
     /// Generation of the policy in force: how many were applied since start.
     pub policy_generation: Gauge,
     /// Policies refused since start.
@@ -113,6 +111,48 @@ pub struct RouteMetrics {
     pub cost_fixed: Measure,
     /// Learned cost of one more item, in seconds. Set when gauges are read.
     pub cost_per_item: Measure,
+}
+
+/// Counts a connection to an endpoint as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<BackendMetrics>);
+
+impl OpenConnection {
+    /// Counts a connection that was made.
+    pub fn count(metrics: &Arc<BackendMetrics>) -> Self {
+        metrics.upstream_connects.inc();
+        metrics.upstream_connections.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.upstream_connections.dec();
+    }
+}
+
+/// Counts a connection of a caller as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenDownstream(Metrics);
+
+impl OpenDownstream {
+    /// Counts a connection that was accepted.
+    pub fn count(metrics: &Metrics) -> Self {
+        metrics.process().downstream_connections.inc();
+        Self(metrics.clone())
+    }
+
+    /// Counts what it turned out to speak.
+    pub fn speaks(&self, protocol: Protocol) {
+        self.0.process().downstream_connections_total.inc(protocol);
+    }
+}
+
+impl Drop for OpenDownstream {
+    fn drop(&mut self) {
+        self.0.process().downstream_connections.dec();
+    }
 }
 
 /// Downstream calls and how they ended.

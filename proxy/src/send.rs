@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
+use crate::metrics::{BackendMetrics, Metrics, UpstreamCall};
 
 pub use address::Address;
 pub use balance::Balance;
@@ -56,6 +57,8 @@ pub struct BackendSettings {
     pub max_idle: usize,
     /// How long a connection is kept without a call, at least; at most twice as long.
     pub idle_timeout: Duration,
+    /// Where its calls and connections are counted.
+    pub metrics: Arc<BackendMetrics>,
 }
 
 /// A named destination.
@@ -74,16 +77,20 @@ pub struct Sending {
     pub deadline: Option<Instant>,
     /// The longest that one try may take to the head of its reply.
     pub per_try: Option<Duration>,
+    /// Why it is made.
+    pub why: UpstreamCall,
 }
 
 /// A call whose connection failed is tried on so many other endpoints.
 const OTHER_ENDPOINTS: usize = 3;
 
 impl BackendSettings {
-    /// The defaults for these endpoints.
+    /// The defaults for these endpoints, counted on their own.
     pub fn new(name: impl Into<Arc<str>>, endpoints: Vec<Address>) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            metrics: Metrics::new().backend(&name),
+            name,
             endpoints,
             speaks: Speaks::Auto,
             balance: Balance::PeakEwma,
@@ -142,7 +149,12 @@ impl Backend {
         loop {
             let at = self.balancer.pick(&self.endpoints, request.headers(), &tried)?;
             let endpoint = &self.endpoints[at];
-            let attempt = pin!(endpoint.send(request, from_http2));
+            let why = if tried.is_empty() {
+                sending.why
+            } else {
+                UpstreamCall::Retry
+            };
+            let attempt = pin!(endpoint.send(request, from_http2, why));
             let sent = match sending.per_try {
                 None => attempt.await,
                 Some(limit) => match tokio::time::timeout(limit, attempt).await {

@@ -84,6 +84,7 @@ fn sending(route: &Route, began: Instant) -> Sending {
     Sending {
         deadline: route.timeouts.request.map(|limit| began + limit),
         per_try: route.timeouts.per_try,
+        ..Sending::default()
     }
 }
 

@@ -117,6 +117,20 @@ async fn batches_show_up_with_reason_wait_and_outcome_and_without_secrets() {
         "{whole}"
     );
 
+    assert!(
+        proxy
+            .metric("jitney_upstream_calls_total", "kind=\"batch\"")
+            .await
+            > 0.0
+    );
+    let called = proxy.metric("jitney_upstream_calls_total", "").await;
+    assert!(
+        (called - f64::from(u32::try_from(upstream.seen().len()).unwrap())).abs() < 0.5,
+        "{called}"
+    );
+    assert!(proxy.metric("jitney_upstream_connections", "").await >= 1.0);
+    assert!(proxy.metric("jitney_downstream_connections_total", "http1").await >= 32.0);
+
     let backends = json(&proxy, "/backends").await;
     let route = &backends["backends"][0]["routes"][0];
     assert!(route["saved"].as_u64() > Some(0), "{route}");

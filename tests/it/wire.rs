@@ -12,6 +12,7 @@ use jitney_proxy::body::Body;
 use jitney_proxy::connection::{ConnInfo, Limits, Serve};
 use jitney_proxy::drain::Drain;
 use jitney_proxy::forward::forward;
+use jitney_proxy::metrics::Metrics;
 use jitney_proxy::send::{Backend, BackendSettings, Sending};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -62,6 +63,7 @@ impl Rig {
             opaque: backend.clone(),
             limits,
             max_connections: 1000,
+            metrics: Metrics::new(),
             drain: drain.clone(),
         };
         tokio::spawn(acceptor.run(listener));

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use super::pending::{Group, Pending};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::metrics::BatchFailure;
+use crate::metrics::{BatchFailure, UpstreamCall};
 use crate::reply;
 use crate::upstream::Upstream;
 
@@ -67,7 +67,7 @@ pub(super) async fn attempt(upstream: &Upstream, mut group: Group) -> (Outcome, 
 async fn alone(upstream: &Upstream, mut member: Pending) -> Outcome {
     let sent = upstream
         .backend
-        .send(member.take_request(), &member.sending())
+        .send(member.take_request(), &member.sending(UpstreamCall::Single))
         .await;
     let response = match sent {
         Ok(response) => response,
@@ -155,7 +155,10 @@ async fn exchange(
     let first_id = upstream.next_ids(group.iter().map(|member| member.count).sum());
     let encoded = group[0].route.codec.encode(&items(group), first_id);
     let request = merged(&group[0], group.len(), encoded)?;
-    let response = upstream.backend.send(request, &group[0].sending()).await?;
+    let response = upstream
+        .backend
+        .send(request, &group[0].sending(UpstreamCall::Batch))
+        .await?;
     let (head, body) = response.into_parts();
     let body = Limited::new(body, REPLY_CAP).collect().await.map_err(|broken| {
         let kind = if broken.is::<http_body_util::LengthLimitError>() {

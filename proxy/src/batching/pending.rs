@@ -13,6 +13,7 @@ use jitney_core::route::Route;
 use super::slot::{Flight, Slot};
 use crate::body::Body;
 use crate::error::Error;
+use crate::metrics::UpstreamCall;
 use crate::send::Sending;
 use crate::upstream::{Culprit, RouteState};
 
@@ -102,10 +103,16 @@ impl Pending {
             .culprit(&self.head.headers, &self.body, self.head.uri.path())
     }
 
-    pub(super) fn sending(&self) -> Sending {
+    /// The bounds of a request that carries this call, which as a first try is made for `first`.
+    pub(super) fn sending(&self, first: UpstreamCall) -> Sending {
         Sending {
             deadline: self.deadline,
             per_try: self.route.timeouts.per_try,
+            why: if self.sends > 1 {
+                UpstreamCall::Replay
+            } else {
+                first
+            },
         }
     }
 }

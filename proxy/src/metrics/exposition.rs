@@ -99,11 +99,6 @@ impl Scrape {
             "jitney_downstream_connections_total",
             "Connections of callers",
             |family| family.each(&[], "protocol", &process.downstream_connections_total),
-        )?;
-        to.counter(
-            "jitney_bad_requests_total",
-            "Requests refused as not acceptable HTTP",
-            process.bad_requests.value(),
         )
     }
 

@@ -78,8 +78,10 @@ labels! {
 
 labels! {
     /// Why a call went upstream.
+    #[derive(Default)]
     UpstreamCall {
         /// A call that is not batched, or a batch of one.
+        #[default]
         Single = "single",
         /// A batch of two members or more.
         Batch = "batch",

@@ -112,7 +112,10 @@ impl Fleet {
     fn upstreams(&self, plan: &Plan, running: &Running) -> Result<Vec<(Reach, Arc<Upstream>)>, String> {
         let upstream = |reach: &Reach| match running.upstreams.iter().find(|(known, _)| known == reach) {
             Some((_, upstream)) => Ok(Arc::clone(upstream)),
-            None => Upstream::start(Arc::new(Backend::new(&reach.settings())), &self.metrics),
+            None => Upstream::start(
+                Arc::new(Backend::new(&reach.settings(&self.metrics))),
+                &self.metrics,
+            ),
         };
         plan.backends
             .iter()
@@ -166,6 +169,7 @@ impl Fleet {
             opaque: Arc::clone(&listener.upstream.backend),
             limits: Limits::default(),
             max_connections: self.max_connections.get(),
+            metrics: self.metrics.clone(),
             drain: listener.drain.clone(),
         };
         let socket = listener

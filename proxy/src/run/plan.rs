@@ -12,6 +12,7 @@ use jitney_core::policy::{LoadBalancer, Policy};
 use serde_json::{Value, json};
 
 use crate::config::RunArgs;
+use crate::metrics::Metrics;
 use crate::send::{Address, BackendSettings, Balance, Speaks};
 
 /// Listeners and backends, each with its policy.
@@ -171,9 +172,10 @@ impl From<CompiledBackend> for PlannedBackend {
 }
 
 impl Reach {
-    pub(super) fn settings(&self) -> BackendSettings {
+    pub(super) fn settings(&self, metrics: &Metrics) -> BackendSettings {
         let defaults = BackendSettings::new(Arc::clone(&self.name), self.endpoints.clone());
         BackendSettings {
+            metrics: metrics.backend(&self.name),
             speaks: self.speaks,
             balance: self.balance.clone(),
             connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),

@@ -18,6 +18,7 @@ use super::{BackendSettings, Speaks, is_failure};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::headers;
+use crate::metrics::{BackendMetrics, OpenConnection, UpstreamCall};
 
 /// One address of a backend.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(super) struct Endpoint {
     host: HeaderValue,
     speaks: Speaks,
     connect_timeout: Duration,
+    metrics: Arc<BackendMetrics>,
 }
 
 /// What is known of an endpoint.
@@ -69,6 +71,7 @@ impl Endpoint {
             http2: Shared::default(),
             speaks: settings.speaks,
             connect_timeout: settings.connect_timeout,
+            metrics: Arc::clone(&settings.metrics),
         })
     }
 
@@ -76,7 +79,9 @@ impl Endpoint {
         self: &Arc<Self>,
         request: Box<Request<Body>>,
         from_http2: bool,
+        why: UpstreamCall,
     ) -> Result<Response<Body>, Failed> {
+        self.metrics.upstream_calls.inc(why);
         let place = Place::take(self);
         let began = Load::begin();
         let sent = match self.speaks_http2(from_http2).await {
@@ -87,6 +92,10 @@ impl Endpoint {
                 request: Some(request),
             }),
         };
+        if let Ok(reply) = &sent {
+            self.metrics.upstream_replies.inc(reply.status().into());
+            self.metrics.upstream_duration.observe_time(began.elapsed());
+        }
         match &sent {
             Ok(reply) if !is_failure(reply.status()) => self.load.succeeded(began),
             Ok(_) | Err(_) => self.load.failed(),
@@ -157,7 +166,8 @@ impl Endpoint {
 
     async fn new_http1(&self, is_for_upgrade: bool) -> Result<http1::SendRequest<Body>, Error> {
         let stream = self.connect().await?;
-        let made = super::http1::handshake(stream, is_for_upgrade).await;
+        let made =
+            super::http1::handshake(stream, OpenConnection::count(&self.metrics), is_for_upgrade).await;
         made.map_err(|error| Error::caused(ErrorKind::Connect, error))
     }
 
@@ -203,7 +213,7 @@ impl Endpoint {
 
     async fn new_http2(&self) -> Result<http2::SendRequest<Body>, Error> {
         let stream = self.connect().await?;
-        let made = super::http2::handshake(stream).await;
+        let made = super::http2::handshake(stream, OpenConnection::count(&self.metrics)).await;
         made.map_err(|error| Error::caused(ErrorKind::Connect, error))
     }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::body::Body;
+use crate::metrics::OpenConnection;
 
 /// The idle connections.
 #[derive(Debug)]
@@ -120,21 +121,26 @@ impl Drop for Idle {
 }
 
 /// Makes an HTTP/1.1 connection of a TCP connection; one for an upgrade may switch protocols.
-pub(super) async fn handshake(stream: TcpStream, is_for_upgrade: bool) -> hyper::Result<SendRequest<Body>> {
+pub(super) async fn handshake(
+    stream: TcpStream,
+    open: OpenConnection,
+    is_for_upgrade: bool,
+) -> hyper::Result<SendRequest<Body>> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_BUFFER)
         .handshake(TokioIo::new(stream))
         .await?;
     // The task ends when its sender is dropped and the last reply was read, or when the peer closes.
     if is_for_upgrade {
-        tokio::spawn(async move { log_end(connection.with_upgrades().await) });
+        tokio::spawn(async move { log_end(connection.with_upgrades().await, &open) });
     } else {
-        tokio::spawn(async move { log_end(connection.await) });
+        tokio::spawn(async move { log_end(connection.await, &open) });
     }
     Ok(sender)
 }
 
-fn log_end(ended: hyper::Result<()>) {
+/// Takes what counts the connection as open, so that it is held until here.
+fn log_end(ended: hyper::Result<()>, _: &OpenConnection) {
     if let Err(error) = ended {
         tracing::debug!(%error, "upstream connection ended");
     }

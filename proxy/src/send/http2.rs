@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::lease::Stream;
 use crate::body::Body;
 use crate::error::Error;
+use crate::metrics::OpenConnection;
 
 /// The shared connections.
 #[derive(Debug, Default)]
@@ -131,7 +132,7 @@ async fn probe(mut stream: TcpStream) -> bool {
 }
 
 /// Makes an HTTP/2 connection of a TCP connection.
-pub(super) async fn handshake(stream: TcpStream) -> hyper::Result<SendRequest<Body>> {
+pub(super) async fn handshake(stream: TcpStream, open: OpenConnection) -> hyper::Result<SendRequest<Body>> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)
@@ -146,6 +147,7 @@ pub(super) async fn handshake(stream: TcpStream) -> hyper::Result<SendRequest<Bo
         if let Err(error) = connection.await {
             tracing::debug!(%error, "upstream connection ended");
         }
+        drop(open);
     });
     Ok(sender)
 }

@@ -93,14 +93,17 @@ fn check_target(uri: &Uri, version: Version) -> Result<(), Error> {
 
 /// `uri-host [":" port]`, or empty (RFC 9110 section 7.2).
 fn is_host(host: &[u8]) -> bool {
-    // The common case, decided by one pass over the bytes.
-    if host
-        .iter()
-        .all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
-    {
-        return true;
+    // The common case: letters, digits and dots, then perhaps a port.
+    let is_plain = |&byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let end = host.iter().position(|byte| !is_plain(byte)).unwrap_or(host.len());
+    match &host[end..] {
+        [] => true,
+        [b':', port @ ..] if end > 0 && port.len() < 5 => port.iter().all(u8::is_ascii_digit),
+        _ => {
+            !host.contains(&b'@')
+                && Authority::try_from(host).is_ok_and(|authority| valid_port(authority.as_str()))
+        }
     }
-    !host.contains(&b'@') && Authority::try_from(host).is_ok_and(|authority| valid_port(authority.as_str()))
 }
 
 fn valid_port(authority: &str) -> bool {

@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
@@ -26,7 +26,7 @@ pub use endpoint::EndpointView;
 pub use lease::Lease;
 
 use balance::Balancer;
-use endpoint::{Endpoint, Failed};
+use endpoint::Endpoint;
 
 /// What the endpoints of a backend speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,8 +128,9 @@ impl Backend {
     /// # Cancellation
     /// Dropping the future closes the connection, or resets the stream, that the call was sent on.
     pub async fn send(&self, request: Request<Body>, sending: &Sending) -> Result<Response<Body>, Error> {
+        let mut unsent = Some(request);
         // Pinned here, so that the future holds one copy of it and not one for each branch.
-        let trying = pin!(self.try_endpoints(Box::new(request), sending));
+        let trying = pin!(self.try_endpoints(&mut unsent, sending));
         match sending.deadline {
             None => trying.await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), trying).await {
@@ -139,45 +140,34 @@ impl Backend {
         }
     }
 
+    /// The request stays in its place, which is empty once it may have been sent: moving it about costs more
+    /// than anything else here does.
     async fn try_endpoints(
         &self,
-        mut request: Box<Request<Body>>,
+        unsent: &mut Option<Request<Body>>,
         sending: &Sending,
     ) -> Result<Response<Body>, Error> {
-        let from_http2 = request.version() == Version::HTTP_2;
+        let from_http2 = unsent
+            .as_ref()
+            .is_some_and(|request| request.version() == Version::HTTP_2);
         let mut tried: SmallVec<[usize; OTHER_ENDPOINTS]> = SmallVec::new();
         loop {
-            let at = self.balancer.pick(&self.endpoints, request.headers(), &tried)?;
-            let endpoint = &self.endpoints[at];
+            let at = self
+                .balancer
+                .pick(&self.endpoints, unsent.as_ref().map(Request::headers), &tried)?;
             let why = if tried.is_empty() {
                 sending.why
             } else {
                 UpstreamCall::Retry
             };
-            let attempt = pin!(endpoint.send(request, from_http2, why));
-            let sent = match sending.per_try {
-                None => attempt.await,
-                Some(limit) => match tokio::time::timeout(limit, attempt).await {
-                    Ok(sent) => sent,
-                    Err(_) => {
-                        endpoint.load.failed();
-                        Err(Failed {
-                            error: ErrorKind::TryTimeout.into(),
-                            request: None,
-                        })
-                    }
-                },
-            };
+            let sending = Sending { why, ..*sending };
+            let sent = attempt(&self.endpoints[at], unsent, from_http2, &sending).await;
+            let may_go_on = tried.len() < OTHER_ENDPOINTS && tried.len() + 1 < self.endpoints.len();
             match sent {
-                Ok(reply) => return Ok(reply),
-                Err(Failed {
-                    request: Some(unsent),
-                    ..
-                }) if tried.len() < OTHER_ENDPOINTS && tried.len() + 1 < self.endpoints.len() => {
+                Err(error) if unsent.is_some() && may_go_on && error.kind() != ErrorKind::TryTimeout => {
                     tried.push(at);
-                    request = unsent;
                 }
-                Err(Failed { error, .. }) => return Err(error),
+                sent => return sent,
             }
         }
     }
@@ -188,7 +178,9 @@ impl Backend {
     /// # Errors
     /// As [`Backend::send`].
     pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
-        let at = self.balancer.pick(&self.endpoints, request.headers(), &[])?;
+        let at = self
+            .balancer
+            .pick(&self.endpoints, Some(request.headers()), &[])?;
         self.endpoints[at].upgrade(request).await
     }
 
@@ -197,7 +189,7 @@ impl Backend {
     /// # Errors
     /// When none can be made.
     pub(crate) async fn connect(&self) -> Result<TcpStream, Error> {
-        let at = self.balancer.pick(&self.endpoints, &HeaderMap::new(), &[])?;
+        let at = self.balancer.pick(&self.endpoints, None, &[])?;
         self.endpoints[at].connect().await
     }
 
@@ -205,6 +197,24 @@ impl Backend {
     pub fn endpoints_snapshot(&self) -> Vec<EndpointView> {
         self.endpoints.iter().map(|endpoint| endpoint.view()).collect()
     }
+}
+
+/// One try, with its bound.
+async fn attempt(
+    endpoint: &Arc<Endpoint>,
+    unsent: &mut Option<Request<Body>>,
+    from_http2: bool,
+    sending: &Sending,
+) -> Result<Response<Body>, Error> {
+    let sent = pin!(endpoint.send(unsent, from_http2, sending.why));
+    let Some(limit) = sending.per_try else {
+        return sent.await;
+    };
+    if let Ok(sent) = tokio::time::timeout(limit, sent).await {
+        return sent;
+    }
+    endpoint.load.failed();
+    Err(ErrorKind::TryTimeout.into())
 }
 
 /// True for a status that says the endpoint, not the request, is at fault.

@@ -78,7 +78,7 @@ impl Balancer {
     pub(super) fn pick(
         &self,
         endpoints: &[Arc<Endpoint>],
-        headers: &HeaderMap,
+        headers: Option<&HeaderMap>,
         tried: &[usize],
     ) -> Result<usize, Error> {
         if endpoints.len() == 1 && tried.is_empty() {
@@ -89,7 +89,7 @@ impl Balancer {
             return Err(ErrorKind::NoEndpoint.into());
         }
         if let Balance::ConsistentHash { header } = &self.balance
-            && let Some(value) = headers.get(header)
+            && let Some(value) = headers.and_then(|headers| headers.get(header))
         {
             return Ok(rendezvous(endpoints, value.as_bytes(), tried));
         }

@@ -50,14 +50,6 @@ pub struct EndpointView {
     pub failing: f64,
 }
 
-/// A call that got no reply.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) error: Error,
-    /// The request, when it is certain that it was not sent.
-    pub(super) request: Option<Box<Request<Body>>>,
-}
-
 /// How often a call that HTTP/2 connections refuse unread is sent again.
 const HTTP2_ATTEMPTS: usize = 3;
 
@@ -75,22 +67,20 @@ impl Endpoint {
         })
     }
 
+    /// Sends a request. When this fails and the request is still in its place, it was certainly not sent.
     pub(super) async fn send(
         self: &Arc<Self>,
-        request: Box<Request<Body>>,
+        unsent: &mut Option<Request<Body>>,
         from_http2: bool,
         why: UpstreamCall,
-    ) -> Result<Response<Body>, Failed> {
+    ) -> Result<Response<Body>, Error> {
         self.metrics.upstream_calls.inc(why);
         let place = Place::take(self);
         let began = Load::begin();
         let sent = match self.speaks_http2(from_http2).await {
-            Ok(false) => self.send_http1(request, place).await,
-            Ok(true) => self.send_http2(request, place).await,
-            Err(error) => Err(Failed {
-                error,
-                request: Some(request),
-            }),
+            Ok(false) => self.send_http1(unsent, place).await,
+            Ok(true) => Box::pin(self.send_http2(unsent, place)).await,
+            Err(error) => Err(error),
         };
         if let Ok(reply) = &sent {
             self.metrics.upstream_replies.inc(reply.status().into());
@@ -114,52 +104,36 @@ impl Endpoint {
 
     async fn send_http1(
         self: &Arc<Self>,
-        mut request: Box<Request<Body>>,
+        unsent: &mut Option<Request<Body>>,
         place: Place,
-    ) -> Result<Response<Body>, Failed> {
-        headers::to_http1(&mut request, &self.host);
+    ) -> Result<Response<Body>, Error> {
         let mut idle = self.http1.take();
         // Whether a connection that idled is still alive shows only when it is used.
-        let mut again = if idle.is_some() && is_idempotent_and_bodiless(&request) {
-            copy(&request)
-        } else {
-            None
-        };
+        let mut again = None;
+        if let Some(request) = unsent {
+            headers::to_http1(request, &self.host);
+            if idle.is_some() && is_idempotent_and_bodiless(request) {
+                again = copy(request);
+            }
+        }
         loop {
             let is_reused = idle.is_some();
             let mut sender = match idle.take() {
                 Some(sender) => sender,
                 // Boxed as all that is rare: what every call's future holds is moved with it.
-                None => match Box::pin(self.new_http1(false)).await {
-                    Ok(sender) => sender,
-                    Err(error) => {
-                        return Err(Failed {
-                            error,
-                            request: Some(request),
-                        });
-                    }
-                },
+                None => Box::pin(self.new_http1(false)).await?,
             };
-            match sender.try_send_request(*request).await {
+            let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
+            let mut failure = match sender.try_send_request(request).await {
                 Ok(reply) => return finish(reply, Held::Http1(sender), place),
-                Err(mut failure) => match failure.take_message() {
-                    Some(unsent) if is_reused => *request = unsent,
-                    Some(unsent) => {
-                        return Err(Failed {
-                            error: broken(failure),
-                            request: Some(Box::new(unsent)),
-                        });
-                    }
-                    None => match again.take() {
-                        Some(copy) if !failure.error().is_parse() => *request = copy,
-                        _ => {
-                            return Err(Failed {
-                                error: broken(failure),
-                                request: None,
-                            });
-                        }
-                    },
-                },
+                Err(failure) => failure,
+            };
+            *unsent = failure.take_message();
+            if unsent.is_none() && !failure.error().is_parse() {
+                *unsent = again.take();
+            }
+            if !is_reused || unsent.is_none() {
+                return Err(broken(failure));
             }
         }
     }
@@ -173,41 +147,31 @@ impl Endpoint {
 
     async fn send_http2(
         self: &Arc<Self>,
-        mut request: Box<Request<Body>>,
+        unsent: &mut Option<Request<Body>>,
         place: Place,
-    ) -> Result<Response<Body>, Failed> {
-        headers::to_http2(&mut request, &self.host);
-        let mut again = copy(&request);
+    ) -> Result<Response<Body>, Error> {
+        let mut again = unsent.as_mut().and_then(|request| {
+            headers::to_http2(request, &self.host);
+            copy(request)
+        });
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let (mut sender, stream) = match self.http2.sender(|| Box::pin(self.new_http2())).await {
-                Ok(found) => found,
-                Err(error) => {
-                    return Err(Failed {
-                        error,
-                        request: Some(request),
-                    });
-                }
-            };
-            let mut failure = match sender.try_send_request(*request).await {
+            let (mut sender, stream) = self.http2.sender(|| self.new_http2()).await?;
+            let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
+            let mut failure = match sender.try_send_request(request).await {
                 Ok(reply) => return finish(reply, Held::Http2(stream), place),
                 Err(failure) => failure,
             };
-            let unsent = failure.take_message();
-            let is_last = attempts == HTTP2_ATTEMPTS;
-            request =
-                match unsent.or_else(|| again.take().filter(|copy| is_repeatable(failure.error(), copy))) {
-                    Some(unsent) if !is_last => Box::new(unsent),
-                    unsent => {
-                        // What listens there may have been replaced by something of HTTP/1.1.
-                        self.http2.forget();
-                        return Err(Failed {
-                            error: broken(failure),
-                            request: unsent.map(Box::new),
-                        });
-                    }
-                };
+            *unsent = failure.take_message();
+            if unsent.is_none() {
+                *unsent = again.take().filter(|copy| is_repeatable(failure.error(), copy));
+            }
+            if attempts == HTTP2_ATTEMPTS || unsent.is_none() {
+                // What listens there may have been replaced by something of HTTP/1.1.
+                self.http2.forget();
+                return Err(broken(failure));
+            }
         }
     }
 
@@ -266,16 +230,13 @@ impl Endpoint {
 }
 
 /// Makes a reply of the head; its body gives the connection back when it was read to its end.
-fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Response<Body>, Failed> {
-    let refused = |error| Failed { error, request: None };
+fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Response<Body>, Error> {
     // Nobody asked this connection to switch protocols: what follows cannot be trusted.
     if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(refused(
-            ErrorKind::UpstreamProtocol("a 101 that nobody asked for").into(),
-        ));
+        return Err(ErrorKind::UpstreamProtocol("a 101 that nobody asked for").into());
     }
     let (mut head, stream) = reply.into_parts();
-    headers::inbound(&mut head).map_err(refused)?;
+    headers::inbound(&mut head)?;
     head.version = Version::HTTP_11;
     let mut lease = Lease::new(held, place);
     let body = if http_body::Body::is_end_stream(&stream) {

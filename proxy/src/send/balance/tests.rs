@@ -19,7 +19,7 @@ fn shares(
 ) -> Vec<usize> {
     let mut shares = vec![0; endpoints.len()];
     for _ in 0..1000 {
-        shares[balancer.pick(endpoints, headers, tried).unwrap()] += 1;
+        shares[balancer.pick(endpoints, Some(headers), tried).unwrap()] += 1;
     }
     shares
 }
@@ -31,11 +31,7 @@ async fn turns_are_equal_and_skip_the_tried() {
     assert_eq!(shares(&balancer, &endpoints, &HeaderMap::new(), &[]), [250; 4]);
     let left = shares(&balancer, &endpoints, &HeaderMap::new(), &[1, 2]);
     assert_eq!((left[1], left[2]), (0, 0));
-    assert!(
-        balancer
-            .pick(&endpoints, &HeaderMap::new(), &[0, 1, 2, 3])
-            .is_err()
-    );
+    assert!(balancer.pick(&endpoints, None, &[0, 1, 2, 3]).is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,9 +87,9 @@ async fn equal_values_meet_the_same_endpoint_and_few_move_when_one_goes() {
     for user in 0..1000 {
         let mut headers = HeaderMap::new();
         headers.insert("x-user", user.into());
-        let chosen = balancer.pick(&endpoints, &headers, &[]).unwrap();
-        assert_eq!(balancer.pick(&endpoints, &headers, &[]).unwrap(), chosen);
-        let without_last = balancer.pick(&endpoints[..4], &headers, &[]).unwrap();
+        let chosen = balancer.pick(&endpoints, Some(&headers), &[]).unwrap();
+        assert_eq!(balancer.pick(&endpoints, Some(&headers), &[]).unwrap(), chosen);
+        let without_last = balancer.pick(&endpoints[..4], Some(&headers), &[]).unwrap();
         moved += usize::from(chosen != 4 && without_last != chosen);
     }
     assert_eq!(moved, 0);

@@ -20,7 +20,8 @@ pub fn program(name: &str) -> PathBuf {
     FOLDER.get_or_init(build).join(name)
 }
 
-/// Builds every program: the whole workspace at once, so that features are unified as in a release.
+/// Builds every program: the whole workspace at once, so that features are unified as in a release,
+/// and with the running test named, so that they are those of the tests and nothing is built twice.
 fn build() -> PathBuf {
     let tests = std::env::current_exe().expect("a test has a path");
     let folder = tests
@@ -32,7 +33,7 @@ fn build() -> PathBuf {
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
-        .args(["build", "--quiet", "--workspace", "--bins"]);
+        .args(["build", "--quiet", "--workspace", "--bins", "--test", "it"]);
     if folder.ends_with("release") {
         command.arg("--release");
     }

@@ -5,10 +5,12 @@
 )]
 
 // What the house promises about itself.
+mod readme;
 mod tidy;
 
 // What the other suites stand on.
 mod harness;
+mod shared;
 
 // HTTP itself, between raw sockets.
 mod faults;
@@ -21,7 +23,16 @@ mod corpus;
 
 // The dispatcher against model upstreams.
 mod simulation;
+
 // The program around the data path, as a process.
 mod admin;
 mod cli;
 mod policy_files;
+
+// The real sidecar between real sockets.
+mod e2e;
+mod exactness;
+mod examples;
+mod failures;
+mod leaving;
+mod storm;

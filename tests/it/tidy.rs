@@ -170,6 +170,54 @@ fn a_metric_is_named_in_one_place() {
 }
 
 #[test]
+fn readme_maps_every_folder_and_no_other() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let map = readme
+        .split("## Code map")
+        .nth(1)
+        .and_then(|rest| rest.split("```text").nth(1))
+        .unwrap();
+    let map = map.split("```").next().unwrap();
+    let (mut open, mut named) = (Vec::<(usize, PathBuf)>::new(), BTreeSet::new());
+    for line in map.lines().filter(|line| !line.trim().is_empty()) {
+        let indent = line.len() - line.trim_start().len();
+        open.retain(|(outer, _)| *outer < indent);
+        let name = line.split_whitespace().next().unwrap().trim_end_matches('/');
+        let path = open
+            .last()
+            .map_or_else(PathBuf::new, |(_, path)| path.clone())
+            .join(name);
+        named.insert(path.clone());
+        open.push((indent, path));
+    }
+    let folders = files(root()).into_iter().flat_map(|file| {
+        let folder = file.parent().unwrap().strip_prefix(root()).unwrap().to_owned();
+        folder
+            .ancestors()
+            .filter(|path| !path.as_os_str().is_empty())
+            .map(Path::to_owned)
+            .collect::<Vec<_>>()
+    });
+    let existing: BTreeSet<PathBuf> = folders.filter(|folder| !is_inside_a_module(folder)).collect();
+    let missing = existing
+        .difference(&named)
+        .map(|folder| format!("{} is not in the map", folder.display()));
+    let invented = named
+        .difference(&existing)
+        .map(|folder| format!("{} does not exist", folder.display()));
+    check(&missing.chain(invented).collect::<Vec<_>>());
+}
+
+/// Folders below `src`, `it` and `harness` hold the parts of one module, those of `fuzz` its inputs.
+fn is_inside_a_module(folder: &Path) -> bool {
+    let whole = ["src", "tests/it", "tests/harness", "tests/fuzz"];
+    folder
+        .ancestors()
+        .skip(1)
+        .any(|outer| whole.iter().any(|end| outer.ends_with(end)))
+}
+
+#[test]
 fn links_lead_somewhere() {
     let mut faults = Vec::new();
     for file in files(root())

@@ -59,11 +59,8 @@ impl<T> Batcher<T> {
             let (id, flow) = self.schedule.pick(QUANTUM)?;
             let lane = self.lanes.get(id)?;
             let slots = self.slots(&lane.limits);
-            if self.in_slots >= slots {
+            if self.in_slots >= slots && !self.may_exceed(lane) {
                 self.blocked_before = self.next_seq;
-                if learned(&lane.limits) {
-                    return None;
-                }
                 self.park(id, Park::Slots);
                 continue;
             }
@@ -83,6 +80,13 @@ impl<T> Batcher<T> {
                 return Some(batch);
             }
         }
+    }
+
+    /// Whether a lane may send although the window is full. Waiting gains nothing for a lane that
+    /// has nothing in flight: its calls cannot join another's batch, and a slow key must not hold
+    /// up a quick one.
+    fn may_exceed(&self, lane: &Lane) -> bool {
+        lane.in_flight == 0 && learned(&lane.limits) && self.in_slots < self.settings.max_window
     }
 
     /// Lets lanes go whose time is up.

@@ -115,6 +115,9 @@ impl<T> Batcher<T> {
             in_slot,
         };
         self.class(class).users += 1;
+        if let Some(lane) = self.lanes.get_mut(forming.lane) {
+            lane.in_flight += 1;
+        }
         let id = self.flights.insert(flight);
         Some(Batch {
             id: BatchId(id),

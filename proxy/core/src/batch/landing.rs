@@ -14,6 +14,9 @@ impl<T> Batcher<T> {
             return;
         };
         self.in_slots -= usize::from(flight.in_slot);
+        if let Some(lane) = self.lanes.get_mut(flight.lane) {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
         self.learn(&flight, outcome, now);
         let class = self.class(flight.class);
         class.users = class.users.saturating_sub(1);
@@ -72,7 +75,8 @@ impl<T> Batcher<T> {
     /// One step back for a burst of bad news: only batches sent after the last step count. The
     /// lane pauses when it has heard nothing but overload for a while; a single 503 is noise.
     fn back_off(&mut self, flight: &Flight, retry_after: Option<Duration>, now: Instant) {
-        if flight.in_slot && self.backed_off.is_none_or(|last| flight.sent >= last) {
+        // Of a batch that was alone, a smaller window could change nothing.
+        if flight.in_slot && flight.level > 1 && self.backed_off.is_none_or(|last| flight.sent >= last) {
             self.backed_off = Some(now);
             self.controller.back_off();
         }

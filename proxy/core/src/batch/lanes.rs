@@ -30,6 +30,8 @@ pub(super) struct Lane {
     pub(super) wake: Option<Instant>,
     /// Overloaded replies since the last good one.
     pub(super) overloads: u32,
+    /// Batches of this lane in flight.
+    pub(super) in_flight: usize,
     pub(super) paused_until: Option<Instant>,
     /// True while the lane stands in the queue of due `Fixed` lanes.
     pub(super) due: bool,
@@ -142,6 +144,7 @@ impl Lanes {
             hold: None,
             wake: None,
             overloads: 0,
+            in_flight: 0,
             paused_until: None,
             due: false,
             idle_stamp: 0,

@@ -1,9 +1,10 @@
 //! The batching path of a call: queued by key, sent with its companions, answered with its share.
 //!
-//! `submit` reads and queues a call, `dispatcher` forms batches, `flight` sends one and isolates
+//! `submit` reads and queues a call, `divide` cuts one that is too large, `dispatcher` forms batches, `flight` sends one and isolates
 //! what fails, `attempt` is one round trip, `slot` is where the caller waits. What is decided, the
 //! core decides; here are the sockets, the clock and the tasks.
 
+mod divide;
 pub(crate) mod submit;
 
 pub(crate) mod dispatcher;

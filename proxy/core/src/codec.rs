@@ -160,6 +160,26 @@ pub trait Codec: std::fmt::Debug + Send + Sync {
     fn max_bytes(&self) -> Option<usize> {
         None
     }
+
+    /// Whether the successful reply to a lone call is one that the convention allows.
+    ///
+    /// # Errors
+    /// Why it is not. A convention that says nothing of lone replies finds none.
+    fn check(&self, _item: &Self::Item, _reply: &Reply<'_>) -> Result<(), Unsplit> {
+        Ok(())
+    }
+
+    /// Bodies of calls with at most `most` items each that together ask what this one asks;
+    /// `None` when the convention has no such thing.
+    fn divide(&self, _item: &Self::Item, _most: usize) -> Option<Vec<Bytes>> {
+        None
+    }
+
+    /// The reply to a call out of the replies to what [`Codec::divide`] made of it, in that order;
+    /// `None` when they do not go together.
+    fn rejoin(&self, _replies: &[Reply<'_>]) -> Option<Chunks> {
+        None
+    }
 }
 
 /// A call as its codec understands it.

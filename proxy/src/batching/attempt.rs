@@ -78,13 +78,15 @@ async fn alone(upstream: &Upstream, mut member: Pending) -> Outcome {
         }
     };
     let outcome = outcome_of(response.status(), response.headers());
-    member.answer(relay(response).await);
+    let reply = relay(&member, response).await;
+    member.answer(reply);
     outcome
 }
 
 /// A short reply is read here, so that the batch's duration is that of the whole exchange;
-/// a long or unbounded one streams.
-async fn relay(response: http::Response<Body>) -> Result<http::Response<Body>, Error> {
+/// a long or unbounded one streams. What is read is checked: a reply that its convention does not
+/// allow is an error, whether its call travelled alone or not.
+async fn relay(member: &Pending, response: http::Response<Body>) -> Result<http::Response<Body>, Error> {
     let (head, body) = response.into_parts();
     let short = body
         .size_hint()
@@ -93,10 +95,21 @@ async fn relay(response: http::Response<Body>) -> Result<http::Response<Body>, E
     if !short || body.is_end_stream() {
         return Ok(http::Response::from_parts(head, body));
     }
-    match body.collect().await {
-        Ok(whole) => Ok(http::Response::from_parts(head, Body::full(whole.to_bytes()))),
-        Err(broken) => Err(Error::caused(ErrorKind::UpstreamReset, broken)),
+    let body = match body.collect().await {
+        Ok(whole) => whole.to_bytes(),
+        Err(broken) => return Err(Error::caused(ErrorKind::UpstreamReset, broken)),
+    };
+    let reply = Reply {
+        status: head.status,
+        headers: &head.headers,
+        body: &body,
+    };
+    let readable = head.status == StatusCode::OK && !head.headers.contains_key(header::CONTENT_ENCODING);
+    if readable && let Err(misfit) = member.route.codec.check(&member.item, &reply) {
+        tracing::warn!(route = %member.route.name, %misfit, "a reply does not fit its call");
+        return Err(Error::caused(ErrorKind::Mismatch, misfit));
     }
+    Ok(http::Response::from_parts(head, Body::full(body)))
 }
 
 async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
@@ -336,7 +349,7 @@ const fn unfit(unsplit: &Unsplit) -> BatchFailure {
 }
 
 /// The largest reply to a batch that is held in memory.
-const REPLY_CAP: usize = 64 << 20;
+pub(super) const REPLY_CAP: usize = 64 << 20;
 
 /// Up to here the reply to a lone call is read before it is handed on.
 const SHORT_REPLY: u64 = 64 << 10;

@@ -16,6 +16,7 @@ use jitney_core::policy::Mode;
 use jitney_core::quarantine::Fingerprint;
 use jitney_core::route::{Head, Route};
 
+use super::divide;
 use super::pending::{Answer, Journey, Pending};
 use super::shadow::{Running, Trial};
 use super::slot::Slot;
@@ -76,8 +77,18 @@ pub(crate) async fn submit(
             let answer = seat.answer().await;
             Submitted::Answered(answer.reply, answer.journey)
         }
-        Err(submitted) => *submitted,
+        Err(declined) => match *declined {
+            Declined::TooLarge(call) => divide::submit(call).await,
+            Declined::Submitted(submitted) => submitted,
+        },
     }
+}
+
+/// A call that got no seat.
+pub(super) enum Declined<'a> {
+    /// It carries more than one batch may have.
+    TooLarge(Arrived<'a>),
+    Submitted(Submitted),
 }
 
 /// Why a body was not read to its end.
@@ -108,20 +119,21 @@ async fn read_body(body: Incoming, cap: usize, mut pending: impl FnMut()) -> Res
 }
 
 /// A call whose body has arrived.
-struct Arrived<'a> {
-    upstream: &'a Arc<Upstream>,
-    route: Arc<Route>,
-    state: Arc<RouteState>,
-    head: request::Parts,
-    body: Bytes,
-    deadline: Option<Instant>,
+pub(super) struct Arrived<'a> {
+    pub(super) upstream: &'a Arc<Upstream>,
+    pub(super) route: Arc<Route>,
+    pub(super) state: Arc<RouteState>,
+    pub(super) head: request::Parts,
+    pub(super) body: Bytes,
+    pub(super) deadline: Option<Instant>,
 }
 
 impl<'a> Arrived<'a> {
     /// Reads, keys and queues the call; or says why it travels alone, or is refused.
-    fn enqueue(self, announced: Announced<'_>) -> Result<Seat<'a>, Box<Submitted>> {
+    pub(super) fn enqueue(self, announced: Announced<'_>) -> Result<Seat<'a>, Box<Declined<'a>>> {
         match self.read() {
-            Err(why) => Err(Box::new(self.shadowed(why, None))),
+            Err(Bypass::TooLarge) => Err(Box::new(Declined::TooLarge(self))),
+            Err(why) => Err(Box::new(Declined::Submitted(self.alone(why, None)))),
             Ok((item, queued, print)) => {
                 KEY.with_borrow(|key| self.push(key.as_bytes(), print, item, &queued, announced))
             }
@@ -144,8 +156,7 @@ impl<'a> Arrived<'a> {
             body: &self.body,
         };
         let read = self.route.codec.read(&call)?;
-        let limits = &self.route.limits;
-        if read.count > limits.max_size || read.shared_bytes + read.bytes > limits.max_bytes {
+        if !self.route.fits(read.count, read.shared_bytes + read.bytes) {
             return Err(Bypass::TooLarge);
         }
         let caller = Caller {
@@ -187,7 +198,7 @@ impl<'a> Arrived<'a> {
         item: AnyItem,
         queued: &Queued<()>,
         announced: Announced<'_>,
-    ) -> Result<Seat<'a>, Box<Submitted>> {
+    ) -> Result<Seat<'a>, Box<Declined<'a>>> {
         let (upstream, limits, state) = (
             self.upstream,
             Arc::clone(&self.route.limits),
@@ -197,7 +208,7 @@ impl<'a> Arrived<'a> {
         if self.route.mode == Mode::Shadow {
             let trial = carrying(queued, Trial::new(state));
             let running = Trial::start(upstream, key, &limits, trial);
-            return Err(Box::new(self.shadowed(Bypass::Shadow, running)));
+            return Err(Box::new(Declined::Submitted(self.alone(Bypass::Shadow, running))));
         }
         let slot = Arc::new(Slot::new());
         let pending = Box::new(Pending {
@@ -225,20 +236,19 @@ impl<'a> Arrived<'a> {
                 deadline: self.deadline,
                 waiting: true,
             }),
-            Err(Refused::TooManyKeys(call)) => Err(Box::new(Submitted::Alone(
-                call.into_request(),
-                Bypass::TooManyKeys,
-                None,
-            ))),
-            Err(Refused::TooLate(_)) => Err(Box::new(Submitted::failed(ErrorKind::DeadlineExceeded))),
-            Err(Refused::QueueFull { retry_after, .. }) => Err(Box::new(Submitted::failed(ErrorKind::Shed(
-                Bound::Queue,
-                retry_after,
-            )))),
+            Err(refused) => Err(Box::new(Declined::Submitted(match refused {
+                Refused::TooManyKeys(call) => {
+                    Submitted::Alone(call.into_request(), Bypass::TooManyKeys, None)
+                }
+                Refused::TooLate(_) => Submitted::failed(ErrorKind::DeadlineExceeded),
+                Refused::QueueFull { retry_after, .. } => {
+                    Submitted::failed(ErrorKind::Shed(Bound::Queue, retry_after))
+                }
+            }))),
         }
     }
 
-    fn shadowed(self, why: Bypass, running: Option<Running>) -> Submitted {
+    pub(super) fn alone(self, why: Bypass, running: Option<Running>) -> Submitted {
         Submitted::Alone(
             Request::from_parts(self.head, Body::full(self.body)),
             why,
@@ -249,7 +259,7 @@ impl<'a> Arrived<'a> {
 
 /// A place in the queue or in a batch, for as long as the caller waits. Dropped before the answer
 /// came, it gives the place up.
-struct Seat<'a> {
+pub(super) struct Seat<'a> {
     upstream: &'a Upstream,
     state: Arc<RouteState>,
     ticket: Ticket,
@@ -260,7 +270,7 @@ struct Seat<'a> {
 
 impl Seat<'_> {
     /// Waits for the answer, no longer than the caller does.
-    async fn answer(mut self) -> Answer {
+    pub(super) async fn answer(mut self) -> Answer {
         let answer = match self.deadline {
             None => self.slot.wait().await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), self.slot.wait()).await {
@@ -289,13 +299,22 @@ impl Drop for Seat<'_> {
 }
 
 /// Tells the dispatcher of a call that is on its way, until it arrives or its caller leaves.
-struct Announced<'a> {
+pub(super) struct Announced<'a> {
     upstream: &'a Upstream,
     class: u32,
     live: bool,
 }
 
-impl Announced<'_> {
+impl<'a> Announced<'a> {
+    /// A call that was never announced.
+    pub(super) const fn not(upstream: &'a Upstream) -> Self {
+        Self {
+            upstream,
+            class: 0,
+            live: false,
+        }
+    }
+
     fn announce(&mut self) {
         if !self.live {
             self.live = true;

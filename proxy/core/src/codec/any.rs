@@ -1,10 +1,11 @@
 //! The codec of a route: one of those that exist, chosen by the policy.
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{
-    ArrayItem, Call, Codec, Encoded, JsonArray, JsonRpc, KeyedGet, KeyedItem, MemberReply, Read, Reply,
-    RpcItem, Unsplit,
+    ArrayItem, Call, Chunks, Codec, Encoded, JsonArray, JsonRpc, KeyedGet, KeyedItem, MemberReply, Read,
+    Reply, RpcItem, Unsplit,
 };
 use crate::Bypass;
 
@@ -93,6 +94,32 @@ impl Codec for AnyCodec {
             Self::JsonArray(codec) => codec.all_or_nothing(),
             Self::JsonRpc(codec) => codec.all_or_nothing(),
             Self::KeyedGet(codec) => codec.all_or_nothing(),
+        }
+    }
+
+    fn check(&self, item: &AnyItem, reply: &Reply<'_>) -> Result<(), Unsplit> {
+        match (self, item) {
+            (Self::JsonArray(codec), AnyItem::JsonArray(item)) => codec.check(item, reply),
+            (Self::JsonRpc(codec), AnyItem::JsonRpc(item)) => codec.check(item, reply),
+            (Self::KeyedGet(codec), AnyItem::KeyedGet(item)) => codec.check(item, reply),
+            _ => Err(Unsplit::Shape("an item of another codec")),
+        }
+    }
+
+    fn divide(&self, item: &AnyItem, most: usize) -> Option<Vec<Bytes>> {
+        match (self, item) {
+            (Self::JsonArray(codec), AnyItem::JsonArray(item)) => codec.divide(item, most),
+            (Self::JsonRpc(codec), AnyItem::JsonRpc(item)) => codec.divide(item, most),
+            (Self::KeyedGet(codec), AnyItem::KeyedGet(item)) => codec.divide(item, most),
+            _ => None,
+        }
+    }
+
+    fn rejoin(&self, replies: &[Reply<'_>]) -> Option<Chunks> {
+        match self {
+            Self::JsonArray(codec) => codec.rejoin(replies),
+            Self::JsonRpc(codec) => codec.rejoin(replies),
+            Self::KeyedGet(codec) => codec.rejoin(replies),
         }
     }
 

@@ -7,9 +7,10 @@ use smallvec::SmallVec;
 use super::bodies::{Bodies, SHARED_FROM};
 use super::json::{Scan, Span, whole_number};
 use super::pointer::{Pointer, walk};
-use super::{Call, Codec, CodecError, Encoded, MemberReply, Read, Reply, Unsplit};
+use super::{Call, Chunks, Codec, CodecError, Encoded, MemberReply, Read, Reply, Unsplit};
 use crate::Bypass;
 
+mod divide;
 mod preset;
 mod results;
 mod usage;
@@ -276,6 +277,29 @@ impl Codec for JsonArray {
 
     fn all_or_nothing(&self) -> bool {
         true
+    }
+
+    fn check(&self, item: &ArrayItem, reply: &Reply<'_>) -> Result<(), Unsplit> {
+        if !self.is_plain() {
+            return Ok(());
+        }
+        let results = Results::read(self, reply)?;
+        if results.len() == item.count {
+            Ok(())
+        } else {
+            Err(Unsplit::Count {
+                expected: item.count,
+                found: results.len(),
+            })
+        }
+    }
+
+    fn divide(&self, item: &ArrayItem, most: usize) -> Option<Vec<Bytes>> {
+        self.parts(item, most)
+    }
+
+    fn rejoin(&self, replies: &[Reply<'_>]) -> Option<Chunks> {
+        self.whole(replies)
     }
 }
 

@@ -65,6 +65,12 @@ impl<'r> Results<'r> {
         self.elements.len()
     }
 
+    /// From the first result to the last, with what stands between them.
+    pub(super) fn content(&self) -> Option<Span> {
+        let (first, last) = (self.elements.first()?, self.elements.last()?);
+        Some(Span::new(first.place.start, last.place.end))
+    }
+
     /// One body for each member; there are as many results as items.
     ///
     /// What stood around and between the results stands around and between each member's, so that

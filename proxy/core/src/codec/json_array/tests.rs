@@ -1,11 +1,12 @@
 //! What `jsonArray` merges and how it splits, by its conventions' own bytes.
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 
 use super::{JsonArray, JsonArraySettings, PRESETS};
 use crate::Bypass;
 use crate::codec::tests::{Sent, check_bypass, merge, post, read};
-use crate::codec::{Codec, CodecError, Preset, Unsplit};
+use crate::codec::{Codec, CodecError, Preset, Reply, Unsplit};
 
 fn preset(name: &str) -> JsonArray {
     JsonArray::preset(name).unwrap()
@@ -315,4 +316,73 @@ fn settings_are_checked() {
         fault(inside).to_string(),
         r#"invariants: "/a/b" is not a JSON pointer outside the items"#
     );
+}
+
+#[test]
+fn a_large_call_is_divided_and_its_replies_put_together_again() {
+    let codec = preset("kserve-v1");
+    let sent = post(r#"{"instances": [1, 2 ,3,{"a":[4]}, "5"] ,"parameters":{}}"#);
+    let item = read(&codec, &sent).unwrap().item;
+    let parts = codec.divide(&item, 2).unwrap();
+    assert_eq!(
+        parts,
+        [
+            r#"{"instances": [1, 2] ,"parameters":{}}"#,
+            r#"{"instances": [3,{"a":[4]}] ,"parameters":{}}"#,
+            r#"{"instances": ["5"] ,"parameters":{}}"#,
+        ]
+    );
+    let headers = HeaderMap::new();
+    let bodies = [
+        r#"{"predictions":[1,2],"v":7}"#,
+        r#"{"predictions":[3, [4]],"v":7}"#,
+        r#"{"predictions":["5"],"v":7}"#,
+    ]
+    .map(Bytes::from);
+    let replies: Vec<Reply<'_>> = bodies
+        .iter()
+        .map(|body| Reply {
+            status: StatusCode::OK,
+            headers: &headers,
+            body,
+        })
+        .collect();
+    let whole = codec.rejoin(&replies).unwrap().concat();
+    assert_eq!(whole, br#"{"predictions":[1,2,3, [4],"5"],"v":7}"#);
+    let other = Bytes::from_static(br#"{"predictions":[6],"v":8}"#);
+    let odd = Reply {
+        body: &other,
+        ..replies[0]
+    };
+    assert_eq!(codec.rejoin(&[replies[0], odd]), None);
+}
+
+#[test]
+fn only_plain_conventions_are_divided_and_counted() {
+    for name in ["openai-embeddings", "tei-embed"] {
+        let codec = preset(name);
+        let sent = post(r#"{"input":["a","b"],"inputs":["a","b"]}"#);
+        let item = read(&codec, &sent).unwrap().item;
+        assert_eq!(codec.divide(&item, 1), None);
+    }
+}
+
+#[test]
+fn a_lone_reply_with_another_number_of_results_does_not_fit() {
+    let codec = preset("kserve-v1");
+    let item = read(&codec, &post(r#"{"instances":[1,2]}"#)).unwrap().item;
+    let headers = HeaderMap::new();
+    for (body, fits) in [
+        (r#"{"predictions":[1,2]}"#, true),
+        (r#"{"predictions":[1]}"#, false),
+        ("<html>", false),
+    ] {
+        let body = Bytes::from(body);
+        let reply = Reply {
+            status: StatusCode::OK,
+            headers: &headers,
+            body: &body,
+        };
+        assert_eq!(codec.check(&item, &reply).is_ok(), fits);
+    }
 }

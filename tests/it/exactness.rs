@@ -483,7 +483,7 @@ async fn only_listed_reply_fields_fan_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn caps_are_kept_and_a_call_above_them_goes_alone_and_whole() {
+async fn caps_are_kept_and_a_call_above_them_is_divided_or_goes_alone() {
     let upstream =
         TestUpstream::start(|seen| model::kserve(seen).after(std::time::Duration::from_millis(10))).await;
     let route = Route::kserve().line("batch: {maxSize: 8, maxBytes: 400}");
@@ -493,9 +493,21 @@ async fn caps_are_kept_and_a_call_above_them_goes_alone_and_whole() {
     let long = format!("\"{}\"", "y".repeat(500));
     let answer = alone(proxy.address, predict(instances(&many))).await;
     assert_eq!(answer.text(), model::predictions(&many, ""));
+    let mut sizes: Vec<_> = upstream
+        .seen()
+        .iter()
+        .map(|seen| model::elements(&seen.body, b"\"instances\"").unwrap().len())
+        .collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [4, 8, 8], "twenty items under maxSize 8");
+    upstream.forget();
     let answer = alone(proxy.address, predict(instances(&[&long]))).await;
     assert_eq!(answer.text(), model::predictions(&[&long], ""));
-    assert_eq!(upstream.seen().len(), 2);
+    assert_eq!(
+        upstream.seen().len(),
+        1,
+        "one item above maxBytes cannot be divided"
+    );
     upstream.forget();
     let item = format!("\"{}\"", "x".repeat(60));
     let calls = (0..60).map(|_| predict(instances(&[&item, "1", "2"]))).collect();

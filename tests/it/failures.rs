@@ -49,6 +49,8 @@ async fn one_bad_item_of_eight_leaves_seven_served() {
         upstream.seen().len()
     );
     assert_eq!(proxy.metric("jitney_poison_items_total", "").await, 1.0);
+    assert_eq!(proxy.metric("jitney_items_total", "").await, 8.0);
+    assert!(proxy.metric("jitney_items_total", "outcome=\"ok\"").await >= 4.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

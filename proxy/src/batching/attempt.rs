@@ -50,8 +50,10 @@ enum Told {
 /// Sends one group. A group of one goes out as its original request.
 pub(super) async fn attempt(upstream: &Upstream, mut group: Group) -> (Outcome, Attempt) {
     group.retain(|member| !member.has_left());
+    let lonely = group.len() == 1;
     for member in &mut group {
         member.sends += 1;
+        member.alone = lonely;
     }
     if group.len() > 1 {
         return together(upstream, group).await;

@@ -13,7 +13,7 @@ use jitney_core::route::Route;
 use super::slot::{Flight, Slot};
 use crate::body::Body;
 use crate::error::Error;
-use crate::metrics::UpstreamCall;
+use crate::metrics::{ItemOutcome, UpstreamCall};
 use crate::send::Sending;
 use crate::upstream::{Culprit, RouteState};
 
@@ -61,6 +61,8 @@ pub(crate) struct Pending {
     pub(crate) deadline: Option<Instant>,
     /// How often it has been sent.
     pub(crate) sends: u32,
+    /// True when it was last sent by itself.
+    pub(crate) alone: bool,
     pub(crate) journey: Option<Journey>,
 }
 
@@ -80,10 +82,19 @@ impl Pending {
 
     /// Answers the caller; an answer for one that left is dropped.
     pub(crate) fn answer(self, reply: Result<Response<Body>, Error>) {
-        drop(self.slot.answer(Answer {
+        let outcome = match &reply {
+            Err(error) => ItemOutcome::from(error.kind()),
+            Ok(_) if self.alone => ItemOutcome::Alone,
+            Ok(reply) if reply.status().as_u16() < 400 => ItemOutcome::Ok,
+            Ok(_) => ItemOutcome::Failed,
+        };
+        let answer = Answer {
             reply,
             journey: self.journey,
-        }));
+        };
+        if self.slot.answer(answer).is_ok() {
+            self.state.metrics.items.add(outcome, self.count as u64);
+        }
     }
 
     /// The original request, byte for byte; leaves an empty one behind.

@@ -22,7 +22,7 @@ use super::shadow::{Running, Trial};
 use super::slot::Slot;
 use crate::body::{self, Body, Taken};
 use crate::error::{Bound, Error, ErrorKind};
-use crate::metrics::CancelStage;
+use crate::metrics::{CancelStage, ItemOutcome};
 use crate::upstream::{RouteState, Upstream};
 
 /// What becomes of a call on a batching route.
@@ -222,6 +222,7 @@ impl<'a> Arrived<'a> {
             key: print,
             deadline: self.deadline,
             sends: 0,
+            alone: false,
             journey: None,
         });
         match upstream
@@ -233,6 +234,7 @@ impl<'a> Arrived<'a> {
                 state,
                 ticket,
                 slot,
+                items: queued.items,
                 deadline: self.deadline,
                 waiting: true,
             }),
@@ -240,9 +242,9 @@ impl<'a> Arrived<'a> {
                 Refused::TooManyKeys(call) => {
                     Submitted::Alone(call.into_request(), Bypass::TooManyKeys, None)
                 }
-                Refused::TooLate(_) => Submitted::failed(ErrorKind::DeadlineExceeded),
-                Refused::QueueFull { retry_after, .. } => {
-                    Submitted::failed(ErrorKind::Shed(Bound::Queue, retry_after))
+                Refused::TooLate(call) => call.refused(ErrorKind::DeadlineExceeded),
+                Refused::QueueFull { call, retry_after } => {
+                    call.refused(ErrorKind::Shed(Bound::Queue, retry_after))
                 }
             }))),
         }
@@ -264,6 +266,7 @@ pub(super) struct Seat<'a> {
     state: Arc<RouteState>,
     ticket: Ticket,
     slot: Arc<Slot<Answer>>,
+    items: usize,
     deadline: Option<Instant>,
     waiting: bool,
 }
@@ -294,6 +297,10 @@ impl Drop for Seat<'_> {
                 None => CancelStage::InFlight,
             };
             self.state.metrics.cancelled.inc(stage);
+            self.state
+                .metrics
+                .items
+                .add(ItemOutcome::Cancelled, self.items as u64);
         }
     }
 }
@@ -336,9 +343,14 @@ impl Drop for Announced<'_> {
     }
 }
 
-impl Submitted {
-    fn failed(kind: ErrorKind) -> Self {
-        Self::Answered(Err(Error::new(kind)), None)
+impl Pending {
+    /// What becomes of a call that was not queued.
+    fn refused(&self, kind: ErrorKind) -> Submitted {
+        self.state
+            .metrics
+            .items
+            .add(ItemOutcome::from(kind), self.count as u64);
+        Submitted::Answered(Err(Error::new(kind)), None)
     }
 }
 

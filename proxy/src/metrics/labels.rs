@@ -6,7 +6,7 @@ use jitney_core::Bypass;
 use jitney_core::batch::FlushReason;
 
 use super::cell::Label;
-use crate::error::{Bound, ErrorKind};
+use crate::error::{Bound, ErrorKind, Side};
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -117,6 +117,18 @@ labels! {
         Http2 = "http2",
         /// Anything else, passed on as bytes.
         Opaque = "opaque",
+    }
+}
+
+impl From<ErrorKind> for ItemOutcome {
+    fn from(kind: ErrorKind) -> Self {
+        if kind == ErrorKind::DeadlineExceeded {
+            Self::Expired
+        } else if kind.side() == Side::Sidecar {
+            Self::Shed
+        } else {
+            Self::Error
+        }
     }
 }
 

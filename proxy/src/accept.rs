@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::connection::{self, ConnInfo, Limits, Serve};
 use crate::detect::{self, Protocol};
@@ -88,38 +88,34 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 impl<S: Serve> Acceptor<S> {
     /// Takes connections until the drain begins; those that are open then finish their calls.
-    pub async fn run(self, listener: TcpListener) {
+    /// So do those in the listen queue, unless another acceptor holds the socket, too: they are its then.
+    pub async fn run(self, listener: Arc<TcpListener>) {
         let guard = self.drain.guard();
         let seats = Arc::new(Seats::default());
+        let room = Arc::new(Semaphore::new(self.max_connections));
         tokio::select! {
             biased;
             () = self.drain.draining() => {}
-            () = self.accept(&listener, &seats) => {}
+            () = self.accept(&listener, &seats, &room) => {}
             () = seats.sweep(self.limits.idle_timeout) => {}
         }
-        drop(listener);
+        if let Some(listener) = Arc::into_inner(listener) {
+            self.accept_rest(listener, &seats, &room);
+        }
         seats.close_all();
         drop(guard);
     }
 
-    async fn accept(&self, listener: &TcpListener, seats: &Arc<Seats>) {
-        let room = Arc::new(Semaphore::new(self.max_connections));
+    async fn accept(&self, listener: &TcpListener, seats: &Arc<Seats>, room: &Arc<Semaphore>) {
         let mut back_off = BACK_OFF.0;
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            let Ok(permit) = Arc::clone(room).acquire_owned().await else {
                 return;
             };
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     back_off = BACK_OFF.0;
-                    let (seat, sitting) = seats.take();
-                    let (this, guard) = (self.clone(), self.drain.guard());
-                    tokio::spawn(async move {
-                        if let Err(error) = this.converse(stream, peer, seat).await {
-                            tracing::debug!(%peer, %error, "connection ended while it was told what it speaks");
-                        }
-                        drop((sitting, guard, permit));
-                    });
+                    self.seat(stream, peer, seats, permit);
                 }
                 Err(error) if is_about_one_connection(&error) => {
                     tracing::debug!(%error, "a connection ended before it was accepted");
@@ -131,6 +127,40 @@ impl<S: Serve> Acceptor<S> {
                 }
             }
         }
+    }
+
+    /// Takes what waits in the listen queue: closing the socket would reset those connections, and
+    /// their callers have sent calls already. The system is asked, not tokio, which knows only of
+    /// what came before its last turn.
+    fn accept_rest(&self, listener: TcpListener, seats: &Arc<Seats>, room: &Arc<Semaphore>) {
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok(permit) = Arc::clone(room).try_acquire_owned() {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream
+                        .set_nonblocking(true)
+                        .and_then(|()| TcpStream::from_std(stream));
+                    if let Ok(stream) = stream {
+                        self.seat(stream, peer, seats, permit);
+                    }
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn seat(&self, stream: TcpStream, peer: SocketAddr, seats: &Arc<Seats>, permit: OwnedSemaphorePermit) {
+        let (seat, sitting) = seats.take();
+        let (this, guard) = (self.clone(), self.drain.guard());
+        tokio::spawn(async move {
+            if let Err(error) = this.converse(stream, peer, seat).await {
+                tracing::debug!(%peer, %error, "connection ended while it was told what it speaks");
+            }
+            drop((sitting, guard, permit));
+        });
     }
 
     /// Tells what a connection speaks and has it served.

@@ -5,10 +5,11 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -92,6 +93,11 @@ const MAX_PENDING_RESETS: usize = 20;
 /// Streams that a peer may make this side reset (CVE-2025-8671).
 const MAX_ERROR_RESETS: usize = 1024;
 
+/// How long an HTTP/1 connection that is to end still takes calls: one that is closed between two
+/// calls may meet the next on its way, whose caller cannot know whether it was executed. With this,
+/// whoever calls more often than that is told by `Connection: close` instead.
+const LINGER: Duration = Duration::from_millis(250);
+
 /// Serves HTTP/1 until the connection ends.
 pub(crate) async fn serve_http1<S: Serve>(
     stream: TcpStream,
@@ -122,6 +128,7 @@ pub(crate) async fn serve_http1<S: Serve>(
     let ended = drive(
         pin!(connection),
         &shared.seat,
+        LINGER,
         http1::UpgradeableConnection::graceful_shutdown,
     )
     .await;
@@ -156,25 +163,38 @@ pub(crate) async fn serve_http2<S: Serve>(
     let ended = drive(
         pin!(connection),
         &shared.seat,
+        // GOAWAY lets every stream in that is on its way.
+        Duration::ZERO,
         http2::Connection::graceful_shutdown,
     )
     .await;
     log_end(ended);
 }
 
-/// Polls a connection to its end; tells it to finish what it has and end, once its seat is to be left.
-async fn drive<C: Future>(mut connection: Pin<&mut C>, seat: &Seat, finish: fn(Pin<&mut C>)) -> C::Output {
-    let (mut is_known, mut is_told) = (false, false);
+/// Polls a connection to its end. Once its seat is to be left, what has arrived is still read, for
+/// `linger` more comes in, and then it is told to finish what it has and end.
+async fn drive<C: Future>(
+    mut connection: Pin<&mut C>,
+    seat: &Seat,
+    linger: Duration,
+    finish: fn(Pin<&mut C>),
+) -> C::Output {
+    let (mut is_known, mut is_told, mut lingering) = (false, false, None);
     poll_fn(|cx| {
         if !is_known {
             // A task's waker stays the same for all of its life.
             seat.wakes(cx.waker());
             is_known = true;
         }
-        if !is_told && seat.is_closing() {
-            is_told = true;
-            finish(connection.as_mut());
+        // First, since a connection that is told to end before it has read anything reads nothing.
+        let polled = connection.as_mut().poll(cx);
+        if polled.is_ready() || is_told || !seat.is_closing() {
+            return polled;
         }
+        let lingering = lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(linger)));
+        ready!(lingering.as_mut().poll(cx));
+        is_told = true;
+        finish(connection.as_mut());
         connection.as_mut().poll(cx)
     })
     .await
@@ -200,9 +220,12 @@ impl<S: Serve> Shared<S> {
         if let Some(rule) = broken {
             return forward::refusal(&ErrorKind::BadRequest(rule).into());
         }
-        let reply = self.call(call).await;
+        let mut reply = self.call(call).await;
         if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.verdicts.switch();
+        } else if self.seat.is_closing() {
+            let close = HeaderValue::from_static("close");
+            reply.headers_mut().insert(header::CONNECTION, close);
         }
         reply
     }

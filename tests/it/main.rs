@@ -13,6 +13,7 @@ mod harness;
 mod shared;
 
 // HTTP itself, between raw sockets.
+mod draining;
 mod faults;
 mod http1;
 mod http2;

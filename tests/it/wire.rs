@@ -66,7 +66,7 @@ impl Rig {
             metrics: Metrics::new(),
             drain: drain.clone(),
         };
-        tokio::spawn(acceptor.run(listener));
+        tokio::spawn(acceptor.run(Arc::new(listener)));
         Self {
             address,
             backend,

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use super::plan::{Plan, PlannedListener, Reach};
@@ -42,8 +43,8 @@ struct Running {
 struct RunningListener {
     planned: PlannedListener,
     upstream: Arc<Upstream>,
-    /// A handle on the socket, so that another acceptor can take over without closing it.
-    socket: std::net::TcpListener,
+    /// Held, so that another acceptor can take over without closing it.
+    socket: Arc<TcpListener>,
     drain: Drain,
 }
 
@@ -94,8 +95,11 @@ impl Fleet {
                 .iter()
                 .any(|new| Drain::is_same(&new.drain, &old.drain));
             if !is_kept {
-                old.drain.signal();
-                running.leaving.push(old.drain);
+                let RunningListener { socket, drain, .. } = old;
+                // The acceptor that is left with the socket serves its listen queue before it closes it.
+                drop(socket);
+                drain.signal();
+                running.leaving.push(drain);
             }
         }
         running.leaving.retain(|drain| drain.guards() > 0);
@@ -140,8 +144,8 @@ impl Fleet {
                 .iter()
                 .find(|old| old.planned.address == planned.address && old.planned.name == planned.name);
             let socket = match bound {
-                Some(old) => old.socket.try_clone(),
-                None => bind(planned.address).and_then(tokio::net::TcpListener::into_std),
+                Some(old) => Ok(Arc::clone(&old.socket)),
+                None => bind(planned.address).map(Arc::new),
             };
             let socket = socket.map_err(|error| cannot_listen(planned.address, &error))?;
             let upstream = upstreams.iter().find(|(reach, _)| reach.name == planned.backend);
@@ -172,24 +176,16 @@ impl Fleet {
             metrics: self.metrics.clone(),
             drain: listener.drain.clone(),
         };
-        let socket = listener
-            .socket
-            .try_clone()
-            .and_then(tokio::net::TcpListener::from_std);
-        match socket {
-            Ok(socket) => {
-                let address = socket.local_addr().unwrap_or(listener.planned.address);
-                let backend = &*listener.planned.backend;
-                tracing::info!(%address, backend, "listening");
-                // Held from now on, so that a drain that begins at once waits for it.
-                let guard = listener.drain.guard();
-                self.runtime.spawn(async move {
-                    acceptor.run(socket).await;
-                    drop(guard);
-                });
-            }
-            Err(error) => tracing::error!("{}", cannot_listen(listener.planned.address, &error)),
-        }
+        let socket = Arc::clone(&listener.socket);
+        let address = socket.local_addr().unwrap_or(listener.planned.address);
+        let backend = &*listener.planned.backend;
+        tracing::info!(%address, backend, "listening");
+        // Held from now on, so that a drain that begins at once waits for it.
+        let guard = listener.drain.guard();
+        self.runtime.spawn(async move {
+            acceptor.run(socket).await;
+            drop(guard);
+        });
         listener.drain.clone()
     }
 

@@ -1,0 +1,81 @@
+//! What a drain does for callers whose calls the sidecar has not read yet.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use super::wire::{PATIENCE, Rig, Upstream, Wire};
+
+const CALL: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// Connects without letting the sidecar run, which is in this thread: the connection stays in its listen queue.
+fn queue(address: SocketAddr, first: &str) -> Wire {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.write_all(first.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    Wire(TcpStream::from_std(stream).unwrap())
+}
+
+#[tokio::test]
+async fn calls_in_the_listen_queue_are_served() {
+    let upstream = Upstream::answering(HELLO).await;
+    let rig = Rig::start(upstream.address);
+    let mut whole: Vec<Wire> = (0..20).map(|_| queue(rig.address, CALL)).collect();
+    let (first, rest) = CALL.split_at(9);
+    let mut half = queue(rig.address, first);
+    rig.drain.signal();
+    for wire in &mut whole {
+        let reply = wire.rest().await;
+        assert!(
+            reply.starts_with("HTTP/1.1 200") && reply.ends_with("hello"),
+            "{reply:?}"
+        );
+    }
+    half.send(rest).await;
+    let reply = half.rest().await;
+    assert!(
+        reply.starts_with("HTTP/1.1 200") && reply.ends_with("hello"),
+        "{reply:?}"
+    );
+    tokio::time::timeout(PATIENCE, rig.drain.drained()).await.unwrap();
+}
+
+#[tokio::test]
+async fn h2_connection_in_the_listen_queue_is_served() {
+    let upstream = Upstream::answering(HELLO).await;
+    let rig = Rig::start(upstream.address);
+    let Wire(stream) = queue(rig.address, "");
+    rig.drain.signal();
+    let (mut caller, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let call = Request::get("http://a/").body(Empty::<Bytes>::new()).unwrap();
+    let reply = caller.send_request(call).await.unwrap();
+    assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "hello");
+    drop(caller);
+    tokio::time::timeout(PATIENCE, rig.drain.drained()).await.unwrap();
+}
+
+#[tokio::test]
+async fn call_that_meets_the_drain_on_its_way_is_served_and_told_to_go() {
+    let upstream = Upstream::answering(HELLO).await;
+    let rig = Rig::start(upstream.address);
+    let mut wire = rig.connect().await;
+    wire.send(CALL).await;
+    wire.until("hello").await;
+    rig.drain.signal();
+    // The sidecar learns of the drain first, and closes what it takes for idle.
+    tokio::task::yield_now().await;
+    wire.send(CALL).await;
+    let reply = wire.rest().await;
+    assert!(reply.ends_with("\r\nconnection: close\r\n\r\nhello"), "{reply:?}");
+    tokio::time::timeout(PATIENCE, rig.drain.drained()).await.unwrap();
+}

@@ -19,4 +19,9 @@ pub mod isolate;
 pub mod budget;
 pub mod quarantine;
 
+pub mod breaker;
+pub mod rate;
+pub mod retry;
+mod sliding;
+
 pub use bypass::Bypass;

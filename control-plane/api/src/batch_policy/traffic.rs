@@ -19,8 +19,9 @@ pub struct Traffic {
     pub retry: Option<Retry>,
     /// How an endpoint is chosen.
     pub load_balancer: LoadBalancer,
-    /// When an endpoint or the whole backend is given a rest.
-    pub circuit_breaker: CircuitBreaker,
+    /// When an endpoint or the whole backend is given a rest. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// How many calls are let through. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
@@ -37,7 +38,9 @@ pub struct Timeouts {
     pub per_try: Duration,
 }
 
-/// When a call is tried again.
+/// When a call that passes through or travels alone is tried again: one that may be repeated, whose
+/// body is at hand. What was certainly not sent may be tried again whatever its method. A batch of
+/// several is isolated by `onFailure` instead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Retry {
@@ -45,7 +48,7 @@ pub struct Retry {
     #[schemars(range(min = 1, max = 10))]
     pub attempts: u32,
     /// What is worth another try: `connect-failure`, `reset`, `refused-stream`, `gateway-error` (502,
-    /// 503, 504), `5xx`, or a status.
+    /// 503, 504), `5xx`, or a status; a status also stands for errors that the caller would get with it.
     pub on: Vec<RetryCondition>,
     /// The bound on retries over all calls.
     pub budget: RetryBudget,
@@ -97,10 +100,10 @@ impl<'de> Deserialize<'de> for RetryCondition {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RetryBudget {
-    /// Share of the calls that may be retries, 0 to 1.
+    /// Share of the last 10 s' calls that may be tried again, 0 to 1.
     #[schemars(range(min = 0, max = 1))]
     pub ratio: f64,
-    /// Retries a second that are always allowed.
+    /// Retries a second that are allowed beyond it.
     pub min_per_second: u32,
 }
 
@@ -143,13 +146,14 @@ pub enum LoadBalancerType {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CircuitBreaker {
-    /// Calls in flight to the backend; more are shed with 503.
+    /// Requests in flight to the backend, a batch being one; more are shed with 503.
     #[schemars(range(min = 1))]
     pub max_requests: u32,
-    /// Failures in a row after which an endpoint rests.
+    /// Failures in a row after which an endpoint rests: 30 s, then longer. At most half of the
+    /// endpoints rest at once.
     #[schemars(range(min = 1))]
     pub consecutive_failures: u32,
-    /// Share of good replies below which an endpoint rests, 0 to 1.
+    /// Share of good replies, 0 to 1, below which an endpoint rests, once it had 100 calls in 10 s.
     #[schemars(range(min = 0, max = 1))]
     pub success_rate: f64,
 }
@@ -168,7 +172,7 @@ impl Default for CircuitBreaker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimit {
-    /// Calls a second, above 0.
+    /// Calls a second, above 0; at once, as many as one second brings.
     pub requests_per_second: f64,
     /// Who has a budget of their own.
     #[serde(default)]
@@ -182,6 +186,6 @@ pub enum RatePer {
     /// One budget for all.
     #[default]
     Backend,
-    /// Every caller identity.
+    /// Every caller identity, which is its credentials; callers without any share one budget.
     Identity,
 }

@@ -23,7 +23,10 @@ pub(super) fn traffic(check: &Check<'_>, path: &Path, settings: &Traffic) -> cor
             .as_ref()
             .map(|settings| retry(check, &path.key("retry"), settings)),
         load_balancer: load_balancer(check, &path.key("loadBalancer"), &settings.load_balancer),
-        circuit_breaker: circuit_breaker(check, &path.key("circuitBreaker"), &settings.circuit_breaker),
+        circuit_breaker: settings
+            .circuit_breaker
+            .as_ref()
+            .map(|settings| circuit_breaker(check, &path.key("circuitBreaker"), settings)),
         rate_limit: settings
             .rate_limit
             .as_ref()

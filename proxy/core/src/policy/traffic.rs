@@ -1,5 +1,5 @@
-//! How a backend's traffic is treated: plain, validated settings. What they do is up to the
-//! part of the proxy that owns connections.
+//! How a backend's traffic is treated: plain, validated settings. `rate`, `retry` and `breaker`
+//! decide by them, for the part of the proxy that owns connections.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ pub struct Traffic {
     pub retry: Option<Retry>,
     /// How an endpoint is chosen.
     pub load_balancer: LoadBalancer,
-    /// When an endpoint or the backend is given a rest.
-    pub circuit_breaker: CircuitBreaker,
+    /// When an endpoint or the backend is given a rest; `None`: never.
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// How many calls are let through; `None`: no limit.
     pub rate_limit: Option<RateLimit>,
 }
@@ -91,7 +91,7 @@ pub enum LoadBalancer {
 /// When an endpoint or the backend is given a rest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CircuitBreaker {
-    /// Calls in flight to the backend before more are shed.
+    /// Requests in flight to the backend before more are shed. A batch is one.
     pub max_requests: u32,
     /// Failures in a row after which an endpoint rests.
     pub consecutive_failures: u32,

@@ -1,0 +1,206 @@
+//! Which endpoints of a backend rest because their calls fail: after so many failures in a row, or
+//! when too few of the last ten seconds' calls went well. A rest ends with one call on trial.
+//!
+//! At most half of the endpoints rest, so a lone one never does: calls that go nowhere help nobody.
+
+use std::time::{Duration, Instant};
+
+use crate::policy::CircuitBreaker;
+use crate::sliding::Sliding;
+
+/// The endpoints of one backend, by their place among them.
+#[derive(Debug)]
+pub struct Breaker {
+    rules: CircuitBreaker,
+    endpoints: Vec<Watched>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Watched {
+    state: State,
+    failures_in_a_row: u32,
+    /// Calls, and the failed ones of them.
+    recent: Sliding,
+    /// Rests in a short time, each longer than the one before.
+    rests: u32,
+    /// When the last rest ended well.
+    back: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Working,
+    Resting {
+        until: Instant,
+    },
+    /// One call finds out whether it is well again.
+    OnTrial,
+}
+
+/// What a call means for its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stake {
+    /// One call of many.
+    Ordinary,
+    /// It decides whether a rest is over.
+    Trial,
+}
+
+/// How a call ended, as far as its endpoint is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The endpoint is well.
+    Good,
+    /// The endpoint is at fault.
+    Failed,
+    /// It says nothing: its caller left, say.
+    Unknown,
+}
+
+/// Why an endpoint begins to rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Why {
+    /// So many failures in a row.
+    InARow(u32),
+    /// This share of its calls went well.
+    SuccessRate(f64),
+    /// It failed on trial.
+    Trial,
+}
+
+/// An endpoint begins to rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trip {
+    /// For how long.
+    pub rest: Duration,
+    /// Why.
+    pub why: Why,
+}
+
+impl Breaker {
+    /// All of so many endpoints work.
+    pub fn new(rules: CircuitBreaker, endpoints: usize) -> Self {
+        Self {
+            rules,
+            endpoints: vec![Watched::default(); endpoints],
+        }
+    }
+
+    /// Endpoints that do not simply work.
+    pub fn resting(&self) -> usize {
+        let rests = |endpoint: &&Watched| endpoint.state != State::Working;
+        self.endpoints.iter().filter(rests).count()
+    }
+
+    /// How long an endpoint rests yet; zero while it is on trial or due for it, `None` when it works.
+    pub fn rest_left(&self, at: usize, now: Instant) -> Option<Duration> {
+        match self.endpoints.get(at)?.state {
+            State::Working => None,
+            State::Resting { until } => Some(until.saturating_duration_since(now)),
+            State::OnTrial => Some(Duration::ZERO),
+        }
+    }
+
+    /// Whether an endpoint may be given a call.
+    pub fn may_call(&self, at: usize, now: Instant) -> bool {
+        self.endpoints
+            .get(at)
+            .is_none_or(|endpoint| match endpoint.state {
+                State::Working => true,
+                State::Resting { until } => until <= now,
+                State::OnTrial => false,
+            })
+    }
+
+    /// An endpoint is given a call. Say how it ended with [`Breaker::ended`].
+    pub fn begin(&mut self, at: usize, now: Instant) -> Stake {
+        match self.endpoints.get_mut(at) {
+            Some(endpoint) if matches!(endpoint.state, State::Resting { until } if until <= now) => {
+                endpoint.state = State::OnTrial;
+                Stake::Trial
+            }
+            Some(_) | None => Stake::Ordinary,
+        }
+    }
+
+    /// A call ended.
+    pub fn ended(&mut self, at: usize, stake: Stake, outcome: Outcome, now: Instant) -> Option<Trip> {
+        let has_room = (self.resting() + 1) * 2 <= self.endpoints.len();
+        let endpoint = self.endpoints.get_mut(at)?;
+        match (endpoint.state, stake) {
+            (State::Working, _) => {
+                let why = endpoint.count(outcome, &self.rules, now)?;
+                has_room.then(|| endpoint.rest(why, now))
+            }
+            (State::OnTrial, Stake::Trial) => match outcome {
+                Outcome::Good => {
+                    *endpoint = Watched {
+                        rests: endpoint.rests,
+                        back: Some(now),
+                        ..Watched::default()
+                    };
+                    None
+                }
+                Outcome::Failed => Some(endpoint.rest(Why::Trial, now)),
+                // The next call is the trial.
+                Outcome::Unknown => {
+                    endpoint.state = State::Resting { until: now };
+                    None
+                }
+            },
+            // Sent before the rest began, or because all others had been tried.
+            (State::Resting { .. } | State::OnTrial, _) => None,
+        }
+    }
+}
+
+impl Watched {
+    /// Counts a call; says why the endpoint should rest, if it should.
+    fn count(&mut self, outcome: Outcome, rules: &CircuitBreaker, now: Instant) -> Option<Why> {
+        match outcome {
+            Outcome::Unknown => return None,
+            Outcome::Good => {
+                self.recent.count(now);
+                self.failures_in_a_row = 0;
+                return None;
+            }
+            Outcome::Failed => {}
+        }
+        self.recent.count(now);
+        self.recent.mark(now);
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        if self.failures_in_a_row >= rules.consecutive_failures {
+            return Some(Why::InARow(self.failures_in_a_row));
+        }
+        let recent = self.recent.counts(now);
+        let good = 1.0 - f64::from(recent.marked) / f64::from(recent.all.max(1));
+        (recent.all >= VOLUME && good < rules.success_rate).then_some(Why::SuccessRate(good))
+    }
+
+    fn rest(&mut self, why: Why, now: Instant) -> Trip {
+        if self
+            .back
+            .is_some_and(|back| now.saturating_duration_since(back) > LONGEST)
+        {
+            self.rests = 0;
+        }
+        let rest = BASE.saturating_mul(1 << self.rests.min(8)).min(LONGEST);
+        self.rests = self.rests.saturating_add(1);
+        self.state = State::Resting { until: now + rest };
+        Trip { rest, why }
+    }
+}
+
+/// The first rest, as in Envoy; each that follows soon is twice as long.
+const BASE: Duration = Duration::from_secs(30);
+
+/// The longest rest, as in Envoy; an endpoint that works this long begins anew.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Calls below which their share that went well says too little. With 100, an endpoint of which
+/// 6 % of the calls fail falls below 80 % in less than one of a million samples.
+const VOLUME: u32 = 100;
+
+#[cfg(test)]
+mod tests;

@@ -108,7 +108,10 @@ impl ErrorKind {
 
     /// True when it is certain that the upstream never began on the request.
     pub const fn never_sent(self) -> bool {
-        matches!(self, Self::NoEndpoint | Self::Connect | Self::ConnectTimeout)
+        matches!(
+            self,
+            Self::NoEndpoint | Self::Connect | Self::ConnectTimeout | Self::Shed(..)
+        )
     }
 
     /// The reason as `x-jitney-error` and in metrics.

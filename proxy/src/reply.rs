@@ -49,7 +49,8 @@ pub(crate) fn of_error(error: &Error) -> Response<Body> {
     response
 }
 
-const fn status(kind: ErrorKind) -> StatusCode {
+/// The status of the reply to a call that failed so.
+pub(crate) const fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::BadRequest(_) | ErrorKind::CallerGone => StatusCode::BAD_REQUEST,
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -2,17 +2,23 @@
 //! Knows nothing of batches: a batch is one request like any other.
 
 mod address;
+mod again;
 mod balance;
+mod breaker;
 mod endpoint;
+mod gate;
 mod http1;
 mod http2;
 mod lease;
+mod treatment;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response, StatusCode, Version};
+use arc_swap::ArcSwap;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use jitney_core::policy::{Replay, Traffic};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
@@ -21,12 +27,15 @@ use crate::error::{Error, ErrorKind};
 use crate::metrics::{BackendMetrics, Metrics, UpstreamCall};
 
 pub use address::Address;
-pub use balance::Balance;
 pub use endpoint::EndpointView;
 pub use lease::Lease;
 
+use again::Again;
 use balance::Balancer;
+use breaker::Watch;
 use endpoint::Endpoint;
+use gate::Gate;
+use treatment::Treatment;
 
 /// What the endpoints of a backend speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +58,6 @@ pub struct BackendSettings {
     pub endpoints: Vec<Address>,
     /// What they speak.
     pub speaks: Speaks,
-    /// How one is chosen.
-    pub balance: Balance,
     /// The longest that making a connection may take.
     pub connect_timeout: Duration,
     /// The most idle connections kept to one endpoint.
@@ -68,6 +75,8 @@ pub struct Backend {
     pub name: Arc<str>,
     endpoints: Box<[Arc<Endpoint>]>,
     balancer: Balancer,
+    treatment: ArcSwap<Treatment>,
+    gate: Arc<Gate>,
 }
 
 /// The bounds of one call.
@@ -77,8 +86,10 @@ pub struct Sending {
     pub deadline: Option<Instant>,
     /// The longest that one try may take to the head of its reply.
     pub per_try: Option<Duration>,
-    /// Why it is made.
+    /// Why it is made. Only a [`UpstreamCall::Single`] is tried again by the policy's `retry`.
     pub why: UpstreamCall,
+    /// When it may be sent a second time.
+    pub replay: Replay,
 }
 
 /// A call whose connection failed is tried on so many other endpoints.
@@ -93,7 +104,6 @@ impl BackendSettings {
             name,
             endpoints,
             speaks: Speaks::Auto,
-            balance: Balance::PeakEwma,
             connect_timeout: Duration::from_secs(1),
             max_idle: 1024,
             idle_timeout: Duration::from_secs(45),
@@ -104,23 +114,35 @@ impl BackendSettings {
 impl Backend {
     /// A backend without any connection yet.
     pub fn new(settings: &BackendSettings) -> Self {
+        let gate = Arc::new(Gate::open());
         let endpoints = settings
             .endpoints
             .iter()
-            .map(|address| Endpoint::start(address.clone(), settings))
+            .map(|address| Endpoint::start(address.clone(), settings, &gate))
             .collect();
         Self {
             name: Arc::clone(&settings.name),
             endpoints,
-            balancer: Balancer::new(settings.balance.clone()),
+            balancer: Balancer::default(),
+            treatment: ArcSwap::default(),
+            gate,
         }
+    }
+
+    /// Has calls that begin from now on be treated so. What was learned stays, where its rule does.
+    pub fn install(&self, traffic: &Traffic) {
+        self.gate
+            .limit(traffic.circuit_breaker.map(|breaker| breaker.max_requests));
+        let next = Treatment::of(traffic, &self.endpoints, &self.treatment.load());
+        self.treatment.store(Arc::new(next));
     }
 
     /// Sends a request and waits for the head of the reply. The head must have been through
     /// [`crate::headers::outbound`]; the reply's has been through [`crate::headers::inbound`].
     ///
     /// What was certainly not sent is tried on another connection or endpoint; an idempotent call
-    /// without body is also tried once more when the idle connection that it was given proved dead.
+    /// without body is also tried once more when the idle connection that it was given proved dead. Beyond
+    /// that, the policy's `retry` decides.
     ///
     /// # Errors
     /// The last attempt's.
@@ -150,24 +172,63 @@ impl Backend {
         let from_http2 = unsent
             .as_ref()
             .is_some_and(|request| request.version() == Version::HTTP_2);
+        let mut again = self.again(unsent.as_ref(), sending);
         let mut tried: SmallVec<[usize; OTHER_ENDPOINTS]> = SmallVec::new();
+        let mut sending = *sending;
         loop {
-            let at = self
-                .balancer
-                .pick(&self.endpoints, unsent.as_ref().map(Request::headers), &tried)?;
-            let why = if tried.is_empty() {
-                sending.why
-            } else {
-                UpstreamCall::Retry
-            };
-            let sending = Sending { why, ..*sending };
+            let headers = unsent.as_ref().map(Request::headers);
+            let (at, watch) = self.choose(headers, &tried, sending.deadline)?;
             let sent = attempt(&self.endpoints[at], unsent, from_http2, &sending).await;
+            if let Some(watch) = watch {
+                watch.tell(&sent);
+            }
+            sending.why = UpstreamCall::Retry;
             let may_go_on = tried.len() < OTHER_ENDPOINTS && tried.len() + 1 < self.endpoints.len();
-            match sent {
-                Err(error) if unsent.is_some() && may_go_on && error.kind() != ErrorKind::TryTimeout => {
-                    tried.push(at);
-                }
-                sent => return sent,
+            if may_go_on && unsent.is_some() && is_better_elsewhere(&sent) {
+                tried.push(at);
+                continue;
+            }
+            let Some(again) = &mut again else { return sent };
+            if !again.prepare(&sent, unsent) {
+                return sent;
+            }
+            // Its connection is free for the next try.
+            drop(sent);
+            tried.push(at);
+            if tried.len() >= self.endpoints.len() {
+                tried.clear();
+                // Boxed as all that is rare.
+                Box::pin(again.pause(self.balancer.random())).await;
+            }
+        }
+    }
+
+    /// The tries that the policy grants a call; a batch is isolated instead.
+    fn again(&self, request: Option<&Request<Body>>, sending: &Sending) -> Option<Box<Again>> {
+        if sending.why != UpstreamCall::Single {
+            return None;
+        }
+        let retries = self.treatment.load().retries.clone()?;
+        request.map(|request| Again::new(retries, request, sending.replay))
+    }
+
+    /// An endpoint for the next try, not one of those tried already.
+    fn choose(
+        &self,
+        headers: Option<&HeaderMap>,
+        tried: &[usize],
+        deadline: Option<Instant>,
+    ) -> Result<(usize, Option<Watch>), Error> {
+        let treatment = self.treatment.load();
+        let pick = |out: &[usize]| {
+            self.balancer
+                .pick(&treatment.load_balancer, &self.endpoints, headers, out)
+        };
+        match &treatment.breaker {
+            None => Ok((pick(tried)?, None)),
+            Some(breaker) => {
+                let (at, watch) = breaker.choose(tried, deadline, pick)?;
+                Ok((at, Some(watch)))
             }
         }
     }
@@ -178,10 +239,12 @@ impl Backend {
     /// # Errors
     /// As [`Backend::send`].
     pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
-        let at = self
-            .balancer
-            .pick(&self.endpoints, Some(request.headers()), &[])?;
-        self.endpoints[at].upgrade(request).await
+        let (at, watch) = self.choose(Some(request.headers()), &[], None)?;
+        let sent = self.endpoints[at].upgrade(request).await;
+        if let Some(watch) = watch {
+            watch.tell(&sent);
+        }
+        sent
     }
 
     /// A bare connection to an endpoint, for bytes that are not HTTP.
@@ -189,13 +252,22 @@ impl Backend {
     /// # Errors
     /// When none can be made.
     pub(crate) async fn connect(&self) -> Result<TcpStream, Error> {
-        let at = self.balancer.pick(&self.endpoints, None, &[])?;
+        // A connection that comes about says nothing of the calls on others.
+        let (at, _watch) = self.choose(None, &[], None)?;
         self.endpoints[at].connect().await
     }
 
     /// What is known of each endpoint.
     pub fn endpoints_snapshot(&self) -> Vec<EndpointView> {
-        self.endpoints.iter().map(|endpoint| endpoint.view()).collect()
+        let treatment = self.treatment.load();
+        let rest = |at| treatment.breaker.as_ref()?.rest_left(at);
+        let endpoints = self.endpoints.iter().enumerate();
+        endpoints
+            .map(|(at, endpoint)| EndpointView {
+                rest: rest(at),
+                ..endpoint.view()
+            })
+            .collect()
     }
 }
 
@@ -206,7 +278,7 @@ async fn attempt(
     from_http2: bool,
     sending: &Sending,
 ) -> Result<Response<Body>, Error> {
-    let sent = pin!(endpoint.send(unsent, from_http2, sending.why));
+    let sent = pin!(endpoint.send(unsent, from_http2, sending));
     let Some(limit) = sending.per_try else {
         return sent.await;
     };
@@ -215,6 +287,12 @@ async fn attempt(
     }
     endpoint.load.failed();
     Err(ErrorKind::TryTimeout.into())
+}
+
+/// True for an error that another endpoint may not have.
+fn is_better_elsewhere(sent: &Result<Response<Body>, Error>) -> bool {
+    let own = |kind| matches!(kind, ErrorKind::TryTimeout | ErrorKind::Shed(..));
+    sent.as_ref().is_err_and(|error| !own(error.kind()))
 }
 
 /// True for a status that says the endpoint, not the request, is at fault.

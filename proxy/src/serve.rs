@@ -7,6 +7,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use jitney_core::Bypass;
 use jitney_core::key::head_bypass;
+use jitney_core::policy::{Replay, Timeouts};
 use jitney_core::route::{Head, Route};
 
 use crate::batching::alarm::now;
@@ -14,7 +15,7 @@ use crate::batching::pending::Journey;
 use crate::batching::submit::{Submitted, submit};
 use crate::body::Body;
 use crate::connection::{ConnInfo, Serve};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::forward::forward;
 use crate::log::{Access, InBatch};
 use crate::send::Sending;
@@ -39,15 +40,22 @@ async fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Response
         uri: request.uri(),
         headers: request.headers(),
     };
-    let Some((route, state)) = upstream.route(&head) else {
-        let reply = forward(request, &upstream.backend, &Sending::default()).await;
+    let arrival = upstream.arrival(&head);
+    if let Some(wait) = arrival.limited {
+        let state = arrival.route.as_ref().map(|(_, state)| &**state);
+        let limited = Err(ErrorKind::RateLimited(wait).into());
+        return Ended::alone(limited, None).finish(upstream, state, began, line);
+    }
+    let Some((route, state)) = arrival.route else {
+        let sending = sending(arrival.timeouts, Replay::Idempotent, began);
+        let reply = forward(request, &upstream.backend, &sending).await;
         return Ended::alone(reply, None).finish(upstream, None, began, line);
     };
     let ended = match state.arrived().or_else(|| head_bypass(&route, &head)) {
         None => together(upstream, route, &state, request, began).await,
         Some(why) => {
             state.metrics.bypass.inc(why);
-            let sending = sending(&route, began);
+            let sending = sending(route.timeouts, route.on_failure.replay, began);
             Ended::alone(forward(request, &upstream.backend, &sending).await, Some(why))
         }
     };
@@ -63,7 +71,7 @@ async fn together(
 ) -> Ended {
     // Nothing that asks to switch protocols comes here.
     headers::outbound(&mut request);
-    let sending = sending(&route, began);
+    let sending = sending(route.timeouts, route.on_failure.replay, began);
     match submit(upstream, route, Arc::clone(state), request, sending.deadline).await {
         Submitted::Answered(reply, journey) => Ended {
             reply,
@@ -80,10 +88,11 @@ async fn together(
 }
 
 /// The bounds of a call that arrived at `began`.
-fn sending(route: &Route, began: Instant) -> Sending {
+fn sending(timeouts: Timeouts, replay: Replay, began: Instant) -> Sending {
     Sending {
-        deadline: route.timeouts.request.map(|limit| began + limit),
-        per_try: route.timeouts.per_try,
+        deadline: timeouts.request.map(|limit| began + limit),
+        per_try: timeouts.per_try,
+        replay,
         ..Sending::default()
     }
 }

@@ -2,6 +2,7 @@
 //! of its routes from one policy to the next.
 
 mod conduct;
+mod limit;
 mod view;
 
 use std::io;
@@ -12,11 +13,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use jitney_core::batch::{Expired, Settings};
-use jitney_core::policy::Policy;
+use jitney_core::policy::{Policy, Timeouts};
 use jitney_core::route::{Head, Route};
 
 pub(crate) use conduct::Culprit;
 pub use conduct::RouteState;
+
+use limit::Limit;
 
 use crate::admin::inspect::RecentBatches;
 use crate::batching::alarm::Alarm;
@@ -53,6 +56,17 @@ struct Installed {
     policy: Policy,
     /// Invariant: one for each route of the policy, in its order.
     states: Vec<Arc<RouteState>>,
+    limit: Option<Arc<Limit>>,
+}
+
+/// What the policy in force says of a call that has just arrived.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// Its route and what is remembered of it; `None`: the call passes through.
+    pub(crate) route: Option<(Arc<Route>, Arc<RouteState>)>,
+    pub(crate) timeouts: Timeouts,
+    /// The rate limit is used up for so long.
+    pub(crate) limited: Option<Duration>,
 }
 
 impl Upstream {
@@ -70,6 +84,7 @@ impl Upstream {
                 policy: ArcSwap::from_pointee(Installed {
                     policy: Policy::default(),
                     states: Vec::new(),
+                    limit: None,
                 }),
                 routes: DashMap::new(),
                 batches: Dispatcher::start(Settings::default(), alarms.0, move |left| depart(&batches, left)),
@@ -97,7 +112,13 @@ impl Upstream {
             Arc::clone(&state.or_insert_with(|| Arc::new(RouteState::new(class, metrics))))
         });
         let states = known.collect();
-        self.policy.store(Arc::new(Installed { policy, states }));
+        let limit = Limit::of(policy.traffic.rate_limit, self.policy.load().limit.as_ref());
+        self.backend.install(&policy.traffic);
+        self.policy.store(Arc::new(Installed {
+            policy,
+            states,
+            limit,
+        }));
     }
 
     /// The policy in force.
@@ -105,12 +126,15 @@ impl Upstream {
         self.policy.load().policy.clone()
     }
 
-    /// The route of a call and what is remembered of it; `None`: the call passes through.
-    pub(crate) fn route(&self, head: &Head<'_>) -> Option<(Arc<Route>, Arc<RouteState>)> {
+    /// Counts a call that arrived, and says what is to be done with it.
+    pub(crate) fn arrival(&self, head: &Head<'_>) -> Arrival {
         let installed = self.policy.load();
-        let matched = installed.policy.route(head)?;
-        let at = usize::try_from(matched.route.id.0).ok()?;
-        Some((Arc::clone(matched.route), Arc::clone(installed.states.get(at)?)))
+        let limit = installed.limit.as_ref();
+        Arrival {
+            route: installed.route(head),
+            timeouts: installed.policy.traffic.timeouts,
+            limited: limit.and_then(|limit| limit.admit(head.headers).err()),
+        }
     }
 
     /// What is remembered of the route of this number.
@@ -135,6 +159,14 @@ impl Upstream {
     pub fn drain(&self) {
         self.batches.drain();
         self.trials.drain();
+    }
+}
+
+impl Installed {
+    fn route(&self, head: &Head<'_>) -> Option<(Arc<Route>, Arc<RouteState>)> {
+        let matched = self.policy.route(head)?;
+        let at = usize::try_from(matched.route.id.0).ok()?;
+        Some((Arc::clone(matched.route), Arc::clone(self.states.get(at)?)))
     }
 }
 

@@ -37,3 +37,4 @@ mod examples;
 mod failures;
 mod leaving;
 mod storm;
+mod traffic;

@@ -310,7 +310,7 @@ fn outcome_of(status: StatusCode, headers: &HeaderMap) -> Outcome {
 const fn outcome_of_error(kind: ErrorKind) -> Outcome {
     if matches!(
         kind,
-        ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::TryTimeout
+        ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::TryTimeout | ErrorKind::Shed(..)
     ) {
         Outcome::Overloaded { retry_after: None }
     } else {

@@ -119,6 +119,7 @@ impl Pending {
         Sending {
             deadline: self.deadline,
             per_try: self.route.timeouts.per_try,
+            replay: self.route.on_failure.replay,
             why: if self.sends > 1 {
                 UpstreamCall::Replay
             } else {

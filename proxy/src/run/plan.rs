@@ -8,12 +8,12 @@ use jitney_api::{
     CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, Sources, compile,
     compile_for_upstream,
 };
-use jitney_core::policy::{LoadBalancer, Policy};
+use jitney_core::policy::Policy;
 use serde_json::{Value, json};
 
 use crate::config::RunArgs;
 use crate::metrics::Metrics;
-use crate::send::{Address, BackendSettings, Balance, Speaks};
+use crate::send::{Address, BackendSettings, Speaks};
 
 /// Listeners and backends, each with its policy.
 #[derive(Debug)]
@@ -49,7 +49,6 @@ pub(super) struct Reach {
     pub(super) name: Arc<str>,
     endpoints: Vec<Address>,
     speaks: Speaks,
-    balance: Balance,
     connect_timeout: Option<Duration>,
 }
 
@@ -108,7 +107,6 @@ impl Plan {
             name: Arc::clone(&name),
             endpoints: args.upstream.clone(),
             speaks: args.upstream_protocol.into(),
-            balance: balance(&compiled.policy),
             connect_timeout: None,
         };
         let listener = |(n, address): (usize, &SocketAddr)| PlannedListener {
@@ -161,7 +159,6 @@ impl From<CompiledBackend> for PlannedBackend {
             name: backend.name,
             endpoints: backend.endpoints.iter().map(address).collect(),
             speaks,
-            balance: balance(&backend.policy),
             connect_timeout: Some(backend.connect_timeout),
         };
         Self {
@@ -177,7 +174,6 @@ impl Reach {
         BackendSettings {
             metrics: metrics.backend(&self.name),
             speaks: self.speaks,
-            balance: self.balance.clone(),
             connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
             ..defaults
         }
@@ -188,17 +184,6 @@ fn address(endpoint: &Endpoint) -> Address {
     match endpoint.host.parse() {
         Ok(ip) => Address::Socket(SocketAddr::new(ip, endpoint.port)),
         Err(_) => Address::Name(format!("{}:{}", endpoint.host, endpoint.port).into()),
-    }
-}
-
-fn balance(policy: &Policy) -> Balance {
-    match &policy.traffic.load_balancer {
-        LoadBalancer::PeakEwma => Balance::PeakEwma,
-        LoadBalancer::LeastRequest => Balance::LeastRequest,
-        LoadBalancer::RoundRobin => Balance::RoundRobin,
-        LoadBalancer::ConsistentHash { header } => Balance::ConsistentHash {
-            header: header.clone(),
-        },
     }
 }
 

@@ -6,35 +6,17 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
+use jitney_core::policy::LoadBalancer;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use crate::error::{Error, ErrorKind};
 
-/// How an endpoint is chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
-    /// The better of two: a moving average of latency that jumps at a peak, times the calls in flight,
-    /// times a penalty for failing.
-    #[default]
-    PeakEwma,
-    /// The better of two, by calls in flight.
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
-    /// The same endpoint for equal values of a header; without it, as [`Balance::LeastRequest`].
-    ConsistentHash {
-        /// The header that is hashed.
-        header: HeaderName,
-    },
-}
-
 /// Chooses among the endpoints of a backend.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Balancer {
-    balance: Balance,
     turn: AtomicU64,
 }
 
@@ -67,16 +49,15 @@ const UNKNOWN_LATENCY: f64 = 1.0;
 const SEED: u64 = 0x6a69_746e_6579;
 
 impl Balancer {
-    pub(super) const fn new(balance: Balance) -> Self {
-        Self {
-            balance,
-            turn: AtomicU64::new(0),
-        }
+    /// A number that differs from call to call, for spreading what would come together.
+    pub(super) fn random(&self) -> u64 {
+        spread(self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
     /// An endpoint that is not among those already tried.
     pub(super) fn pick(
         &self,
+        by: &LoadBalancer,
         endpoints: &[Arc<Endpoint>],
         headers: Option<&HeaderMap>,
         tried: &[usize],
@@ -88,27 +69,32 @@ impl Balancer {
         if left == 0 {
             return Err(ErrorKind::NoEndpoint.into());
         }
-        if let Balance::ConsistentHash { header } = &self.balance
+        if let LoadBalancer::ConsistentHash { header } = by
             && let Some(value) = headers.and_then(|headers| headers.get(header))
         {
             return Ok(rendezvous(endpoints, value.as_bytes(), tried));
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        if self.balance == Balance::RoundRobin || left == 1 {
+        if *by == LoadBalancer::RoundRobin || left == 1 {
             return Ok(nth_untried(bounded(turn, left), tried));
         }
-        let random = FixedState::with_seed(SEED).hash_one(turn);
+        let random = spread(turn);
         let first = bounded(random >> 32, left);
         let second = (first + 1 + bounded(random & 0xffff_ffff, left - 1)) % left;
         let (first, second) = (nth_untried(first, tried), nth_untried(second, tried));
-        let cost = |at: usize| match self.balance {
-            Balance::PeakEwma => endpoints[at].load.cost(),
-            Balance::LeastRequest | Balance::RoundRobin | Balance::ConsistentHash { .. } => {
+        let cost = |at: usize| match by {
+            LoadBalancer::PeakEwma => endpoints[at].load.cost(),
+            // One to be hashed by a field that the call lacks, too.
+            LoadBalancer::LeastRequest | LoadBalancer::RoundRobin | LoadBalancer::ConsistentHash { .. } => {
                 endpoints[at].load.calls()
             }
         };
         Ok(if cost(second) < cost(first) { second } else { first })
     }
+}
+
+fn spread(turn: u64) -> u64 {
+    FixedState::with_seed(SEED).hash_one(turn)
 }
 
 /// `value` modulo `count`.

@@ -7,18 +7,22 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use jitney_core::breaker::Outcome;
+use jitney_core::policy::Replay;
 use tokio::net::TcpStream;
 
 use super::address::Address;
 use super::balance::Load;
+use super::breaker::verdict;
+use super::gate::Gate;
 use super::http1::Idle;
 use super::http2::Shared;
 use super::lease::{Held, Lease, Place};
-use super::{BackendSettings, Speaks, is_failure};
+use super::{BackendSettings, Sending, Speaks};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::headers;
-use crate::metrics::{BackendMetrics, OpenConnection, UpstreamCall};
+use crate::metrics::{BackendMetrics, OpenConnection};
 
 /// One address of a backend.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(super) struct Endpoint {
     host: HeaderValue,
     speaks: Speaks,
     connect_timeout: Duration,
+    /// Shared by all endpoints of the backend.
+    pub(super) gate: Arc<Gate>,
     metrics: Arc<BackendMetrics>,
 }
 
@@ -48,13 +54,15 @@ pub struct EndpointView {
     pub latency: Duration,
     /// The moving share of calls that failed, 0 to 1.
     pub failing: f64,
+    /// How long it gets no calls because they fail; zero while it is tried out, `None` when it works.
+    pub rest: Option<Duration>,
 }
 
 /// How often a call that HTTP/2 connections refuse unread is sent again.
 const HTTP2_ATTEMPTS: usize = 3;
 
 impl Endpoint {
-    pub(super) fn start(address: Address, settings: &BackendSettings) -> Arc<Self> {
+    pub(super) fn start(address: Address, settings: &BackendSettings, gate: &Arc<Gate>) -> Arc<Self> {
         Arc::new(Self {
             host: address.host(),
             address,
@@ -63,6 +71,7 @@ impl Endpoint {
             http2: Shared::default(),
             speaks: settings.speaks,
             connect_timeout: settings.connect_timeout,
+            gate: Arc::clone(gate),
             metrics: Arc::clone(&settings.metrics),
         })
     }
@@ -72,23 +81,24 @@ impl Endpoint {
         self: &Arc<Self>,
         unsent: &mut Option<Request<Body>>,
         from_http2: bool,
-        why: UpstreamCall,
+        sending: &Sending,
     ) -> Result<Response<Body>, Error> {
-        self.metrics.upstream_calls.inc(why);
-        let place = Place::take(self);
+        let place = Place::take(self)?;
+        self.metrics.upstream_calls.inc(sending.why);
         let began = Load::begin();
         let sent = match self.speaks_http2(from_http2).await {
-            Ok(false) => self.send_http1(unsent, place).await,
-            Ok(true) => Box::pin(self.send_http2(unsent, place)).await,
+            Ok(false) => self.send_http1(unsent, place, sending.replay).await,
+            Ok(true) => Box::pin(self.send_http2(unsent, place, sending.replay)).await,
             Err(error) => Err(error),
         };
         if let Ok(reply) = &sent {
             self.metrics.upstream_replies.inc(reply.status().into());
             self.metrics.upstream_duration.observe_time(began.elapsed());
         }
-        match &sent {
-            Ok(reply) if !is_failure(reply.status()) => self.load.succeeded(began),
-            Ok(_) | Err(_) => self.load.failed(),
+        match verdict(&sent) {
+            Outcome::Good => self.load.succeeded(began),
+            Outcome::Failed => self.load.failed(),
+            Outcome::Unknown => {}
         }
         sent
     }
@@ -106,13 +116,14 @@ impl Endpoint {
         self: &Arc<Self>,
         unsent: &mut Option<Request<Body>>,
         place: Place,
+        replay: Replay,
     ) -> Result<Response<Body>, Error> {
         let mut idle = self.http1.take();
         // Whether a connection that idled is still alive shows only when it is used.
         let mut again = None;
         if let Some(request) = unsent {
             headers::to_http1(request, &self.host);
-            if idle.is_some() && is_idempotent_and_bodiless(request) {
+            if idle.is_some() && replay != Replay::Never && is_idempotent_and_bodiless(request) {
                 again = copy(request);
             }
         }
@@ -149,6 +160,7 @@ impl Endpoint {
         self: &Arc<Self>,
         unsent: &mut Option<Request<Body>>,
         place: Place,
+        replay: Replay,
     ) -> Result<Response<Body>, Error> {
         let mut again = unsent.as_mut().and_then(|request| {
             headers::to_http2(request, &self.host);
@@ -165,7 +177,9 @@ impl Endpoint {
             };
             *unsent = failure.take_message();
             if unsent.is_none() {
-                *unsent = again.take().filter(|copy| is_repeatable(failure.error(), copy));
+                *unsent = again
+                    .take()
+                    .filter(|copy| is_repeatable(failure.error(), copy, replay));
             }
             if attempts == HTTP2_ATTEMPTS || unsent.is_none() {
                 // What listens there may have been replaced by something of HTTP/1.1.
@@ -187,7 +201,7 @@ impl Endpoint {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         headers::to_http1(&mut request, &self.host);
-        let place = Place::take(self);
+        let place = Place::take(self)?;
         let mut sender = self.new_http1(true).await?;
         let (mut head, stream) = sender
             .try_send_request(request)
@@ -225,6 +239,7 @@ impl Endpoint {
             http2_connections: self.http2.len(),
             latency,
             failing,
+            rest: None,
         }
     }
 }
@@ -249,7 +264,7 @@ fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Respons
 }
 
 /// A second request like this one, when its body is at hand.
-fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     let mut copy = Request::new(request.body().try_clone()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -264,10 +279,11 @@ fn is_idempotent_and_bodiless(request: &Request<Body>) -> bool {
 }
 
 /// True when a stream that failed may be sent again: it was refused unread, or sending it twice does no harm.
-fn is_repeatable(error: &hyper::Error, request: &Request<Body>) -> bool {
+fn is_repeatable(error: &hyper::Error, request: &Request<Body>, replay: Replay) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
     cause.is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM))
         || (cause.is_none_or(|cause| cause.is_io() || cause.is_go_away())
+            && replay != Replay::Never
             && is_idempotent_and_bodiless(request))
 }
 

@@ -8,6 +8,7 @@ use hyper::client::conn::http1::SendRequest;
 
 use super::endpoint::Endpoint;
 use crate::body::Body;
+use crate::error::Error;
 
 /// One call's hold on an endpoint.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct Lease {
     place: Place,
 }
 
-/// A call counted into an endpoint's load until it is dropped.
+/// A call counted into the load of an endpoint and of its backend until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place(Arc<Endpoint>);
 
@@ -48,15 +49,18 @@ impl Lease {
 }
 
 impl Place {
-    pub(super) fn take(endpoint: &Arc<Endpoint>) -> Self {
+    /// Takes a place, unless as many requests are in flight to the backend as may be.
+    pub(super) fn take(endpoint: &Arc<Endpoint>) -> Result<Self, Error> {
+        endpoint.gate.enter()?;
         endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(endpoint))
+        Ok(Self(Arc::clone(endpoint)))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.gate.leave();
     }
 }
 

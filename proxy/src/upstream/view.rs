@@ -1,6 +1,7 @@
 //! What people see of an upstream: its queues, endpoints and latest batches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jitney_core::batch::{LaneSnapshot, Snapshot};
 use jitney_core::key::describe;
@@ -59,10 +60,15 @@ impl BackendView for Upstream {
         let endpoints = self.backend.endpoints_snapshot().into_iter();
         let view = |endpoint: crate::send::EndpointView| EndpointView {
             address: endpoint.address.to_string(),
-            is_healthy: endpoint.failing < 0.5,
-            note: match endpoint.failing {
-                failing if failing < 0.005 => String::new(),
-                failing => format!("{:.0} % of its calls failed lately", failing * 100.0),
+            is_healthy: endpoint.rest.is_none() && endpoint.failing < 0.5,
+            note: match (endpoint.rest, endpoint.failing) {
+                (Some(Duration::ZERO), _) => "its calls failed: the next one is a trial".to_owned(),
+                (Some(rest), _) => format!(
+                    "its calls failed: gets none for {:.0} s",
+                    rest.as_secs_f64().ceil()
+                ),
+                (None, failing) if failing < 0.005 => String::new(),
+                (None, failing) => format!("{:.0} % of its calls failed lately", failing * 100.0),
             },
             load: endpoint.latency.as_secs_f64(),
             in_flight: endpoint.in_flight,

@@ -1,25 +1,29 @@
 //! Who is chosen, over many calls.
 
+use http::HeaderName;
+
 use super::*;
+use crate::send::gate::Gate;
 use crate::send::{Address, BackendSettings};
 
 fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
     let settings = BackendSettings::new("test", Vec::new());
+    let gate = Arc::new(Gate::open());
     let address = |port| Address::Socket(([127, 0, 0, 1], port).into());
     (1..=count)
-        .map(|port| Endpoint::start(address(port), &settings))
+        .map(|port| Endpoint::start(address(port), &settings, &gate))
         .collect()
 }
 
 fn shares(
-    balancer: &Balancer,
+    by: &LoadBalancer,
     endpoints: &[Arc<Endpoint>],
     headers: &HeaderMap,
     tried: &[usize],
 ) -> Vec<usize> {
-    let mut shares = vec![0; endpoints.len()];
+    let (mut shares, balancer) = (vec![0; endpoints.len()], Balancer::default());
     for _ in 0..1000 {
-        shares[balancer.pick(endpoints, Some(headers), tried).unwrap()] += 1;
+        shares[balancer.pick(by, endpoints, Some(headers), tried).unwrap()] += 1;
     }
     shares
 }
@@ -27,23 +31,22 @@ fn shares(
 #[tokio::test(start_paused = true)]
 async fn turns_are_equal_and_skip_the_tried() {
     let endpoints = endpoints(4);
-    let balancer = Balancer::new(Balance::RoundRobin);
-    assert_eq!(shares(&balancer, &endpoints, &HeaderMap::new(), &[]), [250; 4]);
-    let left = shares(&balancer, &endpoints, &HeaderMap::new(), &[1, 2]);
+    let by = LoadBalancer::RoundRobin;
+    assert_eq!(shares(&by, &endpoints, &HeaderMap::new(), &[]), [250; 4]);
+    let left = shares(&by, &endpoints, &HeaderMap::new(), &[1, 2]);
     assert_eq!((left[1], left[2]), (0, 0));
-    assert!(balancer.pick(&endpoints, None, &[0, 1, 2, 3]).is_err());
+    assert!(
+        Balancer::default()
+            .pick(&by, &endpoints, None, &[0, 1, 2, 3])
+            .is_err()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_busy_and_the_slow_get_less() {
     let endpoints = endpoints(3);
     endpoints[0].load.in_flight.store(5, Ordering::Relaxed);
-    let least = shares(
-        &Balancer::new(Balance::LeastRequest),
-        &endpoints,
-        &HeaderMap::new(),
-        &[],
-    );
+    let least = shares(&LoadBalancer::LeastRequest, &endpoints, &HeaderMap::new(), &[]);
     assert_eq!(least[0], 0);
     endpoints[0].load.in_flight.store(0, Ordering::Relaxed);
     for (endpoint, millis) in endpoints.iter().zip([10, 10, 100]) {
@@ -51,12 +54,7 @@ async fn the_busy_and_the_slow_get_less() {
         tokio::time::advance(Duration::from_millis(millis)).await;
         endpoint.load.succeeded(began);
     }
-    let ewma = shares(
-        &Balancer::new(Balance::PeakEwma),
-        &endpoints,
-        &HeaderMap::new(),
-        &[],
-    );
+    let ewma = shares(&LoadBalancer::PeakEwma, &endpoints, &HeaderMap::new(), &[]);
     assert_eq!(ewma[2], 0);
     assert!(ewma[0] > 300 && ewma[1] > 300, "{ewma:?}");
 }
@@ -71,8 +69,8 @@ async fn an_endpoint_that_fails_fast_attracts_nothing_and_is_asked_again_later()
     for _ in 0..8 {
         endpoints[1].load.failed();
     }
-    let balancer = Balancer::new(Balance::PeakEwma);
-    assert_eq!(shares(&balancer, &endpoints, &HeaderMap::new(), &[]), [1000, 0]);
+    let by = LoadBalancer::PeakEwma;
+    assert_eq!(shares(&by, &endpoints, &HeaderMap::new(), &[]), [1000, 0]);
     tokio::time::advance(Duration::from_secs(60)).await;
     assert!(endpoints[1].load.cost() <= endpoints[0].load.cost());
 }
@@ -80,16 +78,20 @@ async fn an_endpoint_that_fails_fast_attracts_nothing_and_is_asked_again_later()
 #[tokio::test(start_paused = true)]
 async fn equal_values_meet_the_same_endpoint_and_few_move_when_one_goes() {
     let endpoints = endpoints(5);
-    let balancer = Balancer::new(Balance::ConsistentHash {
+    let balancer = Balancer::default();
+    let by = LoadBalancer::ConsistentHash {
         header: HeaderName::from_static("x-user"),
-    });
+    };
     let mut moved = 0;
     for user in 0..1000 {
         let mut headers = HeaderMap::new();
         headers.insert("x-user", user.into());
-        let chosen = balancer.pick(&endpoints, Some(&headers), &[]).unwrap();
-        assert_eq!(balancer.pick(&endpoints, Some(&headers), &[]).unwrap(), chosen);
-        let without_last = balancer.pick(&endpoints[..4], Some(&headers), &[]).unwrap();
+        let chosen = balancer.pick(&by, &endpoints, Some(&headers), &[]).unwrap();
+        assert_eq!(
+            balancer.pick(&by, &endpoints, Some(&headers), &[]).unwrap(),
+            chosen
+        );
+        let without_last = balancer.pick(&by, &endpoints[..4], Some(&headers), &[]).unwrap();
         moved += usize::from(chosen != 4 && without_last != chosen);
     }
     assert_eq!(moved, 0);

@@ -1,0 +1,161 @@
+//! Another try for a call that travels alone, by the policy's `retry`.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use jitney_core::policy::{Replay, Retry};
+use jitney_core::retry::{Allowance, Cause, Tried};
+use parking_lot::Mutex;
+
+use super::endpoint::copy;
+use crate::batching::alarm::now;
+use crate::body::Body;
+use crate::error::{Error, ErrorKind};
+use crate::reply;
+
+/// A backend's retries.
+#[derive(Debug)]
+pub(super) struct Retries {
+    pub(super) rules: Retry,
+    allowance: Mutex<Allowance>,
+}
+
+/// The tries that one call may still have.
+#[derive(Debug)]
+pub(super) struct Again {
+    retries: Arc<Retries>,
+    left: u32,
+    method: Method,
+    replay: Replay,
+    /// The call once more, when its body is at hand.
+    spare: Option<Request<Body>>,
+}
+
+impl Retries {
+    pub(super) fn new(rules: Retry) -> Self {
+        let allowance = Mutex::new(Allowance::new(rules.budget));
+        Self { rules, allowance }
+    }
+}
+
+impl Again {
+    /// Counts the call.
+    pub(super) fn new(retries: Arc<Retries>, request: &Request<Body>, replay: Replay) -> Box<Self> {
+        retries.allowance.lock().called(now());
+        Box::new(Self {
+            left: retries.rules.attempts,
+            method: request.method().clone(),
+            replay,
+            spare: copy(request),
+            retries,
+        })
+    }
+
+    /// Puts the call into its place once more, if the policy wants it tried again.
+    pub(super) fn prepare(
+        &mut self,
+        sent: &Result<Response<Body>, Error>,
+        unsent: &mut Option<Request<Body>>,
+    ) -> bool {
+        if self.left == 0
+            || !self
+                .retries
+                .rules
+                .is_worth_another(tried(sent), self.replay, &self.method)
+        {
+            return false;
+        }
+        if unsent.is_none() && self.spare.is_none() {
+            return false;
+        }
+        if !self.retries.allowance.lock().take(now()) {
+            return false;
+        }
+        self.left -= 1;
+        if unsent.is_none() {
+            *unsent = self.spare.take();
+            if self.left > 0 {
+                self.spare = unsent.as_ref().and_then(copy);
+            }
+        }
+        true
+    }
+
+    /// Gives an endpoint that has just failed a moment, longer each time.
+    pub(super) async fn pause(&self, random: u64) {
+        let before = self.retries.rules.attempts.saturating_sub(self.left + 1);
+        let pause = PAUSE.saturating_mul(1 << before.min(4));
+        // Half of it at random, lest all the calls that failed together come back together.
+        let random = u32::try_from(random % 128).unwrap_or(0);
+        tokio::time::sleep(pause / 2 + pause * random / 256).await;
+    }
+}
+
+/// How a try ended, in the words of the policy.
+fn tried(sent: &Result<Response<Body>, Error>) -> Tried {
+    match sent {
+        Ok(reply) => Tried {
+            cause: Cause::Other,
+            status: reply.status(),
+        },
+        Err(error) => Tried {
+            cause: cause(error),
+            status: told(error.kind()),
+        },
+    }
+}
+
+/// The status that the caller would get, if another try may help at all.
+fn told(kind: ErrorKind) -> StatusCode {
+    match kind {
+        // This sidecar's own verdicts and the caller's own faults: another try changes nothing.
+        ErrorKind::BadRequest(_)
+        | ErrorKind::BodyTooLarge
+        | ErrorKind::CallerGone
+        | ErrorKind::Shed(..)
+        | ErrorKind::RateLimited(_)
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::NoEndpoint => StatusCode::OK,
+        ErrorKind::Connect
+        | ErrorKind::ConnectTimeout
+        | ErrorKind::TryTimeout
+        | ErrorKind::UpstreamReset
+        | ErrorKind::UpstreamProtocol(_)
+        | ErrorKind::ReplyTooLarge
+        | ErrorKind::Mismatch => reply::status(kind),
+    }
+}
+
+fn cause(error: &Error) -> Cause {
+    let refused = || {
+        let mut cause = error.source();
+        while let Some(found) = cause {
+            if let Some(h2) = found.downcast_ref::<h2::Error>() {
+                return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            }
+            cause = found.source();
+        }
+        false
+    };
+    match error.kind() {
+        ErrorKind::Connect | ErrorKind::ConnectTimeout => Cause::Unconnected,
+        ErrorKind::UpstreamReset if refused() => Cause::Refused,
+        ErrorKind::UpstreamReset => Cause::Reset,
+        ErrorKind::BadRequest(_)
+        | ErrorKind::BodyTooLarge
+        | ErrorKind::CallerGone
+        | ErrorKind::Shed(..)
+        | ErrorKind::RateLimited(_)
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::NoEndpoint
+        | ErrorKind::TryTimeout
+        | ErrorKind::UpstreamProtocol(_)
+        | ErrorKind::ReplyTooLarge
+        | ErrorKind::Mismatch => Cause::Other,
+    }
+}
+
+/// The first pause, as in Envoy.
+const PAUSE: Duration = Duration::from_millis(25);

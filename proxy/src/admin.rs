@@ -25,6 +25,7 @@ mod views;
 
 pub use explain::{BadRequest, RawRequest};
 pub use server::start;
+pub(crate) use views::shared_identities;
 
 use crate::drain::Drain;
 use crate::log::{Level, LogControl};

@@ -301,6 +301,8 @@ async fn identities_are_merged_only_when_the_route_says_so() {
         (upstream.seen().len(), answers[0].status, answers[1].status),
         (1, 200, 200)
     );
+    let said = proxy.log();
+    assert!(said.contains("identity: Shared"), "it is logged: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,7 +24,7 @@ pub(super) async fn config(State(admin): State<Admin>) -> Response {
         .backends
         .list()
         .iter()
-        .flat_map(|view| shared_identities(view.as_ref()))
+        .flat_map(|view| shared_identities(&view.policy()))
         .collect();
     page(&json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -118,8 +118,7 @@ fn route(metrics: &Arc<RouteMetrics>, policy: &Policy) -> Value {
 }
 
 /// Merging callers of different identity is the one switch that nobody should overlook.
-fn shared_identities(view: &dyn BackendView) -> Vec<String> {
-    let policy = view.policy();
+pub(crate) fn shared_identities(policy: &Policy) -> Vec<String> {
     let shared = policy
         .routes()
         .iter()

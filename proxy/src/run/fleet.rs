@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use super::plan::{Plan, PlannedListener, Reach};
 use crate::accept::{Acceptor, bind};
 use crate::admin::inspect::{BackendView, Views};
+use crate::admin::shared_identities;
 use crate::connection::Limits;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
@@ -79,6 +80,9 @@ impl Fleet {
         // Nothing fails from here on.
         for (planned, (_, upstream)) in plan.backends.iter().zip(&upstreams) {
             upstream.install((*planned.policy).clone());
+            for route in shared_identities(&planned.policy) {
+                tracing::warn!("{route}");
+            }
         }
         let before = std::mem::take(&mut running.listeners);
         for made in listeners {

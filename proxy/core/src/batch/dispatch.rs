@@ -82,11 +82,14 @@ impl<T> Batcher<T> {
         }
     }
 
-    /// Whether a lane may send although the window is full. Waiting gains nothing for a lane that
-    /// has nothing in flight: its calls cannot join another's batch, and a slow key must not hold
-    /// up a quick one.
+    /// Whether a lane may send although the window is full.
+    ///
+    /// Waiting gains nothing for a lane that has nothing in flight: its calls cannot join another's
+    /// batch, and a slow key must not hold up a quick one. It has to be a lane that was served
+    /// before, or whoever makes up a key for every call would know no window.
     fn may_exceed(&self, lane: &Lane) -> bool {
-        lane.in_flight == 0 && learned(&lane.limits) && self.in_slots < self.settings.max_window
+        let idle = lane.in_flight == 0 && lane.served;
+        idle && learned(&lane.limits) && self.in_slots < self.settings.max_window
     }
 
     /// Lets lanes go whose time is up.

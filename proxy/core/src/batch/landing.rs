@@ -16,6 +16,7 @@ impl<T> Batcher<T> {
         self.in_slots -= usize::from(flight.in_slot);
         if let Some(lane) = self.lanes.get_mut(flight.lane) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
+            lane.served = true;
         }
         self.learn(&flight, outcome, now);
         let class = self.class(flight.class);

@@ -30,6 +30,8 @@ pub(super) struct Lane {
     pub(super) wake: Option<Instant>,
     /// Overloaded replies since the last good one.
     pub(super) overloads: u32,
+    /// True once a batch of it came back.
+    pub(super) served: bool,
     /// Batches of this lane in flight.
     pub(super) in_flight: usize,
     pub(super) paused_until: Option<Instant>,
@@ -144,6 +146,7 @@ impl Lanes {
             hold: None,
             wake: None,
             overloads: 0,
+            served: false,
             in_flight: 0,
             paused_until: None,
             due: false,

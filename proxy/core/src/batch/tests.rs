@@ -831,3 +831,30 @@ fn a_small_window_of_one_route_does_not_block_another() {
     bench.push("wide", &wide, 2);
     assert_eq!(calls(&bench.only()), [2]);
 }
+
+/// Fills the window with batches of one key.
+fn occupied(bench: &mut Bench, limits: &Arc<Limits>) {
+    for call in 0..64 {
+        bench.push("slow", limits, call);
+        if bench.poll().is_empty() {
+            return;
+        }
+    }
+    panic!("the window has no end");
+}
+
+#[test]
+fn slow_key_holds_up_no_other_that_was_served_before() {
+    let mut bench = Bench::new();
+    let limits = limits(|_| {});
+    bench.push("quick", &limits, 100);
+    let first = bench.only();
+    bench.after(1_000).done(&first);
+    occupied(&mut bench, &limits);
+    bench.push("made up", &limits, 101);
+    assert!(bench.poll().is_empty(), "a new key knows no window");
+    bench.push("quick", &limits, 102);
+    assert_eq!(bench.sent(), [(vec![102], FlushReason::Idle)]);
+    bench.push("quick", &limits, 103);
+    assert!(bench.poll().is_empty(), "it can gather behind its own batch now");
+}

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::ready;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -129,6 +129,7 @@ pub(crate) async fn serve_http1<S: Serve>(
         pin!(connection),
         &shared.seat,
         LINGER,
+        || shared.verdicts.is_inside_head(),
         http1::UpgradeableConnection::graceful_shutdown,
     )
     .await;
@@ -165,6 +166,7 @@ pub(crate) async fn serve_http2<S: Serve>(
         &shared.seat,
         // GOAWAY lets every stream in that is on its way.
         Duration::ZERO,
+        || false,
         http2::Connection::graceful_shutdown,
     )
     .await;
@@ -172,11 +174,12 @@ pub(crate) async fn serve_http2<S: Serve>(
 }
 
 /// Polls a connection to its end. Once its seat is to be left, what has arrived is still read, for
-/// `linger` more comes in, and then it is told to finish what it has and end.
+/// `linger` more comes in, and then, outside of a head, it is told to finish what it has and end.
 async fn drive<C: Future>(
     mut connection: Pin<&mut C>,
     seat: &Seat,
     linger: Duration,
+    is_inside_head: impl Fn() -> bool,
     finish: fn(Pin<&mut C>),
 ) -> C::Output {
     let (mut is_known, mut is_told, mut lingering) = (false, false, None);
@@ -192,7 +195,13 @@ async fn drive<C: Future>(
             return polled;
         }
         let lingering = lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(linger)));
-        ready!(lingering.as_mut().poll(cx));
+        if !lingering.is_elapsed() {
+            ready!(lingering.as_mut().poll(cx));
+        }
+        // The rest of the head wakes this task, as does the end of the time it may take.
+        if is_inside_head() {
+            return Poll::Pending;
+        }
         is_told = true;
         finish(connection.as_mut());
         connection.as_mut().poll(cx)

@@ -27,6 +27,8 @@ pub(crate) struct Verdicts {
     rule: AtomicU8,
     /// Set when the connection has switched protocols: what follows is not HTTP.
     switched: AtomicBool,
+    /// Set while the bytes read so far end inside a head.
+    inside_head: AtomicBool,
 }
 
 impl Verdicts {
@@ -42,6 +44,11 @@ impl Verdicts {
     /// Tells the reading side that what follows is not HTTP.
     pub(crate) fn switch(&self) {
         self.switched.store(true, Ordering::Relaxed);
+    }
+
+    /// True while a head has begun to come in and is not complete.
+    pub(crate) fn is_inside_head(&self) -> bool {
+        self.inside_head.load(Ordering::Relaxed)
     }
 
     fn refuse(&self, head: u64, rule: Rule) {
@@ -91,12 +98,15 @@ impl<S, V: AsRef<Verdicts>> Inspected<S, V> {
         let verdicts = self.verdicts.as_ref();
         if verdicts.switched.load(Ordering::Relaxed) {
             self.head_timer = None;
+            verdicts.inside_head.store(false, Ordering::Relaxed);
             return;
         }
         if let Some((head, rule)) = self.follower.follow(bytes) {
             verdicts.refuse(head, rule);
         }
-        if self.head_timer.is_some() && !self.follower.inside_head() {
+        let inside_head = self.follower.inside_head();
+        verdicts.inside_head.store(inside_head, Ordering::Relaxed);
+        if self.head_timer.is_some() && !inside_head {
             self.head_timer = None;
         }
     }

@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::wire::{PATIENCE, Rig, Upstream, Wire};
@@ -75,6 +77,28 @@ async fn call_that_meets_the_drain_on_its_way_is_served_and_told_to_go() {
     // The sidecar learns of the drain first, and closes what it takes for idle.
     tokio::task::yield_now().await;
     wire.send(CALL).await;
+    let reply = wire.rest().await;
+    assert!(reply.ends_with("\r\nconnection: close\r\n\r\nhello"), "{reply:?}");
+    tokio::time::timeout(PATIENCE, rig.drain.drained()).await.unwrap();
+}
+
+#[tokio::test]
+async fn head_that_is_half_sent_on_a_used_connection_is_waited_for() {
+    let upstream = Upstream::answering(HELLO).await;
+    let rig = Rig::start(upstream.address);
+    let mut wire = rig.connect().await;
+    wire.send(CALL).await;
+    wire.until("hello").await;
+    let (first, rest) = CALL.split_at(9);
+    wire.send(first).await;
+    rig.drain.signal();
+    // Longer than the connection lingers for a caller that says nothing.
+    assert!(
+        tokio::time::timeout(Duration::from_millis(600), wire.0.read_u8())
+            .await
+            .is_err()
+    );
+    wire.send(rest).await;
     let reply = wire.rest().await;
     assert!(reply.ends_with("\r\nconnection: close\r\n\r\nhello"), "{reply:?}");
     tokio::time::timeout(PATIENCE, rig.drain.drained()).await.unwrap();

@@ -283,14 +283,14 @@ impl Codec for JsonArray {
         if !self.is_plain() {
             return Ok(());
         }
-        let results = Results::read(self, reply)?;
-        if results.len() == item.count {
-            Ok(())
-        } else {
-            Err(Unsplit::Count {
+        match Results::read(self, reply) {
+            Ok(results) if results.len() != item.count => Err(Unsplit::Count {
                 expected: item.count,
                 found: results.len(),
-            })
+            }),
+            // What cannot be counted, as `NaN` or deep nesting, may yet be what the caller wants.
+            Err(unsplit) if !is_json_like(reply.body) => Err(unsplit),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -301,6 +301,12 @@ impl Codec for JsonArray {
     fn rejoin(&self, replies: &[Reply<'_>]) -> Option<Chunks> {
         self.whole(replies)
     }
+}
+
+/// Whether a body at least begins like an object or array.
+fn is_json_like(body: &[u8]) -> bool {
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    matches!(first, Some(b'{' | b'['))
 }
 
 /// What an element of a list of texts or tokens is.

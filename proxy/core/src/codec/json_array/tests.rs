@@ -376,6 +376,8 @@ fn a_lone_reply_with_another_number_of_results_does_not_fit() {
         (r#"{"predictions":[1,2]}"#, true),
         (r#"{"predictions":[1]}"#, false),
         ("<html>", false),
+        (r#"{"predictions":[NaN,1]}"#, true),
+        (r#"{"error":"with status 200"}"#, true),
     ] {
         let body = Bytes::from(body);
         let reply = Reply {

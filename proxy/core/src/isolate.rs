@@ -114,11 +114,7 @@ pub fn remedy(
 
 /// Whether a member of a batch that failed so may reach the upstream again.
 pub fn may_replay(failure: Failure, rules: OnFailure, method: &Method) -> bool {
-    match rules.replay {
-        Replay::Never => false,
-        Replay::Idempotent => method.is_idempotent() || failure.nothing_ran(),
-        Replay::Declared => true,
-    }
+    rules.may_replay(method) || (failure.nothing_ran() && rules.replay != Replay::Never)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! parts travel like calls of their own, and their replies are put together again.
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header, response};
+use http::{Response, StatusCode, header, response};
 use jitney_core::Bypass;
 use jitney_core::codec::{Call, Codec, Reply};
 use jitney_core::policy::{Mode, Replay};
@@ -92,15 +92,11 @@ async fn whole(seat: Seat<'_>) -> Result<(response::Parts, Bytes), Error> {
 }
 
 fn rejoined(call: &Arrived<'_>, replies: &[(response::Parts, Bytes)]) -> Result<Response<Body>, Error> {
-    let view = |(head, body): &'_ (response::Parts, Bytes)| -> (StatusCode, HeaderMap, Bytes) {
-        (head.status, head.headers.clone(), body.clone())
-    };
-    let owned: Vec<_> = replies.iter().map(view).collect();
-    let views: Vec<Reply<'_>> = owned
+    let views: Vec<Reply<'_>> = replies
         .iter()
-        .map(|(status, headers, body)| Reply {
-            status: *status,
-            headers,
+        .map(|(head, body)| Reply {
+            status: head.status,
+            headers: &head.headers,
             body,
         })
         .collect();

@@ -1,24 +1,25 @@
 //! One downstream connection: an HTTP/1 or HTTP/2 server whose calls are checked and then served.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::fmt;
+use std::future::{Future, poll_fn, ready};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use crate::accept::Seat;
 use crate::body::Body;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::forward;
 use crate::headers;
 use crate::inspect::{Inspected, Rewound, Verdicts};
@@ -29,12 +30,12 @@ pub trait Serve: Clone + Send + Sync + 'static {
     ///
     /// # Cancellation
     /// The future is dropped when the caller leaves.
-    fn serve(
-        &self,
-        call: Request<Incoming>,
-        connection: &Arc<ConnInfo>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    fn serve(&self, call: Request<Incoming>, connection: &Arc<ConnInfo>) -> Serving;
 }
+
+/// A call that is being served. Boxed: room for the largest of them in every connection, filled and
+/// moved with every call, costs more than the allocation.
+pub type Serving = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// What is known of a downstream connection.
 #[derive(Clone, Debug)]
@@ -113,17 +114,11 @@ pub(crate) async fn serve_http1<S: Serve>(
         Reading(Arc::clone(&shared)),
         limits.head_timeout,
     );
-    let calls = Arc::clone(&shared);
-    let service = service_fn(move |call| {
-        let shared = Arc::clone(&calls);
-        let broken = shared.verdicts.next_call();
-        async move { Ok::<_, Infallible>(shared.http1_call(call, broken).await) }
-    });
     let connection = http1::Builder::new()
         .half_close(false)
         .auto_date_header(false)
         .max_buf_size(limits.max_head as usize)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(io), Http1(Arc::clone(&shared)))
         .with_upgrades();
     let ended = drive(
         pin!(connection),
@@ -147,11 +142,6 @@ pub(crate) async fn serve_http2<S: Serve>(
 ) {
     let shared = Shared::new(service, info, seat);
     let io = Rewound::new(prefix, stream);
-    let calls = Arc::clone(&shared);
-    let service = service_fn(move |call| {
-        let shared = Arc::clone(&calls);
-        async move { Ok::<_, Infallible>(shared.call(call).await) }
-    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)
@@ -160,7 +150,7 @@ pub(crate) async fn serve_http2<S: Serve>(
         .max_header_list_size(limits.max_head)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(io), Http2(Arc::clone(&shared)));
     let ended = drive(
         pin!(connection),
         &shared.seat,
@@ -196,7 +186,7 @@ async fn drive<C: Future>(
         }
         let lingering = lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(linger)));
         if !lingering.is_elapsed() {
-            ready!(lingering.as_mut().poll(cx));
+            std::task::ready!(lingering.as_mut().poll(cx));
         }
         // The rest of the head wakes this task, as does the end of the time it may take.
         if is_inside_head() {
@@ -225,25 +215,81 @@ impl<S: Serve> Shared<S> {
         })
     }
 
-    async fn http1_call(&self, call: Request<Incoming>, broken: Option<&'static str>) -> Response<Body> {
-        if let Some(rule) = broken {
-            return forward::refusal(&ErrorKind::BadRequest(rule).into());
-        }
-        let mut reply = self.call(call).await;
-        if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            self.verdicts.switch();
-        } else if self.seat.is_closing() {
-            let close = HeaderValue::from_static("close");
-            reply.headers_mut().insert(header::CONNECTION, close);
-        }
-        reply
-    }
-
-    async fn call(&self, call: Request<Incoming>) -> Response<Body> {
+    fn call(&self, call: Request<Incoming>) -> Serving {
         self.seat.call();
         match headers::check(&call) {
-            Ok(()) => self.service.serve(call, &self.info).await,
-            Err(error) => forward::refusal(&error),
+            Ok(()) => self.service.serve(call, &self.info),
+            Err(error) => refused(&error),
         }
+    }
+}
+
+fn refused(error: &Error) -> Serving {
+    Box::pin(ready(forward::refusal(error)))
+}
+
+/// The calls of an HTTP/1 connection.
+struct Http1<S>(Arc<Shared<S>>);
+
+/// The calls of an HTTP/2 connection.
+struct Http2<S>(Arc<Shared<S>>);
+
+/// A call that is being served, as hyper wants it.
+pub(crate) struct Answering<S> {
+    serving: Serving,
+    /// The connection, if its end has to be told in a reply.
+    http1: Option<Arc<Shared<S>>>,
+}
+
+impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering<S>;
+
+    fn call(&self, call: Request<Incoming>) -> Answering<S> {
+        let serving = match self.0.verdicts.next_call() {
+            None => self.0.call(call),
+            Some(rule) => refused(&ErrorKind::BadRequest(rule).into()),
+        };
+        Answering {
+            serving,
+            http1: Some(Arc::clone(&self.0)),
+        }
+    }
+}
+
+impl<S: Serve> Service<Request<Incoming>> for Http2<S> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering<S>;
+
+    fn call(&self, call: Request<Incoming>) -> Answering<S> {
+        Answering {
+            serving: self.0.call(call),
+            http1: None,
+        }
+    }
+}
+
+impl<S> Future for Answering<S> {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut reply = std::task::ready!(self.serving.as_mut().poll(cx));
+        if let Some(connection) = &self.http1 {
+            if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                connection.verdicts.switch();
+            } else if connection.seat.is_closing() {
+                let close = HeaderValue::from_static("close");
+                reply.headers_mut().insert(header::CONNECTION, close);
+            }
+        }
+        Poll::Ready(Ok(reply))
+    }
+}
+
+impl<S> fmt::Debug for Answering<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answering").finish_non_exhaustive()
     }
 }

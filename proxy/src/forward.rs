@@ -2,7 +2,6 @@
 
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
@@ -12,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::send::{Backend, Sending};
 
-/// Passes a call on and returns the reply, whose body is still to come.
+/// Passes a call on and returns the reply, whose body is still to come. Its place is empty afterwards.
 ///
 /// # Errors
 /// What went wrong upstream.
@@ -20,15 +19,16 @@ use crate::send::{Backend, Sending};
 /// # Cancellation
 /// Dropping the future ends the upstream call.
 pub async fn forward(
-    call: Request<Incoming>,
+    call: &mut Option<Request<Body>>,
     backend: &Backend,
     sending: &Sending,
 ) -> Result<Response<Body>, Error> {
-    let mut request = call.map(Body::from);
-    match headers::outbound(&mut request) {
-        None => backend.send(request, sending).await,
-        Some(protocol) => Box::pin(switch(request, protocol, backend)).await,
+    if let Some(protocol) = call.as_mut().and_then(headers::outbound)
+        && let Some(request) = call.take()
+    {
+        return Box::pin(switch(request, protocol, backend)).await;
     }
+    backend.send(call, sending).await
 }
 
 /// Passes on a call that asks to switch protocols. Nothing but the request goes upstream before the 101.
@@ -38,7 +38,7 @@ async fn switch(
     backend: &Backend,
 ) -> Result<Response<Body>, Error> {
     let Some(caller) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return backend.send(request, &Sending::default()).await;
+        return backend.send(&mut Some(request), &Sending::default()).await;
     };
     headers::switch(request.headers_mut(), protocol);
     let mut reply = backend.upgrade(request).await?;

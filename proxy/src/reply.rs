@@ -1,10 +1,9 @@
-//! The only place that turns an error into a status, and a member's share of a batch reply into
-//! a response.
+//! The only place that turns an error into a status.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use jitney_core::codec::Chunks;
 
@@ -73,16 +72,8 @@ fn retry_after(after: Duration) -> HeaderValue {
     HeaderValue::from(seconds.max(1))
 }
 
-/// A member's reply out of a batch reply; `fanned_out` are the fields that all members share.
-pub(crate) fn of_member(status: StatusCode, fanned_out: &HeaderMap, chunks: Chunks) -> Response<Body> {
-    let mut response = Response::new(Body::full(joined(chunks)));
-    *response.status_mut() = status;
-    *response.headers_mut() = fanned_out.clone();
-    response
-}
-
 /// One buffer, so that head and body leave in one write; copying is cheaper than more frames.
-fn joined(chunks: Chunks) -> Bytes {
+pub(crate) fn joined(chunks: Chunks) -> Bytes {
     let mut chunks = chunks.into_iter().filter(|c| !c.is_empty());
     let Some(first) = chunks.next() else {
         return Bytes::new();

@@ -149,10 +149,16 @@ impl Backend {
     ///
     /// # Cancellation
     /// Dropping the future closes the connection, or resets the stream, that the call was sent on.
-    pub async fn send(&self, request: Request<Body>, sending: &Sending) -> Result<Response<Body>, Error> {
-        let mut unsent = Some(request);
+    ///
+    /// The request stays in its place, which is empty once it may have been sent: moving it about costs
+    /// more than anything else here does.
+    pub async fn send(
+        &self,
+        unsent: &mut Option<Request<Body>>,
+        sending: &Sending,
+    ) -> Result<Response<Body>, Error> {
         // Pinned here, so that the future holds one copy of it and not one for each branch.
-        let trying = pin!(self.try_endpoints(&mut unsent, sending));
+        let trying = pin!(self.try_endpoints(unsent, sending));
         match sending.deadline {
             None => trying.await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), trying).await {
@@ -162,8 +168,6 @@ impl Backend {
         }
     }
 
-    /// The request stays in its place, which is empty once it may have been sent: moving it about costs more
-    /// than anything else here does.
     async fn try_endpoints(
         &self,
         unsent: &mut Option<Request<Body>>,

@@ -1,5 +1,6 @@
 //! One call, top to bottom: checked, routed, submitted to its batch or forwarded alone, replied.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,10 +12,11 @@ use jitney_core::policy::{Replay, Timeouts};
 use jitney_core::route::{Head, Route};
 
 use crate::batching::alarm::now;
-use crate::batching::pending::Journey;
-use crate::batching::submit::{Submitted, submit};
+use crate::batching::pending::{Journey, Reply};
+use crate::batching::submission::Submission;
+use crate::batching::submit::{GoesAlone, submit};
 use crate::body::Body;
-use crate::connection::{ConnInfo, Serve};
+use crate::connection::{ConnInfo, Serve, Serving};
 use crate::error::{Error, ErrorKind};
 use crate::forward::forward;
 use crate::log::{Access, InBatch};
@@ -27,12 +29,12 @@ use crate::{headers, reply};
 pub struct Sidecar(pub Arc<Upstream>);
 
 impl Serve for Sidecar {
-    async fn serve(&self, call: Request<Incoming>, _: &Arc<ConnInfo>) -> Response<Body> {
-        serve(call, &self.0).await
+    fn serve(&self, call: Request<Incoming>, _: &Arc<ConnInfo>) -> Serving {
+        serve(call, &self.0)
     }
 }
 
-async fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Response<Body> {
+fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
     let began = now();
     let line = Line::begin(&request);
     let head = Head {
@@ -41,50 +43,75 @@ async fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Response
         headers: request.headers(),
     };
     let arrival = upstream.arrival(&head);
+    let (route, state) = arrival.route.unzip();
+    let account = Account {
+        upstream: Arc::clone(upstream),
+        state,
+        began,
+        line,
+    };
     if let Some(wait) = arrival.limited {
-        let state = arrival.route.as_ref().map(|(_, state)| &**state);
         let limited = Err(ErrorKind::RateLimited(wait).into());
-        return Ended::alone(limited, None).finish(upstream, state, began, line);
+        return Box::pin(ready(account.close(limited, None, None)));
     }
-    let Some((route, state)) = arrival.route else {
+    let (Some(route), Some(state)) = (route, &account.state) else {
         let sending = sending(arrival.timeouts, Replay::Idempotent, began);
-        let reply = forward(request, &upstream.backend, &sending).await;
-        return Ended::alone(reply, None).finish(upstream, None, began, line);
+        return Box::pin(alone(account, Some(request.map(Body::from)), sending, None));
     };
-    let ended = match state.arrived().or_else(|| head_bypass(&route, &head)) {
-        None => together(upstream, route, &state, request, began).await,
-        Some(why) => {
-            state.metrics.bypass.inc(why);
-            let sending = sending(route.timeouts, route.on_failure.replay, began);
-            Ended::alone(forward(request, &upstream.backend, &sending).await, Some(why))
+    match state.arrived().or_else(|| head_bypass(&route, &head)) {
+        None => {
+            let state = Arc::clone(state);
+            together(account, route, state, request)
         }
-    };
-    ended.finish(upstream, Some(&state), began, line)
+        Some(why) => {
+            let sending = sending(route.timeouts, route.on_failure.replay, began);
+            Box::pin(alone(account, Some(request.map(Body::from)), sending, Some(why)))
+        }
+    }
 }
 
-async fn together(
-    upstream: &Arc<Upstream>,
+/// A call that is not batched, for that reason if its route is.
+async fn alone(
+    account: Account,
+    mut request: Option<Request<Body>>,
+    sending: Sending,
+    why: Option<Bypass>,
+) -> Response<Body> {
+    account.bypassed(why);
+    let reply = forward(&mut request, &account.upstream.backend, &sending).await;
+    account.close(reply, why, None)
+}
+
+/// A call of a batching route.
+fn together(
+    account: Account,
     route: Arc<Route>,
-    state: &Arc<RouteState>,
+    state: Arc<RouteState>,
     mut request: Request<Incoming>,
-    began: Instant,
-) -> Ended {
+) -> Serving {
     // Nothing that asks to switch protocols comes here.
     headers::outbound(&mut request);
-    let sending = sending(route.timeouts, route.on_failure.replay, began);
-    match submit(upstream, route, Arc::clone(state), request, sending.deadline).await {
-        Submitted::Answered(reply, journey) => Ended {
-            reply,
-            why: None,
-            journey,
-        },
-        Submitted::Alone(request, why, running) => {
-            state.metrics.bypass.inc(why);
-            let ended = Ended::alone(upstream.backend.send(request, &sending).await, Some(why));
-            drop(running);
-            ended
+    let sending = sending(route.timeouts, route.on_failure.replay, account.began);
+    let (call, body) = Submission::new(&account.upstream, route, state, request, sending.deadline);
+    Box::pin(async move {
+        match submit(call, body).await {
+            Ok(answer) => account.close(answer.reply.map(Reply::into_response), None, answer.journey),
+            // Boxed as it is rarer, and larger.
+            Err(left) => Box::pin(unbatched(&account, left, &sending)).await,
         }
-    }
+    })
+}
+
+/// A call that turned out, once its body had come, to be none for a batch.
+async fn unbatched(account: &Account, left: GoesAlone, sending: &Sending) -> Response<Body> {
+    account.bypassed(Some(left.why));
+    let sent = account
+        .upstream
+        .backend
+        .send(&mut Some(left.request), sending)
+        .await;
+    drop(left.running);
+    account.close(sent, Some(left.why), None)
 }
 
 /// The bounds of a call that arrived at `began`.
@@ -97,51 +124,52 @@ fn sending(timeouts: Timeouts, replay: Replay, began: Instant) -> Sending {
     }
 }
 
-/// A call that has its reply.
-struct Ended {
-    reply: Result<Response<Body>, Error>,
-    /// Why it travelled alone on a batching route.
-    why: Option<Bypass>,
-    journey: Option<Journey>,
+/// What is counted and logged of a call once it has its reply.
+struct Account {
+    upstream: Arc<Upstream>,
+    /// Its route's; `None` when it has none.
+    state: Option<Arc<RouteState>>,
+    began: Instant,
+    line: Option<Box<Line>>,
 }
 
-impl Ended {
-    const fn alone(reply: Result<Response<Body>, Error>, why: Option<Bypass>) -> Self {
-        Self {
-            reply,
-            why,
-            journey: None,
+impl Account {
+    /// The call goes alone although its route batches.
+    fn bypassed(&self, why: Option<Bypass>) {
+        if let (Some(state), Some(why)) = (&self.state, why) {
+            state.metrics.bypass.inc(why);
         }
     }
 
     /// Turns what became of the call into its response, counts it, and writes its access line.
-    fn finish(
-        self,
-        upstream: &Upstream,
-        state: Option<&RouteState>,
-        began: Instant,
-        line: Option<Line>,
+    fn close(
+        &self,
+        reply: Result<Response<Body>, Error>,
+        why: Option<Bypass>,
+        journey: Option<Journey>,
     ) -> Response<Body> {
-        let failed = self.reply.as_ref().err().map(Error::kind);
-        let response = self.reply.unwrap_or_else(|error| {
+        let upstream = &*self.upstream;
+        let failed = reply.as_ref().err().map(Error::kind);
+        let response = reply.unwrap_or_else(|error| {
             upstream.metrics.errors.inc(error.kind());
             reply::of_error(&error)
         });
-        let duration = now().saturating_duration_since(began);
-        let calls = state.map_or(&upstream.metrics.pass_through, |state| &state.metrics.calls);
+        let duration = now().saturating_duration_since(self.began);
+        let route = self.state.as_ref().map(|state| &state.metrics);
+        let calls = route.map_or(&upstream.metrics.pass_through, |route| &route.calls);
         calls.answered(response.status(), duration);
-        if let Some(line) = line {
+        if let Some(line) = &self.line {
             Access {
                 method: &line.method,
                 path: &line.path,
                 status: response.status(),
                 duration,
                 backend: &upstream.backend.name,
-                route: state.map(|state| &**state.metrics.name()),
-                batch: self.journey.map(InBatch::from),
+                route: route.map(|route| &**route.name()),
+                batch: journey.map(InBatch::from),
                 reason: failed
                     .map(|kind| kind.as_str())
-                    .or_else(|| self.why.map(Bypass::as_str)),
+                    .or_else(|| why.map(Bypass::as_str)),
             }
             .log();
         }
@@ -156,10 +184,12 @@ struct Line {
 }
 
 impl Line {
-    fn begin<B>(request: &Request<B>) -> Option<Self> {
-        Access::is_on().then(|| Self {
-            method: request.method().clone(),
-            path: request.uri().path().into(),
+    fn begin<B>(request: &Request<B>) -> Option<Box<Self>> {
+        Access::is_on().then(|| {
+            Box::new(Self {
+                method: request.method().clone(),
+                path: request.uri().path().into(),
+            })
         })
     }
 }
@@ -185,9 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_moved_with_every_call_stays_small() {
-        let of_call =
-            size(async |(call, upstream): (Request<Incoming>, Arc<Upstream>)| serve(call, &upstream).await);
-        assert!(of_call < 4096, "{of_call} bytes");
+    fn what_a_call_holds_while_it_waits_stays_small() {
+        let of_member = size(|(call, body)| submit(call, body));
+        assert!(of_member < 768, "{of_member} bytes");
+        let of_lone = size(|(account, call, sending)| alone(account, call, sending, None));
+        assert!(of_lone < 3072, "{of_lone} bytes");
     }
 }

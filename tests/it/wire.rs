@@ -9,7 +9,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use jitney_proxy::accept::{Acceptor, bind};
 use jitney_proxy::body::Body;
-use jitney_proxy::connection::{ConnInfo, Limits, Serve};
+use jitney_proxy::connection::{ConnInfo, Limits, Serve, Serving};
 use jitney_proxy::drain::Drain;
 use jitney_proxy::forward::forward;
 use jitney_proxy::metrics::Metrics;
@@ -31,17 +31,21 @@ pub(crate) struct Rig {
 struct PassThrough(Arc<Backend>);
 
 impl Serve for PassThrough {
-    async fn serve(&self, call: Request<Incoming>, _connection: &Arc<ConnInfo>) -> Response<Body> {
-        match forward(call, &self.0, &Sending::default()).await {
-            Ok(reply) => reply,
-            Err(error) => {
-                let mut reply = Response::new(Body::full(error.to_string()));
-                *reply.status_mut() = http::StatusCode::BAD_GATEWAY;
-                let reason = http::HeaderValue::from_static(error.kind().as_str());
-                reply.headers_mut().insert("x-jitney-error", reason);
-                reply
+    fn serve(&self, call: Request<Incoming>, _connection: &Arc<ConnInfo>) -> Serving {
+        let backend = Arc::clone(&self.0);
+        Box::pin(async move {
+            let mut call = Some(call.map(Body::from));
+            match forward(&mut call, &backend, &Sending::default()).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    let mut reply = Response::new(Body::full(error.to_string()));
+                    *reply.status_mut() = http::StatusCode::BAD_GATEWAY;
+                    let reason = http::HeaderValue::from_static(error.kind().as_str());
+                    reply.headers_mut().insert("x-jitney-error", reason);
+                    reply
+                }
             }
-        }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! One upstream request for one group of members: made, sent, its reply split and handed out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,12 +10,12 @@ use http::{Request, StatusCode, Uri, response};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use jitney_core::batch::Outcome;
-use jitney_core::codec::{AnyItem, Codec, Encoded, MemberReply, Reply, Unsplit};
+use jitney_core::codec::{self, AnyItem, Chunks, Codec, Encoded, MemberReply, Unsplit};
 use jitney_core::fanout::fan_out;
 use jitney_core::isolate::{self, Failure, Remedy, may_replay};
 use smallvec::SmallVec;
 
-use super::pending::{Group, Pending};
+use super::pending::{Group, Pending, Reply};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{BatchFailure, UpstreamCall};
@@ -41,9 +42,9 @@ pub(super) struct Failed {
 /// What the members hear when they are not sent again.
 enum Told {
     /// The batch's own reply.
-    Reply(StatusCode, HeaderMap, Bytes),
+    Reply(StatusCode, Arc<HeaderMap>, Bytes),
     /// Something for each.
-    Each(HeaderMap, Vec<MemberReply>),
+    Each(Arc<HeaderMap>, Vec<MemberReply>),
     Error(ErrorKind),
 }
 
@@ -69,7 +70,10 @@ pub(super) async fn attempt(upstream: &Upstream, mut group: Group) -> (Outcome, 
 async fn alone(upstream: &Upstream, mut member: Pending) -> Outcome {
     let sent = upstream
         .backend
-        .send(member.take_request(), &member.sending(UpstreamCall::Single))
+        .send(
+            &mut Some(member.take_request()),
+            &member.sending(UpstreamCall::Single),
+        )
         .await;
     let response = match sent {
         Ok(response) => response,
@@ -81,7 +85,7 @@ async fn alone(upstream: &Upstream, mut member: Pending) -> Outcome {
     };
     let outcome = outcome_of(response.status(), response.headers());
     let reply = relay(&member, response).await;
-    member.answer(reply);
+    member.answer(reply.map(Reply::Whole));
     outcome
 }
 
@@ -101,14 +105,14 @@ async fn relay(member: &Pending, response: http::Response<Body>) -> Result<http:
         Ok(whole) => whole.to_bytes(),
         Err(broken) => return Err(Error::caused(ErrorKind::UpstreamReset, broken)),
     };
-    let reply = Reply {
+    let reply = codec::Reply {
         status: head.status,
         headers: &head.headers,
         body: &body,
     };
     let readable = head.status == StatusCode::OK && !head.headers.contains_key(header::CONTENT_ENCODING);
-    if readable && let Err(misfit) = member.route.codec.check(&member.item, &reply) {
-        tracing::warn!(route = %member.route.name, %misfit, "a reply does not fit its call");
+    if readable && let Err(misfit) = member.call.route.codec.check(&member.item, &reply) {
+        tracing::warn!(route = %member.call.route.name, %misfit, "a reply does not fit its call");
         return Err(Error::caused(ErrorKind::Mismatch, misfit));
     }
     Ok(http::Response::from_parts(head, Body::full(body)))
@@ -125,7 +129,7 @@ async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
             } else {
                 Failure::Broken
             };
-            group[0].state.metrics.batch_failures.inc(broken(kind));
+            group[0].call.state.metrics.batch_failures.inc(broken(kind));
             return (
                 outcome_of_error(kind),
                 Failed::attempt(group, failure, Told::Error(kind)),
@@ -134,26 +138,26 @@ async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
     };
     let (first_id, body) = body;
     if head.headers.contains_key(header::SET_COOKIE) {
-        group[0].state.saw_cookie();
+        group[0].call.state.saw_cookie();
     }
     let outcome = outcome_of(head.status, &head.headers);
-    let reply = Reply {
+    let reply = codec::Reply {
         status: head.status,
         headers: &head.headers,
         body: &body,
     };
-    let split = group[0].route.codec.split(&items(&group), first_id, &reply);
-    let shared = fan_out(&head.headers);
+    let split = group[0].call.route.codec.split(&items(&group), first_id, &reply);
+    let shared = Arc::new(fan_out(&head.headers));
     match split {
         Ok(replies) => (outcome, hand_out(group, &shared, replies)),
         Err(unsplit) => {
-            group[0].state.metrics.batch_failures.inc(unfit(&unsplit));
+            group[0].call.state.metrics.batch_failures.inc(unfit(&unsplit));
             let failure = Failure::of(&unsplit);
             let (outcome, told) = match unsplit {
                 Unsplit::Failed(status) => (outcome, Told::Reply(status, shared, body)),
                 Unsplit::Refused { replies, .. } => (Outcome::TooLarge, Told::Each(shared, replies)),
                 misfit @ (Unsplit::Count { .. } | Unsplit::Id(_) | Unsplit::Shape(_)) => {
-                    tracing::warn!(route = %group[0].route.name, %misfit, "a batch reply does not fit");
+                    tracing::warn!(route = %group[0].call.route.name, %misfit, "a batch reply does not fit");
                     (Outcome::Failed, Told::Error(ErrorKind::Mismatch))
                 }
             };
@@ -168,11 +172,11 @@ async fn exchange(
     group: &[Box<Pending>],
 ) -> Result<(response::Parts, (u64, Bytes)), Error> {
     let first_id = upstream.next_ids(group.iter().map(|member| member.count).sum());
-    let encoded = group[0].route.codec.encode(&items(group), first_id);
-    let request = merged(&group[0], group.len(), encoded)?;
+    let encoded = group[0].call.route.codec.encode(&items(group), first_id);
+    let mut request = Some(merged(&group[0], group.len(), encoded)?);
     let response = upstream
         .backend
-        .send(request, &group[0].sending(UpstreamCall::Batch))
+        .send(&mut request, &group[0].sending(UpstreamCall::Batch))
         .await?;
     let (head, body) = response.into_parts();
     let body = Limited::new(body, REPLY_CAP).collect().await.map_err(|broken| {
@@ -194,14 +198,14 @@ fn items(group: &[Box<Pending>]) -> SmallVec<[&AnyItem; 64]> {
 /// leaves out, with the merged target and body.
 fn merged(first: &Pending, members: usize, encoded: Encoded) -> Result<Request<Body>, Error> {
     let mut request = Request::new(Body::chunks(encoded.body));
-    *request.method_mut() = first.head.method.clone();
-    *request.version_mut() = first.head.version;
+    *request.method_mut() = first.call.head.method.clone();
+    *request.version_mut() = first.call.head.version;
     *request.uri_mut() = match encoded.path_and_query {
-        None => first.head.uri.clone(),
-        Some(target) => retarget(&first.head.uri, target)?,
+        None => first.call.head.uri.clone(),
+        Some(target) => retarget(&first.call.head.uri, target)?,
     };
     let headers = request.headers_mut();
-    *headers = first.head.headers.clone();
+    *headers = first.call.head.headers.clone();
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::TRANSFER_ENCODING);
     // A reply in one coding could not be split; without a word on it the upstream sends none.
@@ -219,14 +223,18 @@ fn retarget(uri: &Uri, target: String) -> Result<Uri, Error> {
 }
 
 /// Gives everyone its share; keeps those that have to be asked alone.
-fn hand_out(group: Group, shared: &HeaderMap, replies: Vec<MemberReply>) -> Attempt {
+fn hand_out(group: Group, shared: &Arc<HeaderMap>, replies: Vec<MemberReply>) -> Attempt {
     let mut unanswered = Vec::new();
     for (member, reply) in group.into_iter().zip(replies) {
         match reply {
-            MemberReply::Ready { status, body } => member.answer(Ok(reply::of_member(status, shared, body))),
+            MemberReply::Ready { status, body } => member.answer(share(status, shared, body)),
             // Under `replay: Never` nothing reaches the upstream twice, so nobody knows.
             MemberReply::AskAlone
-                if !may_replay(Failure::Misfit, member.route.on_failure, &member.head.method) =>
+                if !may_replay(
+                    Failure::Misfit,
+                    member.call.route.on_failure,
+                    &member.call.head.method,
+                ) =>
             {
                 member.answer(Err(Error::new(ErrorKind::Mismatch)));
             }
@@ -240,6 +248,10 @@ fn hand_out(group: Group, shared: &HeaderMap, replies: Vec<MemberReply>) -> Atte
     }
 }
 
+fn share(status: StatusCode, shared: &Arc<HeaderMap>, body: Chunks) -> Result<Reply, Error> {
+    Ok(Reply::Share(status, Arc::clone(shared), reply::joined(body)))
+}
+
 impl Failed {
     const fn attempt(group: Group, failure: Failure, told: Told) -> Attempt {
         Attempt::Failed(Self { group, failure, told })
@@ -251,12 +263,12 @@ impl Failed {
             return Remedy::FanOut;
         };
         let sends = self.group.iter().map(|member| member.sends).max().unwrap_or(0);
-        let mut conduct = first.state.conduct.lock();
-        let rules = first.route.on_failure;
+        let mut conduct = first.call.state.conduct.lock();
+        let rules = first.call.route.on_failure;
         isolate::remedy(
             self.failure,
             rules,
-            &first.head.method,
+            &first.call.head.method,
             self.group.len(),
             sends,
             &mut conduct.budget,
@@ -266,7 +278,7 @@ impl Failed {
     /// Counts calls made to find who is to blame.
     pub(super) fn count_extra(&self, calls: usize) {
         if let Some(first) = self.group.first() {
-            first.state.metrics.bisect_calls.add(calls as u64);
+            first.call.state.metrics.bisect_calls.add(calls as u64);
         }
     }
 
@@ -275,14 +287,13 @@ impl Failed {
         match self.told {
             Told::Reply(status, shared, body) => {
                 for member in self.group {
-                    let body = smallvec::smallvec![body.clone()];
-                    member.answer(Ok(reply::of_member(status, &shared, body)));
+                    member.answer(Ok(Reply::Share(status, Arc::clone(&shared), body.clone())));
                 }
             }
             Told::Each(shared, replies) => {
                 for (member, reply) in self.group.into_iter().zip(replies) {
                     member.answer(match reply {
-                        MemberReply::Ready { status, body } => Ok(reply::of_member(status, &shared, body)),
+                        MemberReply::Ready { status, body } => share(status, &shared, body),
                         MemberReply::AskAlone => Err(Error::new(ErrorKind::Mismatch)),
                     });
                 }

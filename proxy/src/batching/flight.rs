@@ -41,7 +41,7 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
         longest = longest.max(member.waited);
     }
     let Some(first) = group.first() else { return };
-    let metrics = Arc::clone(&first.state.metrics);
+    let metrics = Arc::clone(&first.call.state.metrics);
     count(&metrics, &group, items, bytes, reason);
     upstream.recent.note(Left {
         id: number,
@@ -128,7 +128,7 @@ async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, cause: Cause)
     let suspects = groups
         .first()
         .and_then(|group| group.first())
-        .map(|one| (Arc::clone(&one.state), one.key));
+        .map(|one| (Arc::clone(&one.call.state), one.key));
     let (mut culprits, mut spread) = (0_u32, groups.len() > 1);
     while !groups.is_empty() {
         let mut sending = JoinSet::new();
@@ -136,7 +136,7 @@ async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, cause: Cause)
             let upstream = Arc::clone(upstream);
             sending.spawn(async move {
                 let blamed = (cause == Cause::Failure && group.len() == 1)
-                    .then(|| (Arc::clone(&group[0].state), group[0].culprit()));
+                    .then(|| (Arc::clone(&group[0].call.state), group[0].culprit()));
                 let (outcome, attempted) = attempt(&upstream, group).await;
                 let culprit = outcome == Outcome::Failed && blamed.is_some();
                 if let (true, Some((state, call))) = (culprit, blamed) {

@@ -1,28 +1,47 @@
 //! A call that waits for its reply: as one of a batch, or alone.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{HeaderMap, Request, Response, StatusCode};
 use jitney_core::batch::FlushReason;
 use jitney_core::codec::AnyItem;
 use jitney_core::quarantine::Fingerprint;
-use jitney_core::route::Route;
 
 use super::slot::{Flight, Slot};
+use super::submission::Submission;
 use crate::body::Body;
 use crate::error::Error;
 use crate::metrics::{ItemOutcome, UpstreamCall};
 use crate::send::Sending;
-use crate::upstream::{Culprit, RouteState};
+use crate::upstream::Culprit;
 
 /// What a waiting caller gets.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) reply: Result<Response<Body>, Error>,
+    pub(crate) reply: Result<Reply, Error>,
     /// `None` when the call never left the queue.
     pub(crate) journey: Option<Journey>,
+}
+
+impl Answer {
+    /// To a call that never left the queue.
+    pub(super) const fn error(error: Error) -> Self {
+        Self {
+            reply: Err(error),
+            journey: None,
+        }
+    }
+}
+
+/// A caller's reply.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// One of its own.
+    Whole(Response<Body>),
+    /// Its share of a batch's. Made a response by who waits for it, which is about to write it.
+    Share(StatusCode, Arc<HeaderMap>, Bytes),
 }
 
 /// How a call travelled; for its access log line.
@@ -45,25 +64,40 @@ pub(super) type Group = Vec<Box<Pending>>;
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) slot: Arc<Slot<Answer>>,
-    pub(crate) route: Arc<Route>,
-    pub(crate) state: Arc<RouteState>,
-    /// The head as it came, hop-by-hop fields taken off.
-    pub(crate) head: request::Parts,
-    /// The body as it came.
-    pub(crate) body: Bytes,
+    pub(crate) call: Box<Submission>,
     /// The call as the codec understands it.
     pub(crate) item: AnyItem,
     /// Items that it carries.
     pub(crate) count: usize,
     /// Fingerprint of its batch key.
     pub(crate) key: Fingerprint,
-    /// When its caller stops waiting.
-    pub(crate) deadline: Option<Instant>,
     /// How often it has been sent.
     pub(crate) sends: u32,
     /// True when it was last sent by itself.
     pub(crate) alone: bool,
     pub(crate) journey: Option<Journey>,
+}
+
+impl Reply {
+    pub(crate) fn into_response(self) -> Response<Body> {
+        match self {
+            Self::Whole(response) => response,
+            Self::Share(status, headers, body) => {
+                let mut response = Response::new(Body::full(body));
+                *response.status_mut() = status;
+                // The last of the members needs no copy.
+                *response.headers_mut() = Arc::unwrap_or_clone(headers);
+                response
+            }
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole(response) => response.status(),
+            Self::Share(status, ..) => *status,
+        }
+    }
 }
 
 impl Pending {
@@ -81,7 +115,7 @@ impl Pending {
     }
 
     /// Answers the caller; an answer for one that left is dropped.
-    pub(crate) fn answer(self, reply: Result<Response<Body>, Error>) {
+    pub(crate) fn answer(self, reply: Result<Reply, Error>) {
         let outcome = match &reply {
             Err(error) => ItemOutcome::from(error.kind()),
             Ok(_) if self.alone => ItemOutcome::Alone,
@@ -93,33 +127,30 @@ impl Pending {
             journey: self.journey,
         };
         if self.slot.answer(answer).is_ok() {
-            self.state.metrics.items.add(outcome, self.count as u64);
+            self.call.state.metrics.items.add(outcome, self.count as u64);
         }
     }
 
     /// The original request, byte for byte; leaves an empty one behind.
     pub(super) fn take_request(&mut self) -> Request<Body> {
-        let head = std::mem::replace(&mut self.head, Request::new(()).into_parts().0);
-        Request::from_parts(head, Body::full(std::mem::take(&mut self.body)))
-    }
-
-    /// The original request, to be forwarded by the caller itself.
-    pub(super) fn into_request(self) -> Request<Body> {
-        Request::from_parts(self.head, Body::full(self.body))
+        let head = std::mem::replace(&mut self.call.head, Request::new(()).into_parts().0);
+        Request::from_parts(head, Body::full(std::mem::take(&mut self.call.body)))
     }
 
     /// Whom to blame should it make a batch fail.
     pub(super) fn culprit(&self) -> Culprit {
-        self.state
-            .culprit(&self.head.headers, &self.body, self.head.uri.path())
+        let Submission {
+            state, head, body, ..
+        } = &*self.call;
+        state.culprit(&head.headers, body, head.uri.path())
     }
 
     /// The bounds of a request that carries this call, which as a first try is made for `first`.
     pub(super) fn sending(&self, first: UpstreamCall) -> Sending {
         Sending {
-            deadline: self.deadline,
-            per_try: self.route.timeouts.per_try,
-            replay: self.route.on_failure.replay,
+            deadline: self.call.deadline,
+            per_try: self.call.route.timeouts.per_try,
+            replay: self.call.route.on_failure.replay,
             why: if self.sends > 1 {
                 UpstreamCall::Replay
             } else {

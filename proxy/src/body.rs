@@ -12,6 +12,7 @@ use jitney_core::codec::Chunks;
 use smallvec::SmallVec;
 
 use crate::send::Lease;
+use crate::waking;
 
 /// A request or reply body.
 #[derive(Debug)]
@@ -128,9 +129,9 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Chunks(chunks) => Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk)))),
-            Kind::Incoming(stream) => Pin::new(stream).poll_frame(cx),
+            Kind::Incoming(stream) => waking::poll_piece(stream, cx),
             Kind::Leased(stream, lease) => {
-                let frame = ready!(Pin::new(&mut *stream).poll_frame(cx));
+                let frame = ready!(waking::poll_piece(stream, cx));
                 let ended = match &frame {
                     Some(Ok(frame)) => frame.is_trailers() || stream.is_end_stream(),
                     Some(Err(_)) => false,

@@ -22,7 +22,9 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::forward;
 use crate::headers;
-use crate::inspect::{Inspected, Rewound, Verdicts};
+use crate::inspect::{Inspected, Verdicts};
+use crate::waking::Turns;
+use crate::wire::Wire;
 
 /// What serves the calls of a listener. Cheap to clone.
 pub trait Serve: Clone + Send + Sync + 'static {
@@ -110,7 +112,7 @@ pub(crate) async fn serve_http1<S: Serve>(
 ) {
     let shared = Shared::new(service, info, seat);
     let io = Inspected::new(
-        Rewound::new(prefix, stream),
+        Wire::resuming(prefix, stream),
         Reading(Arc::clone(&shared)),
         limits.head_timeout,
     );
@@ -120,8 +122,10 @@ pub(crate) async fn serve_http1<S: Serve>(
         .max_buf_size(limits.max_head as usize)
         .serve_connection(TokioIo::new(io), Http1(Arc::clone(&shared)))
         .with_upgrades();
+    let mut turns = Turns::default();
     let ended = drive(
         pin!(connection),
+        |connection, cx| turns.poll(connection, cx),
         &shared.seat,
         LINGER,
         || shared.verdicts.is_inside_head(),
@@ -141,7 +145,7 @@ pub(crate) async fn serve_http2<S: Serve>(
     limits: &Limits,
 ) {
     let shared = Shared::new(service, info, seat);
-    let io = Rewound::new(prefix, stream);
+    let io = Wire::resuming(prefix, stream);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)
@@ -153,6 +157,7 @@ pub(crate) async fn serve_http2<S: Serve>(
         .serve_connection(TokioIo::new(io), Http2(Arc::clone(&shared)));
     let ended = drive(
         pin!(connection),
+        http2::Connection::poll,
         &shared.seat,
         // GOAWAY lets every stream in that is on its way.
         Duration::ZERO,
@@ -167,6 +172,7 @@ pub(crate) async fn serve_http2<S: Serve>(
 /// `linger` more comes in, and then, outside of a head, it is told to finish what it has and end.
 async fn drive<C: Future>(
     mut connection: Pin<&mut C>,
+    mut poll: impl FnMut(Pin<&mut C>, &mut Context<'_>) -> Poll<C::Output>,
     seat: &Seat,
     linger: Duration,
     is_inside_head: impl Fn() -> bool,
@@ -180,7 +186,7 @@ async fn drive<C: Future>(
             is_known = true;
         }
         // First, since a connection that is told to end before it has read anything reads nothing.
-        let polled = connection.as_mut().poll(cx);
+        let polled = poll(connection.as_mut(), cx);
         if polled.is_ready() || is_told || !seat.is_closing() {
             return polled;
         }
@@ -194,7 +200,7 @@ async fn drive<C: Future>(
         }
         is_told = true;
         finish(connection.as_mut());
-        connection.as_mut().poll(cx)
+        poll(connection.as_mut(), cx)
     })
     .await
 }

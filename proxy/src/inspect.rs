@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::wire::Wire;
 use framing::{Follower, Rule};
 
 /// What the reading side knows and the serving side asks, call by call.
@@ -59,23 +59,10 @@ impl Verdicts {
     }
 }
 
-/// A stream whose first bytes were read for detection.
-#[derive(Debug)]
-pub(crate) struct Rewound<S> {
-    prefix: Bytes,
-    io: S,
-}
-
-impl<S> Rewound<S> {
-    pub(crate) const fn new(prefix: Bytes, io: S) -> Self {
-        Self { prefix, io }
-    }
-}
-
 /// A stream that carries HTTP/1 requests.
 #[derive(Debug)]
 pub(crate) struct Inspected<S, V> {
-    io: Rewound<S>,
+    io: Wire<S>,
     follower: Follower,
     verdicts: V,
     head_timeout: Duration,
@@ -84,7 +71,7 @@ pub(crate) struct Inspected<S, V> {
 }
 
 impl<S, V: AsRef<Verdicts>> Inspected<S, V> {
-    pub(crate) fn new(io: Rewound<S>, verdicts: V, head_timeout: Duration) -> Self {
+    pub(crate) fn new(io: Wire<S>, verdicts: V, head_timeout: Duration) -> Self {
         Self {
             io,
             follower: Follower::default(),
@@ -126,25 +113,6 @@ impl<S, V: AsRef<Verdicts>> Inspected<S, V> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
-        }
-        let length = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..length]);
-        self.prefix.advance(length);
-        if self.prefix.is_empty() {
-            self.prefix = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 impl<S: AsyncRead + Unpin, V: AsRef<Verdicts> + Unpin> AsyncRead for Inspected<S, V> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -161,32 +129,6 @@ impl<S: AsyncRead + Unpin, V: AsRef<Verdicts> + Unpin> AsyncRead for Inspected<S
             Poll::Pending if self.follower.inside_head() => self.poll_head_timer(cx),
             Poll::Pending => Poll::Pending,
         }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }
 

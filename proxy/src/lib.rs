@@ -29,3 +29,5 @@ pub mod body;
 pub mod forward;
 pub mod headers;
 pub mod send;
+mod waking;
+mod wire;

@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 
 use crate::body::Body;
 use crate::metrics::OpenConnection;
+use crate::waking;
+use crate::wire::Wire;
 
 /// The idle connections.
 #[derive(Debug)]
@@ -128,13 +130,13 @@ pub(super) async fn handshake(
 ) -> hyper::Result<SendRequest<Body>> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_BUFFER)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Wire::new(stream)))
         .await?;
     // The task ends when its sender is dropped and the last reply was read, or when the peer closes.
     if is_for_upgrade {
-        tokio::spawn(async move { log_end(connection.with_upgrades().await, &open) });
+        tokio::spawn(async move { log_end(waking::run(connection.with_upgrades()).await, &open) });
     } else {
-        tokio::spawn(async move { log_end(connection.await, &open) });
+        tokio::spawn(async move { log_end(waking::run(connection).await, &open) });
     }
     Ok(sender)
 }

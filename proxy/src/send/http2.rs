@@ -14,6 +14,7 @@ use super::lease::Stream;
 use crate::body::Body;
 use crate::error::Error;
 use crate::metrics::OpenConnection;
+use crate::wire::Wire;
 
 /// The shared connections.
 #[derive(Debug, Default)]
@@ -141,7 +142,7 @@ pub(super) async fn handshake(stream: TcpStream, open: OpenConnection) -> hyper:
         .initial_max_send_streams(1)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Wire::new(stream)))
         .await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -1,0 +1,187 @@
+//! The byte stream under a connection: what was read ahead comes first, and what is short is written in
+//! one piece.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream whose first bytes may have been read already, for detection.
+#[derive(Debug)]
+pub(crate) struct Wire<S> {
+    ahead: Bytes,
+    io: S,
+}
+
+/// Up to here, copying a message together costs less than having the kernel gather its pieces: `send`
+/// takes a shorter way through it than `writev` does, also for one piece.
+const SHORT: usize = 2048;
+
+impl<S> Wire<S> {
+    /// A stream of which these bytes have been read.
+    pub(crate) const fn resuming(ahead: Bytes, io: S) -> Self {
+        Self { ahead, io }
+    }
+
+    /// A stream from its beginning.
+    pub(crate) const fn new(io: S) -> Self {
+        Self::resuming(Bytes::new(), io)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    #[inline]
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let length = self.ahead.len().min(buf.remaining());
+        buf.put_slice(&self.ahead[..length]);
+        self.ahead.advance(length);
+        if self.ahead.is_empty() {
+            self.ahead = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let [one] = bufs {
+            return Pin::new(&mut self.io).poll_write(cx, one);
+        }
+        if bufs.iter().map(|piece| piece.len()).sum::<usize>() > SHORT {
+            return Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        }
+        let mut whole: SmallVec<[u8; SHORT]> = SmallVec::new();
+        for piece in bufs {
+            whole.extend_from_slice(piece);
+        }
+        Pin::new(&mut self.io).poll_write(cx, &whole)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Notes how long each write was, and takes at most `most` bytes of it.
+    #[derive(Debug)]
+    struct Noting {
+        writes: Vec<(usize, bool)>,
+        read: &'static [u8],
+        most: usize,
+    }
+
+    impl AsyncRead for Noting {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            buf.put_slice(std::mem::take(&mut self.read));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Noting {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let length = buf.len().min(self.most);
+            self.writes.push((length, false));
+            Poll::Ready(Ok(length))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let length = bufs.iter().map(|piece| piece.len()).sum();
+            self.writes.push((length, true));
+            Poll::Ready(Ok(length))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+    }
+
+    fn wire(ahead: &'static [u8], most: usize) -> Wire<Noting> {
+        let io = Noting {
+            writes: Vec::new(),
+            read: b"-and-rest",
+            most,
+        };
+        Wire::resuming(Bytes::from_static(ahead), io)
+    }
+
+    async fn write(wire: &mut Wire<Noting>, pieces: &[&[u8]]) -> usize {
+        let pieces: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        poll_fn(|cx| Pin::new(&mut *wire).poll_write_vectored(cx, &pieces))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_first() {
+        let mut wire = wire(b"ahead", 0);
+        let mut text = [0; 14];
+        wire.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"ahead-and-rest");
+    }
+
+    #[tokio::test]
+    async fn short_pieces_are_written_together_and_long_ones_are_not_copied() {
+        let mut wire = wire(b"", usize::MAX);
+        let long = [0; SHORT];
+        assert_eq!(write(&mut wire, &[b"head", b"body"]).await, 8);
+        assert_eq!(write(&mut wire, &[b"head", &long]).await, 4 + SHORT);
+        assert_eq!(write(&mut wire, &[&long]).await, SHORT);
+        wire.flush().await.unwrap();
+        assert_eq!(wire.io.writes, [(8, false), (4 + SHORT, true), (SHORT, false)]);
+    }
+
+    #[tokio::test]
+    async fn a_short_write_says_how_much_was_taken() {
+        assert_eq!(write(&mut wire(b"", 5), &[b"head", b"body"]).await, 5);
+    }
+}

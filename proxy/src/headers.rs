@@ -47,31 +47,32 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Error> {
         return bad("CONNECT is not served");
     }
     check_target(request.uri(), request.version())?;
-    let headers = request.headers();
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return bad("more than one Host"),
-        (Some(host), None) if !is_host(host.as_bytes()) => return bad("invalid Host"),
-        (Some(host), None) if request.version() == Version::HTTP_2 => {
-            let authority = request.uri().authority();
-            if authority.is_some_and(|authority| {
-                !host
-                    .as_bytes()
-                    .eq_ignore_ascii_case(authority.as_str().as_bytes())
-            }) {
-                return bad("Host differs from :authority");
+    let mut seen: (Option<&HeaderValue>, Option<&HeaderValue>) = (None, None);
+    // One pass, as looking a name up costs more than comparing it with the few that there are.
+    for (name, value) in request.headers() {
+        match *name {
+            HOST if seen.0.replace(value).is_some() => return bad("more than one Host"),
+            TRANSFER_ENCODING
+                if seen.1.replace(value).is_some() || !value.as_bytes().eq_ignore_ascii_case(b"chunked") =>
+            {
+                return bad("a Transfer-Encoding other than chunked");
             }
+            _ => {}
         }
-        (None, None) if request.version() == Version::HTTP_11 => return bad("no Host"),
-        _ => {}
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next()
-        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-    {
-        return bad("a Transfer-Encoding other than chunked");
+    match (seen.0, request.version()) {
+        (Some(host), _) if !is_host(host.as_bytes()) => bad("invalid Host"),
+        (Some(host), Version::HTTP_2) if differs(host, request.uri().authority()) => {
+            bad("Host differs from :authority")
+        }
+        (None, Version::HTTP_11) => bad("no Host"),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn differs(host: &HeaderValue, authority: Option<&Authority>) -> bool {
+    let host = host.as_bytes();
+    authority.is_some_and(|authority| !host.eq_ignore_ascii_case(authority.as_str().as_bytes()))
 }
 
 /// Origin-form, `*`, or absolute-form of http; the authority without user information.

@@ -92,7 +92,14 @@ fn together(
     // Nothing that asks to switch protocols comes here.
     headers::outbound(&mut request);
     let sending = sending(route.timeouts, route.on_failure.replay, account.began);
-    let (call, body) = Submission::new(&account.upstream, route, state, request, sending.deadline);
+    let (call, body) = Submission::new(
+        &account.upstream,
+        route,
+        state,
+        request,
+        account.began,
+        sending.deadline,
+    );
     Box::pin(async move {
         match submit(call, body).await {
             Ok(answer) => account.close(answer.reply.map(Reply::into_response), None, answer.journey),

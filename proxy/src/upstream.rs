@@ -1,6 +1,7 @@
 //! A backend with the policy in force for it, the calls that wait for it, and what is remembered
 //! of its routes from one policy to the next.
 
+mod caller;
 mod conduct;
 mod limit;
 mod view;

@@ -55,20 +55,21 @@ impl<T: Send + 'static> Dispatcher<T> {
         Self { shared, task }
     }
 
-    /// Queues a call; see [`Batcher::push`]. `announced` when [`Dispatcher::announce`] was called for it.
+    /// Queues a call that arrived at that time, which saves reading the clock again; see [`Batcher::push`].
+    /// `announced` when [`Dispatcher::announce`] was called for it.
     pub(crate) fn push(
         &self,
         key: &[u8],
         limits: &Arc<Limits>,
         call: Queued<T>,
         announced: bool,
+        arrived: Instant,
     ) -> Result<Ticket, Refused<T>> {
-        let now = now();
         let mut batcher = self.shared.batcher.lock();
         if announced {
-            batcher.retract(call.class, now);
+            batcher.retract(call.class, arrived);
         }
-        let pushed = batcher.push(key, limits, call, now);
+        let pushed = batcher.push(key, limits, call, arrived);
         drop(batcher);
         if pushed.is_ok() || announced {
             self.shared.work.notify_one();

@@ -46,7 +46,7 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
     upstream.recent.note(Left {
         id: number,
         route: Arc::clone(metrics.name()),
-        key,
+        key: Arc::clone(&key),
         members: group.len(),
         items,
         bytes,
@@ -62,7 +62,7 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
         upstream
             .recent
             .finish(number, now().saturating_duration_since(began), shown(&attempted));
-        settle(&upstream, attempted).await;
+        settle(&upstream, attempted, &key).await;
     };
     tokio::select! {
         biased;
@@ -85,17 +85,17 @@ fn count(metrics: &RouteMetrics, group: &Group, items: usize, bytes: usize, reas
 }
 
 /// Sees to those whom the batch left without an answer.
-async fn settle(upstream: &Arc<Upstream>, attempted: Attempt) {
+async fn settle(upstream: &Arc<Upstream>, attempted: Attempt, key: &[u8]) {
     match attempted {
         Attempt::Answered => {}
-        Attempt::Unanswered(members) => isolate(upstream, singles(members), Cause::Incomplete).await,
+        Attempt::Unanswered(members) => isolate(upstream, singles(members), key, Cause::Incomplete).await,
         Attempt::Failed(failed) => {
             let cause = if failed.failure == Failure::Misfit {
                 Cause::Misfit
             } else {
                 Cause::Failure
             };
-            isolate(upstream, regroup(failed), cause).await;
+            isolate(upstream, regroup(failed), key, cause).await;
         }
     }
 }
@@ -124,11 +124,9 @@ enum Cause {
 }
 
 /// Sends groups again, each level at once, until everyone is answered.
-async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, cause: Cause) {
-    let suspects = groups
-        .first()
-        .and_then(|group| group.first())
-        .map(|one| (Arc::clone(&one.call.state), one.key));
+async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, key: &[u8], cause: Cause) {
+    let first = groups.first().and_then(|group| group.first());
+    let state = first.map(|one| Arc::clone(&one.call.state));
     let (mut culprits, mut spread) = (0_u32, groups.len() > 1);
     while !groups.is_empty() {
         let mut sending = JoinSet::new();
@@ -157,7 +155,7 @@ async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, cause: Cause)
         spread |= groups.len() > 1;
     }
     // Everyone succeeded alone: it is the batch that the upstream does not take.
-    if let (Some((state, key)), true) = (suspects, cause != Cause::Incomplete && spread && culprits == 0) {
+    if let (Some(state), true) = (state, cause != Cause::Incomplete && spread && culprits == 0) {
         state.blame_key(key);
     }
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use jitney_core::batch::FlushReason;
 use jitney_core::codec::AnyItem;
-use jitney_core::quarantine::Fingerprint;
 
 use super::slot::{Flight, Slot};
 use super::submission::Submission;
@@ -69,8 +68,6 @@ pub(crate) struct Pending {
     pub(crate) item: AnyItem,
     /// Items that it carries.
     pub(crate) count: usize,
-    /// Fingerprint of its batch key.
-    pub(crate) key: Fingerprint,
     /// How often it has been sent.
     pub(crate) sends: u32,
     /// True when it was last sent by itself.

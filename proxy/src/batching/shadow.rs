@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use jitney_core::batch::{Batch, BatchId, Outcome, Queued, Refused};
 use parking_lot::Mutex;
@@ -53,9 +54,10 @@ impl Trial {
         key: &[u8],
         limits: &Arc<jitney_core::batch::Limits>,
         queued: Queued<Arc<Self>>,
+        arrived: Instant,
     ) -> Option<Running> {
         let trial = Arc::clone(&queued.call);
-        match upstream.trials.push(key, limits, queued, false) {
+        match upstream.trials.push(key, limits, queued, false, arrived) {
             Ok(_) => Some(Running {
                 upstream: Arc::clone(upstream),
                 trial,

@@ -11,7 +11,6 @@ use jitney_core::Bypass;
 use jitney_core::batch::Queued;
 use jitney_core::codec::{AnyItem, Call, Codec};
 use jitney_core::key::{self, Caller, KeyBuf, write_key};
-use jitney_core::quarantine::Fingerprint;
 use jitney_core::route::{Captures, Head, Route};
 
 use crate::body::Body;
@@ -28,6 +27,8 @@ pub(crate) struct Submission {
     pub(crate) head: request::Parts,
     /// The body as it came; empty until it has.
     pub(crate) body: Bytes,
+    /// When all of it had arrived, as far as is known.
+    pub(crate) arrived: Instant,
     /// When its caller stops waiting.
     pub(crate) deadline: Option<Instant>,
 }
@@ -36,7 +37,6 @@ pub(crate) struct Submission {
 pub(super) struct Understood {
     pub(super) item: AnyItem,
     pub(super) queued: Queued<()>,
-    pub(super) print: Fingerprint,
 }
 
 impl Submission {
@@ -46,6 +46,7 @@ impl Submission {
         route: Arc<Route>,
         state: Arc<RouteState>,
         request: Request<Incoming>,
+        arrived: Instant,
         deadline: Option<Instant>,
     ) -> (Box<Self>, Incoming) {
         let (head, body) = request.into_parts();
@@ -55,6 +56,7 @@ impl Submission {
             state,
             head,
             body: Bytes::new(),
+            arrived,
             deadline,
         });
         (submission, body)
@@ -102,13 +104,14 @@ impl Submission {
             &read.invariants,
             queued.priority,
         );
-        let print = self.state.key(key.as_bytes());
-        match self.state.held(head.headers, &self.body, head.uri.path(), print) {
+        let held = self
+            .state
+            .held(head.headers, &self.body, head.uri.path(), key.as_bytes());
+        match held {
             Some(why) => Err(why),
             None => Ok(Understood {
                 item: read.item,
                 queued,
-                print,
             }),
         }
     }

@@ -11,6 +11,7 @@ use jitney_core::Bypass;
 use jitney_core::batch::{Queued, Refused, Ticket};
 use jitney_core::policy::Mode;
 
+use super::alarm::now;
 use super::divide;
 use super::pending::{Answer, Pending};
 use super::shadow::{Running, Trial};
@@ -39,7 +40,9 @@ pub(crate) async fn submit(mut call: Box<Submission>, body: Incoming) -> Result<
     let mut announced = Announced::not(Arc::clone(&call.upstream), call.state.class);
     // Nothing ever waits for a call in shadow, so its coming is not announced.
     let wanted = call.route.mode == Mode::Active;
+    let mut had_to_wait = false;
     let announce = || {
+        had_to_wait = true;
         if wanted {
             announced.announce();
         }
@@ -56,6 +59,9 @@ pub(crate) async fn submit(mut call: Box<Submission>, body: Incoming) -> Result<
         Err(ReadError::Broken(error)) => {
             return Ok(Answer::error(Error::caused(ErrorKind::CallerGone, error)));
         }
+    }
+    if had_to_wait {
+        call.arrived = now();
     }
     match enqueue(call, announced) {
         Ok(seat) => Ok(seat.answer().await),
@@ -122,29 +128,28 @@ fn push(
     understood: Understood,
     announced: Announced,
 ) -> Result<Seat, Declined> {
-    let Understood { item, queued, print } = understood;
+    let Understood { item, queued } = understood;
     let limits = Arc::clone(&call.route.limits);
     let (upstream, live) = announced.redeem();
     if call.route.mode == Mode::Shadow {
         let trial = carrying(&queued, Trial::new(Arc::clone(&call.state)));
-        let running = Trial::start(&upstream, key, &limits, trial);
+        let running = Trial::start(&upstream, key, &limits, trial, call.arrived);
         return Err(Declined::Alone(call, Bypass::Shadow, running));
     }
-    let (state, deadline) = (Arc::clone(&call.state), call.deadline);
+    let (state, arrived, deadline) = (Arc::clone(&call.state), call.arrived, call.deadline);
     let slot = Arc::new(Slot::new());
     let pending = Box::new(Pending {
         slot: Arc::clone(&slot),
         call,
         item,
         count: queued.items,
-        key: print,
         sends: 0,
         alone: false,
         journey: None,
     });
     match upstream
         .batches
-        .push(key, &limits, carrying(&queued, pending), live)
+        .push(key, &limits, carrying(&queued, pending), live, arrived)
     {
         Ok(ticket) => Ok(Seat {
             upstream,

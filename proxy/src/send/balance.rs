@@ -117,13 +117,12 @@ fn rendezvous(endpoints: &[Arc<Endpoint>], value: &[u8], tried: &[usize]) -> usi
 }
 
 impl Load {
-    /// The time at which a call begins.
-    pub(super) fn begin() -> Instant {
+    /// The time at which a call begins or ends.
+    pub(super) fn clock() -> Instant {
         Instant::now()
     }
 
-    pub(super) fn succeeded(&self, began: Instant) {
-        let now = Instant::now();
+    pub(super) fn succeeded(&self, began: Instant, now: Instant) {
         let latency = now.saturating_duration_since(began).as_secs_f64();
         let mut learned = self.learned.lock();
         let kept = learned.decay(now);

@@ -85,18 +85,19 @@ impl Endpoint {
     ) -> Result<Response<Body>, Error> {
         let place = Place::take(self)?;
         self.metrics.upstream_calls.inc(sending.why);
-        let began = Load::begin();
+        let began = Load::clock();
         let sent = match self.speaks_http2(from_http2).await {
             Ok(false) => self.send_http1(unsent, place, sending.replay).await,
             Ok(true) => Box::pin(self.send_http2(unsent, place, sending.replay)).await,
             Err(error) => Err(error),
         };
+        let ended = Load::clock();
         if let Ok(reply) = &sent {
             self.metrics.upstream_replies.inc(reply.status().into());
-            self.metrics.upstream_duration.observe_time(began.elapsed());
+            self.metrics.upstream_duration.observe_time(ended - began);
         }
         match verdict(&sent) {
-            Outcome::Good => self.load.succeeded(began),
+            Outcome::Good => self.load.succeeded(began, ended),
             Outcome::Failed => self.load.failed(),
             Outcome::Unknown => {}
         }

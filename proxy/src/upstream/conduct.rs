@@ -9,10 +9,10 @@ use foldhash::fast::RandomState;
 use http::HeaderMap;
 use jitney_core::Bypass;
 use jitney_core::budget::Budget;
-use jitney_core::key::CREDENTIALS;
 use jitney_core::quarantine::{Fingerprint, Quarantine};
 use parking_lot::Mutex;
 
+use super::caller;
 use crate::batching::alarm::now;
 use crate::metrics::RouteMetrics;
 
@@ -59,16 +59,11 @@ impl RouteState {
     }
 
     /// Whether this call has to travel alone because of what its like did before.
-    pub(crate) fn held(
-        &self,
-        headers: &HeaderMap,
-        body: &[u8],
-        target: &str,
-        key: Fingerprint,
-    ) -> Option<Bypass> {
+    pub(crate) fn held(&self, headers: &HeaderMap, body: &[u8], target: &str, key: &[u8]) -> Option<Bypass> {
         if !self.watched.load(Ordering::Relaxed) {
             return None;
         }
+        let key = self.key(key);
         let (body, identity) = (self.body(body, target), self.identity(headers));
         let now = now();
         let mut conduct = self.conduct.lock();
@@ -93,8 +88,8 @@ impl RouteState {
     }
 
     /// A batch of this key failed although each of its members succeeded alone.
-    pub(crate) fn blame_key(&self, key: Fingerprint) {
-        self.conduct.lock().quarantine.habit_failed(key, now());
+    pub(crate) fn blame_key(&self, key: &[u8]) {
+        self.conduct.lock().quarantine.habit_failed(self.key(key), now());
         self.watched.store(true, Ordering::Relaxed);
     }
 
@@ -105,8 +100,7 @@ impl RouteState {
         }
     }
 
-    /// The fingerprint of a batch key.
-    pub(crate) fn key(&self, key: &[u8]) -> Fingerprint {
+    fn key(&self, key: &[u8]) -> Fingerprint {
         self.hasher.hash_one((Kind::Key, key))
     }
 
@@ -123,12 +117,7 @@ impl RouteState {
     }
 
     fn identity(&self, headers: &HeaderMap) -> Option<Fingerprint> {
-        let known = CREDENTIALS.iter().any(|name| headers.contains_key(*name));
-        known.then(|| {
-            let values = CREDENTIALS.iter().flat_map(|name| headers.get_all(*name));
-            let values: smallvec::SmallVec<[&[u8]; 4]> = values.map(http::HeaderValue::as_bytes).collect();
-            self.hasher.hash_one((Kind::Identity, values.as_slice()))
-        })
+        caller::print(&self.hasher, headers)
     }
 }
 
@@ -143,6 +132,5 @@ pub(crate) struct Culprit {
 #[derive(Hash)]
 enum Kind {
     Body,
-    Identity,
     Key,
 }

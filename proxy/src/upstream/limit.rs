@@ -1,16 +1,15 @@
 //! The rate limit of a backend: who a call counts for.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use http::HeaderMap;
-use jitney_core::key::is_credential;
 use jitney_core::policy::{RateLimit, RatePer};
 use jitney_core::rate::RateLimiter;
 use parking_lot::Mutex;
 
+use super::caller;
 use crate::batching::alarm::now;
 
 /// A rate limit in force.
@@ -46,18 +45,8 @@ impl Limit {
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Duration> {
         let caller = match self.setting.per {
             RatePer::Backend => None,
-            RatePer::Identity => self.caller(headers),
+            RatePer::Identity => caller::print(&self.hasher, headers),
         };
         self.limiter.lock().admit(caller, now())
-    }
-
-    /// A fingerprint of the caller's credentials, which the order of different fields does not change.
-    fn caller(&self, headers: &HeaderMap) -> Option<u64> {
-        let mut credentials = headers
-            .iter()
-            .filter(|(name, _)| is_credential(name.as_str()))
-            .map(|(name, value)| self.hasher.hash_one((name.as_str(), value.as_bytes())));
-        let first = credentials.next()?;
-        Some(credentials.fold(first, u64::wrapping_add))
     }
 }

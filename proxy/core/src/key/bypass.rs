@@ -1,7 +1,8 @@
 //! The reasons to let a call travel alone that its head shows: checked before the body is read,
 //! so that such a call streams.
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method};
 
 use crate::Bypass;
 use crate::codec::Codec;
@@ -17,17 +18,18 @@ pub fn head_bypass(route: &Route, head: &Head<'_>) -> Option<Bypass> {
     if *head.method == Method::CONNECT {
         return Some(Bypass::Upgrade);
     }
-    if let Some(reason) = head
-        .headers
-        .iter()
-        .find_map(|(name, value)| of_field(name.as_str(), value))
-    {
-        return Some(reason);
+    let mut length = 0;
+    for (name, value) in head.headers {
+        if *name == CONTENT_LENGTH {
+            length = declared(value);
+        } else if let Some(reason) = of_field(name.as_str(), value) {
+            return Some(reason);
+        }
     }
     if head.uri.query().is_some_and(is_signed_query) {
         return Some(Bypass::Signed);
     }
-    if declared_length(head.headers) > route.limits.max_bytes {
+    if length > route.limits.max_bytes {
         return Some(Bypass::TooLarge);
     }
     let replayable = head.method.is_idempotent() || route.on_failure.replay == Replay::Declared;
@@ -124,9 +126,7 @@ fn has_token(list: &[u8], token: &[u8]) -> bool {
     })
 }
 
-fn declared_length(headers: &HeaderMap) -> usize {
-    let length = headers
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok());
-    length.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+fn declared(length: &HeaderValue) -> usize {
+    let digits = length.to_str().ok();
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }

@@ -50,9 +50,9 @@ async fn the_busy_and_the_slow_get_less() {
     assert_eq!(least[0], 0);
     endpoints[0].load.in_flight.store(0, Ordering::Relaxed);
     for (endpoint, millis) in endpoints.iter().zip([10, 10, 100]) {
-        let began = Load::begin();
+        let began = Load::clock();
         tokio::time::advance(Duration::from_millis(millis)).await;
-        endpoint.load.succeeded(began);
+        endpoint.load.succeeded(began, Load::clock());
     }
     let ewma = shares(&LoadBalancer::PeakEwma, &endpoints, &HeaderMap::new(), &[]);
     assert_eq!(ewma[2], 0);
@@ -62,10 +62,10 @@ async fn the_busy_and_the_slow_get_less() {
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_fails_fast_attracts_nothing_and_is_asked_again_later() {
     let endpoints = endpoints(2);
-    let began = Load::begin();
+    let began = Load::clock();
     tokio::time::advance(Duration::from_millis(10)).await;
-    endpoints[0].load.succeeded(began);
-    endpoints[1].load.succeeded(Load::begin());
+    endpoints[0].load.succeeded(began, Load::clock());
+    endpoints[1].load.succeeded(Load::clock(), Load::clock());
     for _ in 0..8 {
         endpoints[1].load.failed();
     }

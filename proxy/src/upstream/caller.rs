@@ -1,0 +1,18 @@
+//! Who calls, as far as the head of a call tells.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use http::HeaderMap;
+use jitney_core::key::is_credential;
+
+/// A fingerprint of the caller's credentials, which the order of different fields does not change; `None`
+/// when there are none.
+pub(super) fn print(hasher: &RandomState, headers: &HeaderMap) -> Option<u64> {
+    let mut credentials = headers
+        .iter()
+        .filter(|(name, _)| is_credential(name.as_str()))
+        .map(|(name, value)| hasher.hash_one((name.as_str(), value.as_bytes())));
+    let first = credentials.next()?;
+    Some(credentials.fold(first, u64::wrapping_add))
+}

@@ -17,6 +17,7 @@ mod limits;
 mod queue;
 mod schedule;
 mod snapshot;
+mod stall;
 mod timers;
 mod window;
 
@@ -201,6 +202,8 @@ pub struct Batcher<T> {
     parked: Vec<Id>,
     /// Batches in flight that take a slot; the others are of `Fixed` lanes.
     in_slots: usize,
+    /// Batches in flight whose slots went to others.
+    stalled: usize,
     busy_lanes: usize,
     queued_items: usize,
     queued_bytes: usize,
@@ -247,6 +250,10 @@ struct Flight {
     /// Longest wait of its members, in seconds.
     waited: f64,
     in_slot: bool,
+    /// When it has taken so long that it hardly keeps the upstream busy any more.
+    stalls_at: Option<Instant>,
+    /// True once its slot went to another.
+    stalled: bool,
 }
 
 impl<T> Batcher<T> {
@@ -266,6 +273,7 @@ impl<T> Batcher<T> {
             due: VecDeque::new(),
             parked: Vec::new(),
             in_slots: 0,
+            stalled: 0,
             busy_lanes: 0,
             queued_items: 0,
             queued_bytes: 0,

@@ -59,11 +59,11 @@ impl<T> Batcher<T> {
             let (id, flow) = self.schedule.pick(QUANTUM)?;
             let lane = self.lanes.get(id)?;
             let slots = self.slots(&lane.limits);
-            if self.in_slots >= slots && !self.may_exceed(lane) {
+            if self.in_slots >= slots && !self.may_exceed(lane) && !self.take_stalled(id, slots, now) {
                 self.blocked_before = self.next_seq;
-                self.park(id, Park::Slots);
                 continue;
             }
+            let lane = self.lanes.get(id)?;
             if let Some(until) = lane.paused_until.filter(|until| *until > now) {
                 self.park(id, Park::Paused);
                 self.arm_lane(id, until);
@@ -110,7 +110,8 @@ impl<T> Batcher<T> {
                     }
                     self.release(id);
                 }
-                Park::No | Park::Slots => {}
+                Park::Slots | Park::Full => self.release(id),
+                Park::No => {}
             }
         }
     }
@@ -262,7 +263,7 @@ impl<T> Batcher<T> {
         });
     }
 
-    fn park(&mut self, id: Id, why: Park) {
+    pub(super) fn park(&mut self, id: Id, why: Park) {
         if let Some(lane) = self.lanes.get_mut(id) {
             lane.park = why;
             self.parked.push(id);
@@ -301,7 +302,7 @@ impl<T> Batcher<T> {
     }
 }
 
-const fn learned(limits: &Limits) -> bool {
+pub(super) const fn learned(limits: &Limits) -> bool {
     matches!(
         (limits.window, limits.dispatch),
         (Window::Auto, Dispatch::Adaptive)

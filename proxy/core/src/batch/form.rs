@@ -102,6 +102,7 @@ impl<T> Batcher<T> {
             .map(|member| member.waited)
             .max()
             .unwrap_or_default();
+        let stalls_at = self.stalls_at(class, forming.items, now);
         self.in_slots += usize::from(in_slot);
         let flight = Flight {
             lane: forming.lane,
@@ -113,6 +114,8 @@ impl<T> Batcher<T> {
             trial: self.controller.trial(),
             waited: waited.as_secs_f64(),
             in_slot,
+            stalls_at,
+            stalled: false,
         };
         self.class(class).users += 1;
         if let Some(lane) = self.lanes.get_mut(forming.lane) {

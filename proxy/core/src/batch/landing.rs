@@ -13,7 +13,7 @@ impl<T> Batcher<T> {
         let Some(flight) = self.flights.remove(id) else {
             return;
         };
-        self.in_slots -= usize::from(flight.in_slot);
+        self.give_slot_back(&flight);
         if let Some(lane) = self.lanes.get_mut(flight.lane) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
             lane.served = true;
@@ -22,7 +22,11 @@ impl<T> Batcher<T> {
         let class = self.class(flight.class);
         class.users = class.users.saturating_sub(1);
         let idle = self.in_slots == 0;
-        self.unpark(|lane| lane.park == Park::Slots || (idle && lane.park == Park::Held));
+        self.unpark(|lane| match lane.park {
+            Park::Slots | Park::Full => true,
+            Park::Held => idle,
+            Park::No | Park::Fixed | Park::Paused => false,
+        });
     }
 
     fn learn(&mut self, flight: &Flight, outcome: Outcome, now: Instant) {

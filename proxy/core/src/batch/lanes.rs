@@ -51,8 +51,10 @@ pub(super) enum Park {
     Held,
     /// It honours a `Retry-After`.
     Paused,
-    /// Its own, smaller window is full.
+    /// The window is full, and it gathers meanwhile.
     Slots,
+    /// The window is full, and it can gather no more.
+    Full,
 }
 
 /// A wait for announced arrivals.

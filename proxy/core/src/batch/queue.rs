@@ -172,8 +172,8 @@ impl<T> Batcher<T> {
         }
         match lane.park {
             Park::Fixed => self.make_due(id),
-            Park::Held => self.release(id),
-            Park::No | Park::Paused | Park::Slots => {}
+            Park::Held | Park::Slots => self.release(id),
+            Park::No | Park::Paused | Park::Full => {}
         }
     }
 

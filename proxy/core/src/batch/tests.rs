@@ -7,6 +7,7 @@ use super::*;
 
 mod pitfalls;
 mod properties;
+mod stalls;
 
 /// A batcher of numbered calls on a clock that only the test moves.
 struct Bench {

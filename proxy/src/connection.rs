@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 use crate::accept::Seat;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::forward;
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
+use crate::reply;
 use crate::waking::Turns;
 use crate::wire::Wire;
 
@@ -231,7 +231,7 @@ impl<S: Serve> Shared<S> {
 }
 
 fn refused(error: &Error) -> Serving {
-    Box::pin(ready(forward::refusal(error)))
+    Box::pin(ready(reply::of_error(error)))
 }
 
 /// The calls of an HTTP/1 connection.

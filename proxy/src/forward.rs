@@ -64,13 +64,3 @@ async fn tunnel(caller: OnUpgrade, server: OnUpgrade) {
         tracing::debug!(%error, "a switched connection broke");
     }
 }
-
-/// The reply to a call that breaks a rule of HTTP: the connection ends with it.
-pub(crate) fn refusal(error: &Error) -> Response<Body> {
-    let mut reply = Response::new(Body::full(format!("jitney: {error}\n")));
-    *reply.status_mut() = StatusCode::BAD_REQUEST;
-    let headers = reply.headers_mut();
-    headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-    headers.insert("x-jitney-error", HeaderValue::from_static(error.kind().as_str()));
-    reply
-}

@@ -21,6 +21,8 @@ mod compile;
 
 mod schema;
 
+pub mod push;
+
 pub use backend::{Backend, BackendSpec, Protocol};
 pub use batch_policy::*;
 pub use compile::{

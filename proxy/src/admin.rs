@@ -30,7 +30,7 @@ pub(crate) use views::shared_identities;
 use crate::drain::Drain;
 use crate::log::{Level, LogControl};
 use crate::metrics::Metrics;
-use crate::policy_watch::PolicyStatus;
+use crate::policy_status::PolicyStatus;
 use inspect::{BackendView, Views};
 
 /// What the admin endpoint shows and changes.

@@ -10,7 +10,7 @@ pub mod drain;
 pub mod error;
 pub mod log;
 pub mod metrics;
-pub mod policy_watch;
+pub mod policy_status;
 
 // The way of a call: taken in, told what it speaks,
 pub mod accept;

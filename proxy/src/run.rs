@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use jitney_api::Sources;
+use jitney_api::{Reading, Sources, Watch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -18,7 +18,7 @@ use crate::config::RunArgs;
 use crate::drain::Drain;
 use crate::log::{LogControl, StartError};
 use crate::metrics::Metrics;
-use crate::policy_watch::{PolicyStatus, PolicyWatch, Reading};
+use crate::policy_status::PolicyStatus;
 use fleet::Fleet;
 use plan::Plan;
 
@@ -98,7 +98,7 @@ struct Process {
     metrics: Metrics,
     fleet: Arc<Fleet>,
     /// Ends with this.
-    _watch: Option<PolicyWatch>,
+    _watch: Option<Watch>,
     signals: (Signal, Signal),
 }
 
@@ -198,7 +198,7 @@ fn watch(
     first: Sources,
     fleet: &Arc<Fleet>,
     status: &Arc<PolicyStatus>,
-) -> io::Result<Option<PolicyWatch>> {
+) -> io::Result<Option<Watch>> {
     if args.paths().is_empty() {
         return Ok(None);
     }
@@ -218,5 +218,5 @@ fn watch(
             Err(faults) => status.refused(faults),
         }
     };
-    PolicyWatch::start(args.paths().to_vec(), first, changed).map(Some)
+    Watch::start(args.paths().to_vec(), first, changed).map(Some)
 }

@@ -9,6 +9,7 @@ mod diagnostic;
 mod units;
 
 mod sources;
+mod watch;
 
 mod node;
 
@@ -35,3 +36,4 @@ pub use listener::{Listener, ListenerSpec};
 pub use schema::json_schemas;
 pub use sources::{MAX_FILE_BYTES, Source, Sources};
 pub use units::{ByteSize, Duration};
+pub use watch::{Reading, Watch};

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::inspect::BackendView;
 use super::{Admin, mask};
 use crate::metrics::{Histogram, RouteMetrics};
-use crate::policy_watch::Refusal;
+use crate::policy_status::Refusal;
 
 pub(super) async fn config(State(admin): State<Admin>) -> Response {
     let standing = admin.policy.standing();

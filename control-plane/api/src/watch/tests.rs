@@ -11,7 +11,7 @@ use super::*;
 struct Watched {
     folder: tempfile::TempDir,
     readings: Receiver<Reading>,
-    watch: PolicyWatch,
+    watch: Watch,
 }
 
 impl Watched {
@@ -21,7 +21,7 @@ impl Watched {
         let paths = vec![folder.path().join(path)];
         let (noted, readings) = mpsc::channel();
         let first = Sources::load(&paths).unwrap();
-        let watch = PolicyWatch::start(paths, first, move |reading| noted.send(reading).unwrap()).unwrap();
+        let watch = Watch::start(paths, first, move |reading| noted.send(reading).unwrap()).unwrap();
         Self {
             folder,
             readings,

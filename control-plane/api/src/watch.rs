@@ -1,4 +1,4 @@
-//! Policy files, watched by path: through renames, symlink swaps and writes in place.
+//! Files, watched by path: through renames, symlink swaps and writes in place.
 //!
 //! A thread sleeps until the kernel reports a change, waits until the files are quiet, reads them
 //! and passes them on if they differ from what was read before. What they mean, and whether they
@@ -9,23 +9,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use jitney_api::{Diagnostic, Sources};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-mod places;
-mod status;
+use crate::{Diagnostic, Sources};
 
-pub use status::{PolicyStatus, Refusal, Standing};
+mod places;
 
 use places::Places;
 
 /// What was read: every file, or why not.
 pub type Reading = Result<Sources, Vec<Diagnostic>>;
 
-/// A watch on policy files; it ends when this is dropped.
+/// A watch on files; it ends when this is dropped.
 #[derive(Debug)]
-pub struct PolicyWatch {
+pub struct Watch {
     wake: SyncSender<Wake>,
     thread: Option<JoinHandle<()>>,
 }
@@ -36,7 +34,7 @@ enum Wake {
     Stop,
 }
 
-impl PolicyWatch {
+impl Watch {
     /// Watches `paths`, files or folders, of which `first` is what they held at start.
     ///
     /// `changed` gets each reading that differs from the one before, in a thread of the watch.
@@ -52,7 +50,7 @@ impl PolicyWatch {
         let (wake, woken) = sync_channel(2);
         let changes = wake.clone();
         let thread = std::thread::Builder::new()
-            .name("policy-watch".into())
+            .name("file-watch".into())
             .spawn(move || {
                 run(&paths, Ok(first), &changes, &woken, changed);
             })?;
@@ -63,7 +61,7 @@ impl PolicyWatch {
     }
 }
 
-impl Drop for PolicyWatch {
+impl Drop for Watch {
     fn drop(&mut self) {
         // Blocks only while two changes are queued, which the thread is about to take.
         let _ = self.wake.send(Wake::Stop);
@@ -146,7 +144,7 @@ fn arm(paths: &[PathBuf], changes: &SyncSender<Wake>) -> Option<RecommendedWatch
     let mut watcher = match notify::recommended_watcher(on_event) {
         Ok(watcher) => watcher,
         Err(error) => {
-            tracing::error!(%error, "policy files are not watched");
+            tracing::error!(%error, "files are not watched");
             return None;
         }
     };

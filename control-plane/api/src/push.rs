@@ -35,14 +35,18 @@ pub mod config {
     tonic::include_proto!("jitney.config.v1");
 }
 
+mod assembly;
 mod feed;
 mod kind;
 mod names;
+mod resources;
 mod subscriber;
 mod version;
 
+pub use assembly::{Assembly, Taken};
 pub use feed::{Answer, Feed, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 pub use kind::Kind;
+pub use resources::{DEFAULT_NAMESPACE, Pushed, Readers, Workload, resources};
 pub use subscriber::{Change, Delta, Subscriber};
 pub use version::{NotAVersion, Version};
 

@@ -229,6 +229,16 @@ impl Interest {
 }
 
 impl Delta {
+    #[cfg(test)]
+    pub(super) fn new(kind: Kind, changes: Vec<Change>) -> Self {
+        Self {
+            kind,
+            changes,
+            rejected: Vec::new(),
+            nonce: String::new(),
+        }
+    }
+
     /// Notes that a resource is not applied, and why: the last good version stays.
     pub fn reject(&mut self, name: &str, version: &str, field: &str, reason: &str) {
         self.rejected.push(Rejection {

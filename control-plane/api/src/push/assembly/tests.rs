@@ -1,0 +1,231 @@
+//! From documents to resources and back, and what is rejected on the way.
+
+use super::super::{Kind, Pushed, Readers, Workload, resources};
+use super::*;
+use crate::{BatchPolicy, Resource, compile};
+
+const SHOP: &str = r#"
+kind: Backend
+metadata: {name: users, namespace: shop}
+spec: {endpoints: ["10.0.0.1:80", "10.0.0.2:80"]}
+---
+kind: Backend
+metadata: {name: orders, namespace: shop}
+spec: {endpoints: ["10.0.0.3:80"]}
+---
+kind: BatchPolicy
+metadata: {name: users, namespace: shop}
+spec:
+  targetRefs: [{kind: Backend, name: users}]
+  routes:
+  - name: by-id
+    match: {method: GET, path: {type: Template, value: "/users/{id}"}}
+    codec: {keyedGet: {batchPath: "/users?ids={id}", key: /id}}
+    batch: {maxSize: 20}
+  - match: {method: POST, path: {type: Exact, value: /rpc}}
+    codec: {jsonRpc: {}}
+---
+kind: BatchPolicy
+metadata: {name: out, namespace: shop}
+spec:
+  targetRefs: [{kind: Backend, name: orders}]
+  placement: Outbound
+  traffic: {timeouts: {request: 3s}}
+"#;
+
+fn documents(text: &str) -> Documents {
+    Documents::read(&Sources {
+        files: vec![source("shop.yaml", text.to_owned())],
+    })
+}
+
+fn pushed(text: &str) -> Vec<Pushed> {
+    let documents = documents(text);
+    compile(&documents).expect("a good file");
+    resources(&documents)
+}
+
+/// A response with these resources of one type.
+fn delta(kind: Kind, pushed: &[Pushed]) -> Delta {
+    let of_kind = pushed.iter().filter(|pushed| pushed.kind == kind);
+    let set = |pushed: &Pushed| Change::Set {
+        name: pushed.name.to_string(),
+        version: pushed.held.version.to_string(),
+        content: pushed.held.content.clone(),
+    };
+    Delta::new(kind, of_kind.map(set).collect())
+}
+
+fn policies(documents: &Documents) -> Vec<BatchPolicy> {
+    let policies = documents
+        .documents
+        .iter()
+        .filter_map(|document| match &document.resource {
+            Resource::BatchPolicy(policy) => Some(policy.clone()),
+            Resource::Backend(_) | Resource::Listener(_) => None,
+        });
+    let mut policies: Vec<BatchPolicy> = policies.collect();
+    policies.sort_by(|one, other| one.metadata.name.cmp(&other.metadata.name));
+    policies
+}
+
+/// An assembly of what these documents push.
+fn assembled(text: &str) -> Assembly {
+    let pushed = pushed(text);
+    let mut assembly = Assembly::default();
+    for kind in [Kind::Route, Kind::Policy] {
+        let mut delta = delta(kind, &pushed);
+        assembly.take(&mut delta);
+        assert_eq!(delta.rejected, []);
+    }
+    assembly
+}
+
+#[test]
+fn names_and_readers() {
+    let pushed = pushed(SHOP);
+    let all: Vec<(Kind, &str)> = pushed.iter().map(|one| (one.kind, &*one.name)).collect();
+    assert_eq!(
+        all,
+        [
+            (Kind::Endpoint, "shop/users/10.0.0.1:80"),
+            (Kind::Endpoint, "shop/users/10.0.0.2:80"),
+            (Kind::Backend, "shop/users"),
+            (Kind::Endpoint, "shop/orders/10.0.0.3:80"),
+            (Kind::Backend, "shop/orders"),
+            (Kind::Route, "shop/users/by-id"),
+            (Kind::Route, "shop/users/1"),
+            (Kind::Policy, "shop/users"),
+            (Kind::Policy, "shop/out"),
+        ]
+    );
+    let users = Readers::Workloads(vec![Workload {
+        namespace: "shop".into(),
+        account: "users".into(),
+    }]);
+    let readers = |name: &str| {
+        let found = pushed.iter().find(|one| *one.name == *name);
+        found.expect("pushed").readers.clone()
+    };
+    assert_eq!(readers("shop/users/by-id"), users);
+    assert_eq!(readers("shop/out"), Readers::Everyone);
+    assert_eq!(readers("shop/users/10.0.0.1:80"), Readers::Everyone);
+}
+
+#[test]
+fn a_policy_is_the_same_when_it_has_been_put_together_again() {
+    let again = Documents::read(&assembled(SHOP).sources());
+    assert_eq!(policies(&again).len(), 2);
+    for (one, other) in policies(&documents(SHOP)).iter().zip(&policies(&again)) {
+        assert_eq!((&one.metadata, &one.spec), (&other.metadata, &other.spec));
+    }
+}
+
+#[test]
+fn one_endpoint_more_is_one_resource_more_and_no_other_changes() {
+    let (before, after) = (
+        pushed(SHOP),
+        pushed(&SHOP.replace("\"10.0.0.2:80\"", "\"10.0.0.2:80\", \"10.0.0.9:80\"")),
+    );
+    let new: Vec<&str> = after
+        .iter()
+        .filter(|one| !before.contains(one))
+        .map(|one| &*one.name)
+        .collect();
+    assert_eq!(new, ["shop/users/10.0.0.9:80"]);
+    assert!(before.iter().all(|one| after.contains(one)));
+}
+
+#[test]
+fn one_route_that_changes_is_one_resource() {
+    let mut assembly = assembled(SHOP);
+    let after = pushed(&SHOP.replace("maxSize: 20", "maxSize: 21"));
+    let before = pushed(SHOP);
+    let changed: Vec<Pushed> = after.into_iter().filter(|one| !before.contains(one)).collect();
+    assert_eq!(changed.len(), 1);
+    let mut delta = delta(Kind::Route, &changed);
+    assert!(assembly.take(&mut delta).changed);
+    let texts: Vec<String> = assembly
+        .sources()
+        .files
+        .into_iter()
+        .map(|file| file.text)
+        .collect();
+    assert!(texts[1].contains("\"maxSize\":21"), "{texts:?}");
+}
+
+/// As a control plane of a later version would push: a field or value that is not known here.
+fn spoiled(text: &str, from: &str, to: &str) -> Vec<Pushed> {
+    let mut pushed = pushed(text);
+    for one in &mut pushed {
+        if one.kind == Kind::Route {
+            let mut message = config::Route::decode(one.held.content.clone()).expect("a route");
+            let spec = String::from_utf8(message.spec.to_vec()).expect("JSON");
+            message.spec = spec.replace(from, to).into();
+            one.held = super::super::Held::of(&message);
+        }
+    }
+    pushed
+}
+
+#[test]
+fn a_route_that_cannot_run_is_rejected_by_its_field_and_the_others_go_on() {
+    let mut assembly = assembled(SHOP);
+    let before = assembly.sources();
+    let pushed = spoiled(SHOP, "\"maxSize\":20", "\"maxSize\":0");
+    let mut delta = delta(Kind::Route, &pushed);
+    assert!(!assembly.take(&mut delta).changed);
+    let [rejection] = &delta.rejected[..] else {
+        panic!("{delta:?}");
+    };
+    assert_eq!(rejection.name, "shop/users/by-id");
+    assert_eq!(rejection.field, "batch.maxSize");
+    assert!(rejection.reason.contains("found 0"), "{rejection:?}");
+    assert_eq!(assembly.sources(), before, "the last good version stays");
+}
+
+#[test]
+fn a_policy_whose_route_was_rejected_is_asked_for_again_when_the_route_is_good() {
+    let mut assembly = Assembly::default();
+    let bad = spoiled(SHOP, "\"maxSize\":20", "\"maxSize\":0");
+    let mut routes = delta(Kind::Route, &bad);
+    assembly.take(&mut routes);
+    let mut wanting = delta(Kind::Policy, &bad);
+    assembly.take(&mut wanting);
+    let [rejection] = &wanting.rejected[..] else {
+        panic!("{wanting:?}");
+    };
+    assert_eq!(
+        (&*rejection.name, &*rejection.field),
+        ("shop/users", "spec.routes[0]")
+    );
+    assert!(rejection.reason.contains("shop/users/by-id"), "{rejection:?}");
+    let mut good = delta(Kind::Route, &pushed(SHOP));
+    assert_eq!(assembly.take(&mut good).again, ["shop/users"]);
+    let mut policies = delta(Kind::Policy, &pushed(SHOP));
+    assert!(assembly.take(&mut policies).changed);
+    assert_eq!(assembly.sources().files.len(), 2);
+}
+
+#[test]
+fn what_is_no_message_is_rejected() {
+    let mut assembly = Assembly::default();
+    let change = Change::Set {
+        name: "shop/users".into(),
+        version: "1".into(),
+        content: Bytes::from_static(b"\xff\xff"),
+    };
+    let mut delta = Delta::new(Kind::Policy, vec![change]);
+    assembly.take(&mut delta);
+    assert_eq!(delta.rejected.len(), 1);
+}
+
+#[test]
+fn what_is_gone_runs_no_longer() {
+    let mut assembly = assembled(SHOP);
+    let gone = Change::Gone {
+        name: "shop/users".into(),
+    };
+    assert!(assembly.take(&mut Delta::new(Kind::Policy, vec![gone])).changed);
+    assert_eq!(assembly.sources().files.len(), 1);
+}

@@ -16,9 +16,12 @@ use track::Track;
 pub trait View {
     /// The resource of a name; `None` when there is none, or it is not for this stream.
     fn get(&self, kind: Kind, name: &str) -> Option<Held>;
-    /// Names that begin with a prefix, of those that this stream may read. An empty prefix is
-    /// everything that the node is to have without naming it.
+    /// Names that begin with a prefix, of those that this stream may read.
     fn below(&self, kind: Kind, prefix: &str) -> Vec<Arc<str>>;
+    /// Names that the node is to have without asking for them.
+    fn own(&self, kind: Kind) -> Vec<Arc<str>>;
+    /// Whether a name is one of those.
+    fn is_own(&self, kind: Kind, name: &str) -> bool;
 }
 
 /// A resource as it is sent. Cloning it copies no content.

@@ -57,8 +57,19 @@ impl Names {
         }
     }
 
+    /// Whether a name may be wanted: of everything, only the control plane knows what it is.
     pub(super) fn cover(&self, name: &str) -> bool {
-        self.all || self.exact.contains(name) || self.collects(name)
+        self.all || self.pick(name)
+    }
+
+    /// Whether everything that the node is to have is wanted.
+    pub(super) const fn all(&self) -> bool {
+        self.all
+    }
+
+    /// Whether a name is wanted by itself, or as one of a collection.
+    pub(super) fn pick(&self, name: &str) -> bool {
+        self.exact.contains(name) || self.collects(name)
     }
 
     /// Whether a collection has the name. Walks the name's own parts, not the collections.

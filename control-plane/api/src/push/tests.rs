@@ -24,6 +24,16 @@ impl View for Store {
         let names = self.0.keys().filter(|(of, _)| *of == kind).map(|(_, name)| name);
         names.filter(|name| name.starts_with(prefix)).cloned().collect()
     }
+
+    fn own(&self, kind: Kind) -> Vec<Arc<str>> {
+        let own = self.below(kind, "").into_iter();
+        own.filter(|name| self.is_own(kind, name)).collect()
+    }
+
+    /// Everything but what says that it is others'.
+    fn is_own(&self, _: Kind, name: &str) -> bool {
+        !name.starts_with("others/")
+    }
 }
 
 fn held(content: &str) -> Held {

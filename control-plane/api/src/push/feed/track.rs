@@ -101,7 +101,7 @@ impl Track {
         let wanted = &request.resource_names_subscribe;
         if first && wanted.is_empty() {
             self.names.insert(Pattern::All);
-            self.look_below(kind, "", view);
+            self.dirty.extend(view.own(kind));
         }
         if self.names.len() + wanted.len() > MAX_NAMES || request.initial_resource_versions.len() > MAX_NAMES
         {
@@ -111,8 +111,8 @@ impl Track {
             let pattern = Pattern::of(name);
             self.names.insert(pattern);
             match pattern {
-                Pattern::All => self.look_below(kind, "", view),
-                Pattern::Below(prefix) => self.look_below(kind, prefix, view),
+                Pattern::All => self.dirty.extend(view.own(kind)),
+                Pattern::Below(prefix) => self.dirty.extend(view.below(kind, prefix)),
                 Pattern::Exact(name) => {
                     let name: Arc<str> = name.into();
                     if !first {
@@ -142,13 +142,14 @@ impl Track {
         }
     }
 
-    fn look_below(&mut self, kind: Kind, prefix: &str, view: &impl View) {
-        self.dirty.extend(view.below(kind, prefix));
-    }
-
     fn forget_uncovered(&mut self) {
         let names = &self.names;
         self.held.retain(|name, _| names.cover(name));
+        if names.all() {
+            // The sidecar cannot know which of them it is to have anyway, and so keeps them all.
+            let kept = self.held.keys().filter(|name| !names.pick(name));
+            self.dirty.extend(kept.cloned());
+        }
         self.dirty.retain(|name| names.cover(name));
         self.again.retain(|name| names.cover(name));
     }
@@ -160,7 +161,8 @@ impl Track {
         let (names, held, again) = (&self.names, &self.held, &mut self.again);
         self.dirty.retain(|name| {
             let last = held.get(name).copied();
-            match view.get(kind, name).filter(|_| names.cover(name)) {
+            let wanted = names.pick(name) || names.all() && view.is_own(kind, name);
+            match view.get(kind, name).filter(|_| wanted) {
                 Some(now) if last != Some(Some(now.version)) || again.contains(name) => {
                     owed.push((Arc::clone(name), now));
                     true

@@ -315,3 +315,22 @@ fn what_is_dropped_on_its_way_and_taken_up_by_a_collection_is_not_forgotten() {
     pair.settle();
     assert!(pair.runs.is_empty(), "{:?}", pair.runs);
 }
+
+#[test]
+fn everything_is_what_the_node_is_to_have_and_the_rest_is_had_by_name() {
+    let mut pair = Pair::new();
+    pair.set(Kind::Policy, "mine", "1");
+    pair.set(Kind::Policy, "others/1", "1");
+    pair.subscribe(Kind::Policy, "*");
+    pair.settle();
+    pair.set(Kind::Policy, "others/2", "1");
+    pair.settle();
+    assert_eq!(pair.runs.len(), 1);
+    pair.subscribe(Kind::Policy, "others/2");
+    pair.settle();
+    assert_eq!(pair.runs.len(), 2);
+    pair.unsubscribe(Kind::Policy, "others/2");
+    pair.settle();
+    assert_eq!(pair.feed.size(), 2, "the pattern and what is its own");
+    assert_eq!(pair.runs.len(), 1);
+}

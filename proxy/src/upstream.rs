@@ -17,8 +17,8 @@ use jitney_core::batch::{Expired, Settings};
 use jitney_core::policy::{Policy, Timeouts};
 use jitney_core::route::{Head, Route};
 
-pub(crate) use conduct::Culprit;
 pub use conduct::RouteState;
+pub(crate) use conduct::{Cover, Culprit};
 
 use limit::Limit;
 

@@ -35,6 +35,7 @@ mod e2e;
 mod exactness;
 mod examples;
 mod failures;
+mod isolating;
 mod leaving;
 mod storm;
 mod traffic;

@@ -103,6 +103,12 @@ pub enum Unsplit {
     /// A result for an item that was not asked for, one twice, or one without an identifier.
     #[error("a result does not belong to any item: {0}")]
     Id(&'static str),
+    /// A result that was not asked for, while these members have none.
+    #[error("a result that nobody asked for, and none for {} members", suspects.len())]
+    Stranger {
+        /// Positions of those who have none: one of them is likely to be known by another name.
+        suspects: Vec<usize>,
+    },
     /// The reply is not of the convention's shape.
     #[error("the reply is not of the expected shape: {0}")]
     Shape(&'static str),

@@ -34,6 +34,27 @@ pub enum Remedy {
     Halves,
     /// Send everyone alone.
     Singles,
+    /// Send the suspects alone, and the others together.
+    Apart,
+}
+
+/// A batch that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// How.
+    pub failure: Failure,
+    /// What the route says about it.
+    pub rules: OnFailure,
+    /// The members' method.
+    pub method: &'a Method,
+    /// How many they are.
+    pub members: usize,
+    /// How many of them the reply lacks although it holds something else.
+    pub suspects: usize,
+    /// How often the most often sent of them was sent.
+    pub sends: u32,
+    /// True when the budget was set aside for sending everyone alone.
+    pub covered: bool,
 }
 
 /// One item is sent at most this often, isolation and replay together.
@@ -47,7 +68,9 @@ impl Failure {
             Unsplit::Refused { nothing_ran, .. } => Self::Refused {
                 nothing_ran: *nothing_ran,
             },
-            Unsplit::Count { .. } | Unsplit::Id(_) | Unsplit::Shape(_) => Self::Misfit,
+            Unsplit::Count { .. } | Unsplit::Id(_) | Unsplit::Stranger { .. } | Unsplit::Shape(_) => {
+                Self::Misfit
+            }
         }
     }
 
@@ -80,36 +103,32 @@ impl Failure {
     }
 }
 
-/// Decides about a failed batch of `members`, the most often sent of which was sent `sends` times.
-///
-/// Extra calls are taken from the budget: `2` for halves, one per member for singles.
-pub fn remedy(
-    failure: Failure,
-    rules: OnFailure,
-    method: &Method,
-    members: usize,
-    sends: u32,
-    budget: &mut Budget,
-) -> Remedy {
-    if members < 2 || sends >= MOST_SENDS || failure.concerns_all() || !may_replay(failure, rules, method) {
+/// Decides about a failed batch, and takes its extra calls from the budget: 2 for halves, one per
+/// member for singles, one per suspect and one for the others.
+pub fn remedy(case: &Case<'_>, budget: &mut Budget) -> Remedy {
+    let Case { failure, rules, .. } = *case;
+    if case.members < 2
+        || case.sends >= MOST_SENDS
+        || failure.concerns_all()
+        || rules.isolate == Isolate::None
+        || !may_replay(failure, rules, case.method)
+    {
         return Remedy::FanOut;
     }
-    // A reply that does not fit says nothing about which member is to blame.
-    let singles = members == 2 || failure == Failure::Misfit || rules.isolate == Isolate::Singles;
-    match rules.isolate {
-        Isolate::None => Remedy::FanOut,
-        Isolate::Bisect | Isolate::Singles if singles => {
-            let leave = budget.take(u64::try_from(members).unwrap_or(u64::MAX));
-            if leave { Remedy::Singles } else { Remedy::FanOut }
-        }
-        Isolate::Bisect | Isolate::Singles => {
-            if budget.take(2) {
-                Remedy::Halves
-            } else {
-                Remedy::FanOut
-            }
-        }
+    budget.failed();
+    let [members, suspects] = [case.members, case.suspects].map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+    if (1..members - 1).contains(&suspects) && budget.take(suspects + 1) {
+        return Remedy::Apart;
     }
+    // A reply that does not fit says nothing about which member is to blame.
+    let singles = members == 2 || case.covered || failure == Failure::Misfit;
+    if (singles || rules.isolate == Isolate::Singles) && budget.take(members) {
+        return Remedy::Singles;
+    }
+    if rules.isolate == Isolate::Bisect && members > 2 && budget.take(2) {
+        return Remedy::Halves;
+    }
+    Remedy::FanOut
 }
 
 /// Whether a member of a batch that failed so may reach the upstream again.
@@ -127,8 +146,20 @@ mod tests {
     };
     const BAD: Failure = Failure::Status(StatusCode::BAD_REQUEST);
 
+    fn case(failure: Failure, rules: OnFailure, method: &Method, members: usize) -> Case<'_> {
+        Case {
+            failure,
+            rules,
+            method,
+            members,
+            suspects: 0,
+            sends: 1,
+            covered: false,
+        }
+    }
+
     fn fresh(failure: Failure, rules: OnFailure, method: &Method, members: usize) -> Remedy {
-        remedy(failure, rules, method, members, 1, &mut Budget::default())
+        remedy(&case(failure, rules, method, members), &mut Budget::default())
     }
 
     #[test]
@@ -179,18 +210,46 @@ mod tests {
     fn without_budget_the_failure_reaches_everyone() {
         let mut budget = Budget::default();
         while budget.take(1) {}
-        assert_eq!(
-            remedy(BAD, BISECT, &Method::GET, 8, 1, &mut budget),
-            Remedy::FanOut
-        );
+        let case = case(BAD, BISECT, &Method::GET, 8);
+        assert_eq!(remedy(&case, &mut budget), Remedy::FanOut);
     }
 
     #[test]
     fn one_item_is_sent_twelve_times_at_most() {
+        let case = Case {
+            sends: MOST_SENDS,
+            ..case(BAD, BISECT, &Method::GET, 8)
+        };
+        assert_eq!(remedy(&case, &mut Budget::default()), Remedy::FanOut);
+    }
+
+    #[test]
+    fn suspects_go_alone_and_the_others_together() {
+        let suspects = |suspects| Case {
+            suspects,
+            ..case(Failure::Misfit, BISECT, &Method::GET, 8)
+        };
         let mut budget = Budget::default();
-        assert_eq!(
-            remedy(BAD, BISECT, &Method::GET, 8, MOST_SENDS, &mut budget),
-            Remedy::FanOut
-        );
+        assert_eq!(remedy(&suspects(2), &mut budget), Remedy::Apart);
+        assert_eq!(budget.extra(), 3);
+        for all in [0, 7, 8] {
+            let remedy = remedy(&suspects(all), &mut Budget::default());
+            assert_eq!(remedy, Remedy::Singles, "{all} of 8 suspects");
+        }
+    }
+
+    #[test]
+    fn what_is_covered_is_taken_apart_at_once() {
+        let covered = Case {
+            covered: true,
+            ..case(BAD, BISECT, &Method::GET, 8)
+        };
+        assert_eq!(remedy(&covered, &mut Budget::default()), Remedy::Singles);
+    }
+
+    #[test]
+    fn a_reply_that_does_not_fit_is_halved_when_singles_are_too_dear() {
+        let wide = case(Failure::Misfit, BISECT, &Method::GET, 65);
+        assert_eq!(remedy(&wide, &mut Budget::default()), Remedy::Halves);
     }
 }

@@ -20,7 +20,7 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{BatchFailure, UpstreamCall};
 use crate::reply;
-use crate::upstream::Upstream;
+use crate::upstream::{Cover, Upstream};
 
 /// What came of one group.
 pub(super) enum Attempt {
@@ -36,6 +36,10 @@ pub(super) enum Attempt {
 pub(super) struct Failed {
     pub(super) group: Group,
     pub(super) failure: Failure,
+    /// Positions of those whom the reply points at.
+    pub(super) suspects: Vec<usize>,
+    /// What was set aside for this.
+    pub(super) cover: Option<Cover>,
     told: Told,
 }
 
@@ -132,7 +136,7 @@ async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
             group[0].call.state.metrics.batch_failures.inc(broken(kind));
             return (
                 outcome_of_error(kind),
-                Failed::attempt(group, failure, Told::Error(kind)),
+                Failed::attempt(group, failure, Vec::new(), Told::Error(kind)),
             );
         }
     };
@@ -153,15 +157,21 @@ async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
         Err(unsplit) => {
             group[0].call.state.metrics.batch_failures.inc(unfit(&unsplit));
             let failure = Failure::of(&unsplit);
-            let (outcome, told) = match unsplit {
-                Unsplit::Failed(status) => (outcome, Told::Reply(status, shared, body)),
-                Unsplit::Refused { replies, .. } => (Outcome::TooLarge, Told::Each(shared, replies)),
-                misfit @ (Unsplit::Count { .. } | Unsplit::Id(_) | Unsplit::Shape(_)) => {
-                    tracing::warn!(route = %group[0].call.route.name, %misfit, "a batch reply does not fit");
-                    (Outcome::Failed, Told::Error(ErrorKind::Mismatch))
+            if failure == Failure::Misfit {
+                tracing::warn!(route = %group[0].call.route.name, misfit = %unsplit, "a batch reply does not fit");
+            }
+            let mismatch = || Told::Error(ErrorKind::Mismatch);
+            let (outcome, told, suspects) = match unsplit {
+                Unsplit::Failed(status) => (outcome, Told::Reply(status, shared, body), Vec::new()),
+                Unsplit::Refused { replies, .. } => {
+                    (Outcome::TooLarge, Told::Each(shared, replies), Vec::new())
+                }
+                Unsplit::Stranger { suspects } => (Outcome::Failed, mismatch(), suspects),
+                Unsplit::Count { .. } | Unsplit::Id(_) | Unsplit::Shape(_) => {
+                    (Outcome::Failed, mismatch(), Vec::new())
                 }
             };
-            (outcome, Failed::attempt(group, failure, told))
+            (outcome, Failed::attempt(group, failure, suspects, told))
         }
     }
 }
@@ -253,26 +263,44 @@ fn share(status: StatusCode, shared: &Arc<HeaderMap>, body: Chunks) -> Result<Re
 }
 
 impl Failed {
-    const fn attempt(group: Group, failure: Failure, told: Told) -> Attempt {
-        Attempt::Failed(Self { group, failure, told })
+    const fn attempt(group: Group, failure: Failure, suspects: Vec<usize>, told: Told) -> Attempt {
+        Attempt::Failed(Self {
+            group,
+            failure,
+            suspects,
+            cover: None,
+            told,
+        })
     }
 
     /// What is to be done, leave for extra calls already taken.
-    pub(super) fn remedy(&self) -> Remedy {
+    pub(super) fn remedy(&mut self) -> Remedy {
         let Some(first) = self.group.first() else {
             return Remedy::FanOut;
         };
-        let sends = self.group.iter().map(|member| member.sends).max().unwrap_or(0);
         let mut conduct = first.call.state.conduct.lock();
-        let rules = first.call.route.on_failure;
-        isolate::remedy(
-            self.failure,
-            rules,
-            &first.call.head.method,
-            self.group.len(),
-            sends,
-            &mut conduct.budget,
-        )
+        let budget = &mut conduct.budget;
+        let case = isolate::Case {
+            failure: self.failure,
+            rules: first.call.route.on_failure,
+            method: &first.call.head.method,
+            members: self.group.len(),
+            suspects: self.suspects.len(),
+            sends: self.group.iter().map(|member| member.sends).max().unwrap_or(0),
+            covered: self.cover.as_mut().is_some_and(|cover| cover.spend(budget)),
+        };
+        isolate::remedy(&case, budget)
+    }
+
+    /// Remembers whom the reply points at.
+    pub(super) fn blame_suspects(&self) {
+        for suspect in self
+            .suspects
+            .iter()
+            .filter_map(|position| self.group.get(*position))
+        {
+            suspect.call.state.blame(suspect.culprit());
+        }
     }
 
     /// Counts calls made to find who is to blame.
@@ -356,7 +384,7 @@ const fn unfit(unsplit: &Unsplit) -> BatchFailure {
         Unsplit::Failed(StatusCode::PAYLOAD_TOO_LARGE) => BatchFailure::Size,
         Unsplit::Failed(_) | Unsplit::Refused { .. } => BatchFailure::Status,
         Unsplit::Count { .. } => BatchFailure::Count,
-        Unsplit::Id(_) => BatchFailure::Id,
+        Unsplit::Id(_) | Unsplit::Stranger { .. } => BatchFailure::Id,
         Unsplit::Shape(_) => BatchFailure::Shape,
     }
 }

@@ -14,7 +14,7 @@ use super::pending::{Group, Journey, Pending};
 use super::slot::Flight;
 use crate::admin::inspect::{self, Left};
 use crate::metrics::RouteMetrics;
-use crate::upstream::Upstream;
+use crate::upstream::{Cover, Upstream};
 
 /// Sends a batch and answers its members. Ends early when the last of them has left.
 pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
@@ -42,6 +42,7 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
     }
     let Some(first) = group.first() else { return };
     let metrics = Arc::clone(&first.call.state.metrics);
+    let cover = first.call.state.cover(group.len());
     count(&metrics, &group, items, bytes, reason);
     upstream.recent.note(Left {
         id: number,
@@ -57,7 +58,11 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
     });
     let began = now();
     let travel = async {
-        let (outcome, attempted) = attempt(&upstream, group).await;
+        let (outcome, attempted) = match cover {
+            Some(cover) => covered(&upstream, group, cover).await,
+            // Their time says nothing about batches.
+            None => (Outcome::Failed, Attempt::Unanswered(group)),
+        };
         completion.report(outcome);
         upstream
             .recent
@@ -72,6 +77,18 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
             upstream.recent.finish(number, now().saturating_duration_since(began), inspect::Outcome::Abandoned);
         }
     }
+}
+
+/// Sends a batch that may have to be taken apart.
+async fn covered(upstream: &Upstream, group: Group, cover: Cover) -> (Outcome, Attempt) {
+    let together = group.len() > 1;
+    let (outcome, mut attempted) = attempt(upstream, group).await;
+    match &mut attempted {
+        Attempt::Failed(failed) => failed.cover = Some(cover),
+        Attempt::Answered | Attempt::Unanswered(_) if together => cover.served(),
+        Attempt::Answered | Attempt::Unanswered(_) => {}
+    }
+    (outcome, attempted)
 }
 
 fn count(metrics: &RouteMetrics, group: &Group, items: usize, bytes: usize, reason: FlushReason) {
@@ -90,10 +107,12 @@ async fn settle(upstream: &Arc<Upstream>, attempted: Attempt, key: &[u8]) {
         Attempt::Answered => {}
         Attempt::Unanswered(members) => isolate(upstream, singles(members), key, Cause::Incomplete).await,
         Attempt::Failed(failed) => {
-            let cause = if failed.failure == Failure::Misfit {
-                Cause::Misfit
-            } else {
-                Cause::Failure
+            let cause = match failed.failure {
+                Failure::Misfit if failed.suspects.is_empty() => Cause::Misfit,
+                Failure::Misfit => Cause::Incomplete,
+                Failure::Status(_) | Failure::Refused { .. } | Failure::Unsent | Failure::Broken => {
+                    Cause::Failure
+                }
             };
             isolate(upstream, regroup(failed), key, cause).await;
         }
@@ -161,8 +180,12 @@ async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, key: &[u8], c
 }
 
 /// The groups in which a failed one is sent again; none when its failure stands.
-fn regroup(failed: Failed) -> Vec<Group> {
-    match failed.remedy() {
+fn regroup(mut failed: Failed) -> Vec<Group> {
+    let remedy = failed.remedy();
+    if remedy != Remedy::FanOut && failed.suspects.len() < failed.group.len() {
+        failed.blame_suspects();
+    }
+    match remedy {
         Remedy::FanOut => {
             failed.tell_everyone();
             Vec::new()
@@ -171,6 +194,10 @@ fn regroup(failed: Failed) -> Vec<Group> {
             failed.count_extra(failed.group.len());
             singles(failed.group)
         }
+        Remedy::Apart => {
+            failed.count_extra(failed.suspects.len() + 1);
+            apart(failed)
+        }
         Remedy::Halves => {
             failed.count_extra(2);
             let mut first = failed.group;
@@ -178,6 +205,20 @@ fn regroup(failed: Failed) -> Vec<Group> {
             vec![first, second]
         }
     }
+}
+
+/// Who is suspected goes alone, the others together.
+fn apart(failed: Failed) -> Vec<Group> {
+    let (mut groups, mut others) = (Vec::new(), Vec::new());
+    for (position, member) in failed.group.into_iter().enumerate() {
+        if failed.suspects.contains(&position) {
+            groups.push(vec![member]);
+        } else {
+            others.push(member);
+        }
+    }
+    groups.push(others);
+    groups
 }
 
 fn singles(members: Group) -> Vec<Group> {

@@ -58,6 +58,16 @@ impl RouteState {
             .then_some(Bypass::SetCookie)
     }
 
+    /// Leave to send a batch. `None`: too many of the route's batches failed lately to take this one
+    /// apart, too, and its members had better travel alone.
+    pub(crate) fn cover(self: &Arc<Self>, members: usize) -> Option<Cover> {
+        let calls = self.conduct.lock().budget.cover(members as u64)?;
+        Some(Cover {
+            state: Arc::clone(self),
+            calls,
+        })
+    }
+
     /// Whether this call has to travel alone because of what its like did before.
     pub(crate) fn held(&self, headers: &HeaderMap, body: &[u8], target: &str, key: &[u8]) -> Option<Bypass> {
         if !self.watched.load(Ordering::Relaxed) {
@@ -118,6 +128,35 @@ impl RouteState {
 
     fn identity(&self, headers: &HeaderMap) -> Option<Fingerprint> {
         caller::print(&self.hasher, headers)
+    }
+}
+
+/// What is set aside for taking a batch apart; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Cover {
+    state: Arc<RouteState>,
+    calls: u64,
+}
+
+impl Cover {
+    /// The batch was served.
+    pub(crate) fn served(self) {
+        self.state.conduct.lock().budget.served();
+    }
+
+    /// Gives it back to be spent. True when there was any.
+    pub(crate) const fn spend(&mut self, budget: &mut Budget) -> bool {
+        let calls = std::mem::replace(&mut self.calls, 0);
+        budget.uncover(calls);
+        calls > 0
+    }
+}
+
+impl Drop for Cover {
+    fn drop(&mut self) {
+        if self.calls > 0 {
+            self.state.conduct.lock().budget.uncover(self.calls);
+        }
     }
 }
 

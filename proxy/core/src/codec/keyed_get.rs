@@ -219,12 +219,16 @@ impl Codec for KeyedGet {
         let elements = self.read_elements(reply)?;
         let mut places: HashMap<&[u8], Option<Span>, foldhash::fast::RandomState> =
             items.iter().map(|item| (item.key().as_bytes(), None)).collect();
+        let mut stranger = false;
         for (key, element) in &elements.keyed {
             match places.get_mut(&**key) {
-                None => return Err(Unsplit::Id("an element that nobody asked for")),
+                None => stranger = true,
                 Some(Some(_)) => return Err(Unsplit::Id("two elements with one key")),
                 Some(place) => *place = Some(*element),
             }
+        }
+        if stranger {
+            return Err(strange(items, &places));
         }
         let body = reply.body;
         let mut out = Bodies::with_capacity(items.len(), body.len().min(items.len() * SHARED_FROM));
@@ -263,6 +267,20 @@ impl Codec for KeyedGet {
     fn max_bytes(&self) -> Option<usize> {
         Some(MAX_TARGET)
     }
+}
+
+/// An element that nobody asked for: `007` may be known as `7`. Who has none is the suspect.
+fn strange(
+    items: &[&KeyedItem],
+    places: &HashMap<&[u8], Option<Span>, foldhash::fast::RandomState>,
+) -> Unsplit {
+    let has_none = |item: &&KeyedItem| places.get(item.key().as_bytes()).is_none_or(Option::is_none);
+    let positions = items.iter().enumerate().filter(|(_, item)| has_none(item));
+    let suspects: Vec<usize> = positions.map(|(position, _)| position).collect();
+    if suspects.is_empty() {
+        return Unsplit::Id("an element that nobody asked for");
+    }
+    Unsplit::Stranger { suspects }
 }
 
 /// Reads an array of elements that hold their key.

@@ -149,11 +149,12 @@ fn replies_that_do_not_fit_are_not_split() {
     let (codec, calls) = (codec("/users?ids={id}"), calls(&["/s/users/7", "/s/users/8"]));
     let batch = merge(&codec, &calls);
     for (reply, unsplit) in [
+        (r#"[{"id":7},{"id":9}]"#, Unsplit::Stranger { suspects: vec![1] }),
+        (r#"[{"id":7.0}]"#, Unsplit::Stranger { suspects: vec![0, 1] }),
         (
-            r#"[{"id":7},{"id":9}]"#,
+            r#"[{"id":7},{"id":8},{"id":9}]"#,
             Unsplit::Id("an element that nobody asked for"),
         ),
-        (r#"[{"id":7.0}]"#, Unsplit::Id("an element that nobody asked for")),
         (
             r#"[{"id":7},{"id":"7"}]"#,
             Unsplit::Id("two elements with one key"),

@@ -37,7 +37,7 @@ pub enum Command {
 #[command(group = clap::ArgGroup::new("where").required(true).multiple(true).args(["upstream", "config"]))]
 pub struct RunArgs {
     /// Where to take calls; port 0 is any free one.
-    #[arg(long, env = "JITNEY_LISTEN", value_name = "ADDR", value_delimiter = ',', num_args = 1..,
+    #[arg(long, env = "JITNEY_LISTEN", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address,
           required_unless_present = "config", conflicts_with = "config")]
     pub listen: Vec<SocketAddr>,
 
@@ -71,7 +71,7 @@ pub struct RunArgs {
     pub config: Vec<PathBuf>,
 
     /// Where to serve the admin endpoint; not served unless given.
-    #[arg(long, env = "JITNEY_ADMIN", value_name = "ADDR")]
+    #[arg(long, env = "JITNEY_ADMIN", value_name = "ADDR", value_parser = address)]
     pub admin: Option<SocketAddr>,
 
     /// Worker threads; by default as many as the CPU limit allows.
@@ -202,6 +202,11 @@ impl RunArgs {
             "accessLog": self.access_log,
         })
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected ip:port, such as 127.0.0.1:8080 or [::]:8080".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -81,7 +81,9 @@ fn request(args: &ExplainArgs) -> io::Result<RawRequest> {
     let target = args.url.path_and_query().cloned();
     let body = match args.body.as_deref().map(|body| (body, body.strip_prefix('@'))) {
         None => Bytes::new(),
-        Some((_, Some(file))) => fs::read(file)?.into(),
+        Some((_, Some(file))) => fs::read(file)
+            .map_err(|error| io::Error::new(error.kind(), format!("--data @{file}: {error}")))?
+            .into(),
         Some((body, None)) => body.to_owned().into(),
     };
     Ok(RawRequest {

@@ -301,3 +301,56 @@ async fn drain_that_takes_too_long_is_cut_off() {
     assert!(proxy.log().contains("drain time is over"), "{}", proxy.log());
     drop(stuck.await);
 }
+
+#[test]
+fn complaints_say_what_was_expected() {
+    let folder = Folder::new(&[("p.yaml", GOOD), ("empty.yaml", "# nothing yet\n")]);
+    folder.check(
+        &["check", "empty.yaml"],
+        0,
+        &[],
+        &["empty.yaml", "holds no document"],
+    );
+    folder.check(
+        &["explain", "--policy", "p.yaml", "POST", "/rpc", "-d", "@nofile"],
+        1,
+        &[],
+        &["--data @nofile"],
+    );
+    let run = ["run", "--listen", "localhost:8080", "--upstream", "127.0.0.1:9"];
+    folder.check(
+        &run,
+        2,
+        &[],
+        &["localhost:8080", "expected ip:port, such as 127.0.0.1:8080"],
+    );
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_is_logged_once_and_so_is_its_return() {
+    // An address of its own, so that no other test takes the port meanwhile.
+    let listener = std::net::TcpListener::bind("127.0.77.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let proxy = TestProxy::with().upstream(address).start().await;
+    for _ in 0..3 {
+        assert_eq!(caller::get(proxy.address, "/").await.unwrap().status, 502);
+    }
+    let told = || proxy.log().matches("an endpoint cannot be reached").count();
+    jitney_tests::wait::until("it is logged", || told() > 0).await;
+    assert_eq!(told(), 1);
+    assert!(proxy.log().contains(&address.to_string()), "{}", proxy.log());
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let reply = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, reply)
+            .await
+            .unwrap();
+        stream
+    });
+    assert_eq!(caller::get(proxy.address, "/").await.unwrap().status, 200);
+    let back = || proxy.log().contains("an endpoint can be reached again");
+    jitney_tests::wait::until("its return is logged", back).await;
+    drop(served.await.unwrap());
+}

@@ -239,8 +239,13 @@ struct Faults {
 
 impl Faults {
     fn of(documents: &Documents) -> Self {
+        let mut found = documents.faults.clone();
+        found.extend(documents.empty.iter().map(|file| Diagnostic {
+            severity: Severity::Warning,
+            ..Diagnostic::of_file(file, "holds no document, so that nothing is gathered by it")
+        }));
         Self {
-            found: RefCell::new(documents.faults.clone()),
+            found: RefCell::new(found),
             complete: documents.faults.is_empty(),
         }
     }

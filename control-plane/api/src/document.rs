@@ -135,6 +135,8 @@ pub struct Documents {
     /// What kept parts of the files from being read. The documents are then good for finding more
     /// faults, and for nothing else.
     pub(crate) faults: Vec<Diagnostic>,
+    /// Files without a document.
+    pub(crate) empty: Vec<Arc<str>>,
 }
 
 impl Documents {
@@ -144,6 +146,7 @@ impl Documents {
         let mut all = Self::default();
         for source in &sources.files {
             match node::parse(&source.file, &source.text) {
+                Ok(nodes) if nodes.is_empty() => all.empty.push(Arc::clone(&source.file)),
                 Ok(nodes) => nodes.into_iter().for_each(|node| all.add(&source.file, node)),
                 Err(fault) => all.faults.push(fault),
             }

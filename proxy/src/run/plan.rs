@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::{
-    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, Sources, compile,
+    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, Severity, Sources, compile,
     compile_for_upstream,
 };
 use jitney_core::policy::Policy;
@@ -64,7 +64,7 @@ impl Plan {
         } else {
             Self::of_documents(&documents)
         };
-        let mut plan = plan.map_err(|faults| texts(&faults))?;
+        let mut plan = plan.map_err(|faults| errors(&faults))?;
         if plan.listeners.is_empty() {
             let place = args
                 .config
@@ -205,6 +205,14 @@ fn effective<'p>(documents: &Documents, policies: impl IntoIterator<Item = (&'p 
         "documents": documents.collect::<Vec<_>>(),
         "backends": backends.collect::<Vec<_>>(),
     })
+}
+
+/// What keeps the files from being used; what is merely odd in them is told once they are good.
+fn errors(diagnostics: &[Diagnostic]) -> Vec<String> {
+    let errors = diagnostics
+        .iter()
+        .filter(|fault| fault.severity == Severity::Error);
+    errors.map(ToString::to_string).collect()
 }
 
 fn texts(diagnostics: &[Diagnostic]) -> Vec<String> {

@@ -1,7 +1,8 @@
 //! One address of a backend: its connections, and how one request is exchanged over one of them.
 
+use std::error::Error as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -37,6 +38,8 @@ pub(super) struct Endpoint {
     /// Shared by all endpoints of the backend.
     pub(super) gate: Arc<Gate>,
     metrics: Arc<BackendMetrics>,
+    /// Set while no connection can be made, so that this is logged once.
+    unreachable: AtomicBool,
 }
 
 /// What is known of an endpoint.
@@ -73,6 +76,7 @@ impl Endpoint {
             connect_timeout: settings.connect_timeout,
             gate: Arc::clone(gate),
             metrics: Arc::clone(&settings.metrics),
+            unreachable: AtomicBool::new(false),
         })
     }
 
@@ -92,9 +96,13 @@ impl Endpoint {
             Err(error) => Err(error),
         };
         let ended = Load::clock();
-        if let Ok(reply) = &sent {
-            self.metrics.upstream_replies.inc(reply.status().into());
-            self.metrics.upstream_duration.observe_time(ended - began);
+        match &sent {
+            Ok(reply) => {
+                self.metrics.upstream_replies.inc(reply.status().into());
+                self.metrics.upstream_duration.observe_time(ended - began);
+                self.was_reached();
+            }
+            Err(error) => self.was_not_reached(error),
         }
         match verdict(&sent) {
             Outcome::Good => self.load.succeeded(began, ended),
@@ -102,6 +110,20 @@ impl Endpoint {
             Outcome::Unknown => {}
         }
         sent
+    }
+
+    fn was_reached(&self) {
+        if self.unreachable.load(Ordering::Relaxed) && self.unreachable.swap(false, Ordering::Relaxed) {
+            tracing::info!(endpoint = %self.address, "an endpoint can be reached again");
+        }
+    }
+
+    fn was_not_reached(&self, error: &Error) {
+        let no_connection = matches!(error.kind(), ErrorKind::Connect | ErrorKind::ConnectTimeout);
+        if no_connection && !self.unreachable.swap(true, Ordering::Relaxed) {
+            let cause = error.source().map(tracing::field::display);
+            tracing::warn!(endpoint = %self.address, %error, cause, "an endpoint cannot be reached");
+        }
     }
 
     async fn speaks_http2(&self, from_http2: bool) -> Result<bool, Error> {

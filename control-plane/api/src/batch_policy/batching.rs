@@ -9,7 +9,8 @@ use crate::{ByteSize, Duration};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BatchSettings {
-    /// Most items in one batch. A call with more goes alone.
+    /// Most items in one batch. A call with more is divided where the codec can (`kserve-v1`,
+    /// `tf-serving`), and goes alone where it cannot.
     #[schemars(range(min = 1, max = 65536))]
     pub max_size: usize,
     /// Most bytes in a merged body, separators included. A call with more goes alone.
@@ -56,7 +57,7 @@ pub enum Dispatch {
     /// At once while the upstream has room, gathered while it has none; how much room is learned.
     #[default]
     Adaptive,
-    /// The same with a fixed amount of room.
+    /// The same with room for four batches.
     Eager,
     /// At `maxSize` items or after `timeout`, and for no other reason.
     Fixed,

@@ -440,8 +440,14 @@ fn what_is_no_yaml_is_told_with_its_place() {
             "kind: Backend\napiVersion: v1\n",
             "p.yaml:2:13: apiVersion: found \"v1\", expected jitney.dev/v1alpha1\n",
         ),
-        ("", ""),
-        ("# nothing\n---\n", ""),
+        (
+            "",
+            "p.yaml: warning: holds no document, so that nothing is gathered by it\n",
+        ),
+        (
+            "# nothing\n---\n",
+            "p.yaml: warning: holds no document, so that nothing is gathered by it\n",
+        ),
     ] {
         says(text, expected);
     }

@@ -343,6 +343,14 @@ async fn an_endpoint_that_cannot_be_reached_is_logged_once_and_so_is_its_return(
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let served = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
+        // A reply that comes before its request would be taken for a fault.
+        let mut request = [0; 1024];
+        assert!(
+            tokio::io::AsyncReadExt::read(&mut stream, &mut request)
+                .await
+                .unwrap()
+                > 0
+        );
         let reply = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         tokio::io::AsyncWriteExt::write_all(&mut stream, reply)
             .await

@@ -289,21 +289,24 @@ async fn caller(
         }
         let script = Script::draw(number, &mut Random::seeded(seed ^ number as u64));
         if let Some(patience) = script.leaves {
-            let left = timeout(patience, connection.call(script.request()))
-                .await
-                .is_err();
-            if left && matches!(connection, Caller::H1(_)) {
+            let answer = timeout(patience, connection.call(script.request())).await;
+            // A reply that broke off before the patience ended took the connection along.
+            let is_over = answer.is_err() && matches!(connection, Caller::H1(_));
+            if is_over || answer.is_ok_and(|answer| answer.is_err()) {
                 connection = open().await;
             }
             continue;
         }
-        let Ok(answer) = connection.call(script.request()).await else {
-            // The proxy closes a connection whose reply it had begun and could not finish.
-            if !ledger.told.lock().unwrap()[number].broken {
-                ledger.fault(format!("{script:?} got no reply"));
+        let answer = match connection.call(script.request()).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // The proxy closes a connection whose reply it had begun and could not finish.
+                if !ledger.told.lock().unwrap()[number].broken {
+                    ledger.fault(format!("{script:?} got no reply: {error:#}"));
+                }
+                connection = open().await;
+                continue;
             }
-            connection = open().await;
-            continue;
         };
         if answer.status == 200 && answer.text() == script.expected() {
             served += 1;

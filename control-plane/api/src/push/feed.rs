@@ -36,11 +36,20 @@ pub struct Held {
 impl Held {
     /// Encodes a resource.
     pub fn of(message: &impl prost::Message) -> Self {
-        let content = Bytes::from(message.encode_to_vec());
+        Self::new(message.encode_to_vec().into())
+    }
+
+    fn new(content: Bytes) -> Self {
         Self {
             version: Version::of(&content),
             content,
         }
+    }
+}
+
+impl From<&[u8]> for Held {
+    fn from(encoded: &[u8]) -> Self {
+        Self::new(Bytes::copy_from_slice(encoded))
     }
 }
 
@@ -122,6 +131,13 @@ impl Feed {
     /// A resource has changed, appeared, or is gone.
     pub fn changed(&mut self, kind: Kind, name: &Arc<str>) {
         self.tracks[kind.index()].changed(name);
+    }
+
+    /// Much may have changed: everything that is wanted or held is looked at again.
+    pub fn look_again(&mut self, view: &impl View) {
+        for (kind, track) in Kind::ALL.into_iter().zip(&mut self.tracks) {
+            track.look_again(kind, view);
+        }
     }
 
     /// The next response; to be asked until `None` after every event.

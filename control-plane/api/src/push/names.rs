@@ -89,6 +89,13 @@ impl Names {
         self.exact.len() + self.below.len() + usize::from(self.all)
     }
 
+    pub(super) fn patterns(&self) -> impl Iterator<Item = Pattern<'_>> {
+        let all = self.all.then_some(Pattern::All);
+        let below = self.below.iter().map(|prefix| Pattern::Below(prefix));
+        let exact = self.exact.iter().map(|name| Pattern::Exact(name));
+        all.into_iter().chain(below).chain(exact)
+    }
+
     /// As they stand in a request.
     pub(super) fn iter(&self) -> impl Iterator<Item = String> {
         let all = self.all.then(|| "*".to_owned());

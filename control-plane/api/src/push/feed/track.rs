@@ -52,6 +52,17 @@ impl Track {
         }
     }
 
+    pub(super) fn look_again(&mut self, kind: Kind, view: &impl View) {
+        self.dirty.extend(self.held.keys().cloned());
+        for pattern in self.names.patterns() {
+            match pattern {
+                Pattern::All => self.dirty.extend(view.own(kind)),
+                Pattern::Below(prefix) => self.dirty.extend(view.below(kind, prefix)),
+                Pattern::Exact(name) => drop(self.dirty.insert(name.into())),
+            }
+        }
+    }
+
     /// What the request says to the response under way. Any other nonce is an older one's.
     pub(super) fn answer(&mut self, kind: Kind, request: &DeltaDiscoveryRequest) -> Answer {
         let answered = self

@@ -334,3 +334,25 @@ fn everything_is_what_the_node_is_to_have_and_the_rest_is_had_by_name() {
     assert_eq!(pair.feed.size(), 2, "the pattern and what is its own");
     assert_eq!(pair.runs.len(), 1);
 }
+
+#[test]
+fn who_missed_too_much_looks_at_everything_again() {
+    let mut pair = Pair::new();
+    for name in ["shop/a", "shop/b", "c"] {
+        pair.set(Kind::Backend, name, "1");
+    }
+    pair.subscribe(Kind::Backend, "shop/*");
+    pair.subscribe(Kind::Backend, "c");
+    pair.subscribe(Kind::Backend, "d");
+    pair.settle();
+    pair.resources = 0;
+    pair.store.0.remove(&(Kind::Backend, "shop/a".into()));
+    for name in ["shop/new", "c", "d"] {
+        pair.store.0.insert((Kind::Backend, name.into()), held("2"));
+    }
+    pair.feed.look_again(&pair.store);
+    pair.settle();
+    let runs: Vec<&str> = pair.runs.keys().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(runs, ["c", "d", "shop/b", "shop/new"]);
+    assert_eq!(pair.resources, 3, "b did not change");
+}

@@ -1,0 +1,5 @@
+//! The control plane: `source → store → push → status`.
+
+pub mod push;
+pub mod status;
+pub mod store;

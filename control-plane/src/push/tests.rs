@@ -1,0 +1,246 @@
+//! Streams to sidecars: the real client state at the other end, without a socket between.
+
+use std::collections::BTreeMap;
+
+use jitney_api::push::ads::Node;
+use jitney_api::push::{Change, Held, Pushed, Readers, Subscriber};
+use tokio::sync::mpsc::{Sender, channel};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::*;
+
+type Requests = ReceiverStream<Result<DeltaDiscoveryRequest, Status>>;
+
+/// A sidecar that runs whatever does not begin with "bad".
+struct Stub {
+    subscriber: Subscriber,
+    requests: Sender<Result<DeltaDiscoveryRequest, Status>>,
+    responses: Responses<Requests>,
+    runs: BTreeMap<String, String>,
+    resources: usize,
+}
+
+struct Plane {
+    store: Arc<Store>,
+    sidecars: Arc<Sidecars>,
+}
+
+fn workload(account: &str) -> Workload {
+    Workload {
+        namespace: "shop".into(),
+        account: account.into(),
+    }
+}
+
+fn policy(name: &str, content: &str, account: &str) -> Pushed {
+    Pushed {
+        kind: Kind::Policy,
+        name: name.into(),
+        held: Held::from(content.as_bytes()),
+        readers: Readers::Workloads(vec![workload(account)]),
+    }
+}
+
+impl Plane {
+    fn new() -> Self {
+        Self {
+            store: Arc::default(),
+            sidecars: Arc::default(),
+        }
+    }
+
+    fn stub(&self, account: &str) -> Stub {
+        let mut subscriber = Subscriber::new(Node {
+            id: format!("{account}-1"),
+            ..Node::default()
+        });
+        subscriber.open();
+        subscriber.subscribe(Kind::Policy, "*");
+        let (requests, received) = channel(16);
+        Stub {
+            subscriber,
+            requests,
+            responses: self.open(account, received.into()),
+            runs: BTreeMap::new(),
+            resources: 0,
+        }
+    }
+
+    fn open(&self, account: &str, requests: Requests) -> Responses<Requests> {
+        Responses::new(&self.store, &self.sidecars, workload(account), requests)
+    }
+
+    fn progress(&self, policy: &str) -> (usize, usize, usize, usize) {
+        let progress = self
+            .sidecars
+            .progress(&self.store.snapshot(), &policy.into(), &[]);
+        (
+            progress.selected,
+            progress.acked,
+            progress.rejected,
+            progress.stale,
+        )
+    }
+}
+
+impl Stub {
+    /// Says what it has to say, and takes in what has been sent, until both rest.
+    async fn settle(&mut self) {
+        loop {
+            while let Some(request) = self.subscriber.poll() {
+                self.requests.send(Ok(request)).await.unwrap();
+            }
+            let next = std::future::poll_fn(|cx| match Pin::new(&mut self.responses).poll_next(cx) {
+                Poll::Ready(response) => Poll::Ready(response),
+                Poll::Pending => Poll::Ready(None),
+            });
+            let Some(response) = next.await else { return };
+            self.take(response.unwrap());
+        }
+    }
+
+    fn take(&mut self, response: DeltaDiscoveryResponse) {
+        self.resources += response.resources.len();
+        let mut delta = self.subscriber.response(response).unwrap();
+        for change in delta.changes.clone() {
+            match change {
+                Change::Set {
+                    name,
+                    version,
+                    content,
+                } if content.starts_with(b"bad") => {
+                    delta.reject(&name, &version, "spec", "too large for this sidecar");
+                }
+                Change::Set { name, content, .. } => {
+                    self.runs
+                        .insert(name, String::from_utf8(content.to_vec()).unwrap());
+                }
+                Change::Gone { name } => {
+                    self.runs.remove(&name);
+                }
+            }
+        }
+        self.subscriber.answer(delta);
+    }
+}
+
+#[tokio::test]
+async fn each_sidecar_gets_its_own_and_the_status_says_who_runs_it() {
+    let plane = Plane::new();
+    plane.store.replace(vec![
+        policy("shop/users", "1", "users"),
+        policy("shop/orders", "1", "orders"),
+    ]);
+    let (mut users, mut orders) = (plane.stub("users"), plane.stub("orders"));
+    users.settle().await;
+    assert_eq!(
+        plane.progress("shop/orders"),
+        (1, 0, 0, 1),
+        "connected, and nothing said yet"
+    );
+    orders.settle().await;
+    assert_eq!(users.runs.keys().collect::<Vec<_>>(), ["shop/users"]);
+    assert_eq!(orders.runs.keys().collect::<Vec<_>>(), ["shop/orders"]);
+    assert_eq!(plane.progress("shop/users"), (1, 1, 0, 0));
+    let mut nodes: Vec<String> = plane
+        .sidecars
+        .all()
+        .into_iter()
+        .map(|sidecar| sidecar.node)
+        .collect();
+    nodes.sort();
+    assert_eq!(nodes, ["orders-1", "users-1"]);
+    drop(users);
+    assert_eq!(plane.progress("shop/users"), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_change_is_pushed_and_a_waiting_stream_is_woken() {
+    let plane = Plane::new();
+    plane.store.replace(vec![policy("shop/users", "1", "users")]);
+    let mut users = plane.stub("users");
+    users.settle().await;
+    let (store, changed) = (Arc::clone(&plane.store), vec![policy("shop/users", "2", "users")]);
+    let change = tokio::spawn(async move { store.replace(changed) });
+    let response = users.responses.next().await.unwrap().unwrap();
+    assert!(change.await.unwrap());
+    users.take(response);
+    users.settle().await;
+    assert_eq!(users.runs["shop/users"], "2");
+    assert_eq!(plane.progress("shop/users"), (1, 1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_rejection_is_in_the_status_until_there_is_a_better_version() {
+    let plane = Plane::new();
+    plane.store.replace(vec![policy("shop/users", "1", "users")]);
+    let (mut users, mut other) = (plane.stub("users"), plane.stub("users"));
+    users.settle().await;
+    plane.store.replace(vec![policy("shop/users", "bad", "users")]);
+    users.settle().await;
+    other.settle().await;
+    assert_eq!(users.runs["shop/users"], "1", "the last good version");
+    assert_eq!(plane.progress("shop/users"), (2, 0, 2, 0));
+    let progress = plane
+        .sidecars
+        .progress(&plane.store.snapshot(), &"shop/users".into(), &[]);
+    let (node, nack) = progress.last_rejection.unwrap();
+    assert_eq!(
+        (node.as_str(), nack.reason.as_str()),
+        ("users-1", "too large for this sidecar")
+    );
+    plane.store.replace(vec![policy("shop/users", "3", "users")]);
+    users.settle().await;
+    assert_eq!(plane.progress("shop/users"), (2, 1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_sidecar_that_moves_to_another_replica_is_sent_nothing_again() {
+    let (one, other) = (Plane::new(), Plane::new());
+    for plane in [&one, &other] {
+        plane.store.replace(vec![policy("shop/users", "1", "users")]);
+    }
+    let mut users = one.stub("users");
+    users.settle().await;
+    assert_eq!(users.resources, 1);
+    let (requests, received) = channel(16);
+    (users.requests, users.responses) = (requests, other.open("users", received.into()));
+    users.subscriber.open();
+    users.settle().await;
+    assert_eq!(users.resources, 1);
+    assert_eq!(
+        other.progress("shop/users"),
+        (1, 1, 0, 0),
+        "what it came with counts"
+    );
+}
+
+#[tokio::test]
+async fn who_missed_more_than_is_remembered_catches_up() {
+    let plane = Plane::new();
+    let mut users = plane.stub("users");
+    users.settle().await;
+    for n in 0..100 {
+        plane
+            .store
+            .replace(vec![policy("shop/users", &n.to_string(), "users")]);
+    }
+    users.settle().await;
+    assert_eq!(users.runs["shop/users"], "99");
+    assert_eq!(users.resources, 1, "a slow sidecar gets the latest only");
+}
+
+#[tokio::test]
+async fn a_type_of_somebody_else_ends_the_stream() {
+    let plane = Plane::new();
+    let mut users = plane.stub("users");
+    let request = DeltaDiscoveryRequest {
+        type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    users.requests.send(Ok(request)).await.unwrap();
+    let status = users.responses.next().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert!(status.message().contains("envoy.config.cluster"), "{status}");
+}

@@ -114,6 +114,7 @@ fn explain_names_route_codec_and_key_or_the_reason() {
             "codec: keyedGet",
             "key:",
             "host: users.shop",
+            "shared: /users?ids={}",
             "authorization: ***",
         ],
     );

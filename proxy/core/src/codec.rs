@@ -26,6 +26,10 @@ pub use json_array::{ArrayItem, JsonArray, JsonArraySettings, PRESETS, Preset};
 pub use json_rpc::{JsonRpc, RpcItem};
 pub use keyed_get::{KeyedGet, KeyedGetSettings, KeyedItem, Missing};
 
+/// Stands in [`Read::invariants`] for the items. No text in UTF-8 has this byte, so what is before
+/// and behind it cannot be mistaken for each other.
+pub(crate) const ITEM: u8 = 0xff;
+
 /// A body as consecutive slices, most of them shared with what was received.
 pub type Chunks = SmallVec<[Bytes; 4]>;
 

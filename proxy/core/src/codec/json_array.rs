@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::bodies::{Bodies, SHARED_FROM};
 use super::json::{Scan, Span, whole_number};
 use super::pointer::{Pointer, walk};
-use super::{Call, Chunks, Codec, CodecError, Encoded, MemberReply, Read, Reply, Unsplit};
+use super::{Call, Chunks, Codec, CodecError, Encoded, ITEM, MemberReply, Read, Reply, Unsplit};
 use crate::Bypass;
 
 mod divide;
@@ -82,9 +82,9 @@ struct Items {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Not looked at.
-    Any = 0,
-    Texts = 1,
-    TokenArrays = 2,
+    Any,
+    Texts,
+    TokenArrays,
 }
 
 impl JsonArray {
@@ -208,10 +208,14 @@ impl Codec for JsonArray {
         } = found.ok_or(Bypass::Unparsable)?;
         let (prefix, suffix) = (&body[..value.start], &body[value.end..]);
         let mut invariants = SmallVec::new();
-        invariants.push(kind as u8);
-        invariants.extend_from_slice(&prefix.len().to_le_bytes());
         invariants.extend_from_slice(prefix);
+        invariants.push(ITEM);
         invariants.extend_from_slice(suffix);
+        match kind {
+            Kind::Any => {}
+            Kind::Texts => invariants.extend_from_slice(&[ITEM, b's']),
+            Kind::TokenArrays => invariants.extend_from_slice(&[ITEM, b't']),
+        }
         Ok(Read {
             item: ArrayItem {
                 body: body.clone(),

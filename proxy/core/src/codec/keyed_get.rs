@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::bodies::{Bodies, SHARED_FROM};
 use super::json::{Name, Scan, Span, decoded_string};
 use super::pointer::{Pointer, walk};
-use super::{Call, Chunks, Codec, CodecError, Encoded, MemberReply, Read, Reply, Unsplit, open_reply};
+use super::{Call, Chunks, Codec, CodecError, Encoded, ITEM, MemberReply, Read, Reply, Unsplit, open_reply};
 use crate::Bypass;
 
 mod template;
@@ -167,8 +167,8 @@ impl Codec for KeyedGet {
             return Err(Bypass::TooLarge);
         }
         let mut invariants = SmallVec::new();
-        invariants.extend_from_slice(&prefix.len().to_le_bytes());
         invariants.extend_from_slice(prefix.as_bytes());
+        invariants.push(ITEM);
         invariants.extend_from_slice(suffix.as_bytes());
         let decoded = decode(&target[id.start..id.end])?;
         let item = KeyedItem {

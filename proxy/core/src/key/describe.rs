@@ -4,6 +4,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{ABSENT, CREDENTIALS};
+use crate::codec::ITEM;
 
 /// A key in words: name and value of each part; header fields come last, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,7 +60,7 @@ fn describe_into(description: &mut Description, key: &mut Reader<'_>) -> Option<
     }
     let invariants = key.part()?;
     if !invariants.is_empty() {
-        add("shared", shown(invariants));
+        add("shared", shared(invariants));
     }
     let fields = description.parts.len();
     while !key.0.is_empty() {
@@ -74,6 +75,12 @@ fn describe_into(description: &mut Description, key: &mut Reader<'_>) -> Option<
     // The key's order of names is one for machines. Stable: values of one name keep theirs.
     description.parts[fields..].sort_by(|one, other| one.0.cmp(&other.0));
     Some(())
+}
+
+/// What a codec adds, with `{}` where the items are.
+fn shared(invariants: &[u8]) -> String {
+    let parts = invariants.split(|byte| *byte == ITEM);
+    parts.map(shown).collect::<Vec<_>>().join("{}")
 }
 
 /// The values of parameters that look like credentials are masked, the others stay raw.

@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use jitney_api::Workload;
 use jitney_api::push::ads::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use jitney_api::push::{Feed, Kind, Workload};
+use jitney_api::push::{Feed, Kind};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};

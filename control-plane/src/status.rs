@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jitney_api::push::{Answer, Kind, Nack, Version, View as _, Workload};
+use jitney_api::Workload;
+use jitney_api::push::{Answer, Kind, Nack, Version, View as _};
 use parking_lot::Mutex;
 
 use crate::store::Snapshot;

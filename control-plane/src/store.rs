@@ -5,7 +5,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use jitney_api::push::{Held, Kind, Pushed, Readers, View, Workload};
+use jitney_api::Workload;
+use jitney_api::push::{Held, Kind, Pushed, Readers, View};
 use tokio::sync::watch;
 
 /// The present set, and who wants to know when there is another.

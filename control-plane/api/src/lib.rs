@@ -6,6 +6,7 @@
 //! as [`Diagnostic`]s with file, line, column and field.
 
 mod diagnostic;
+mod identity;
 mod units;
 
 mod sources;
@@ -32,6 +33,7 @@ pub use compile::{
 };
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Documents, Metadata, Resource};
+pub use identity::{NotAWorkload, SpiffeId, Workload, is_segment, is_trust_domain};
 pub use listener::{Listener, ListenerSpec};
 pub use schema::json_schemas;
 pub use sources::{MAX_FILE_BYTES, Source, Sources};

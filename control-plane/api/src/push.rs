@@ -46,7 +46,7 @@ mod version;
 pub use assembly::{Assembly, Taken};
 pub use feed::{Answer, Feed, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 pub use kind::Kind;
-pub use resources::{DEFAULT_NAMESPACE, Pushed, Readers, Workload, resources};
+pub use resources::{DEFAULT_NAMESPACE, Pushed, Readers, resources};
 pub use subscriber::{Change, Delta, Subscriber};
 pub use version::{NotAVersion, Version};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::config;
 use super::feed::Held;
 use super::kind::Kind;
-use crate::{Backend, BatchPolicy, Documents, Metadata, Placement, Resource};
+use crate::{Backend, BatchPolicy, Documents, Metadata, Placement, Resource, Workload};
 
 /// A resource that is to be pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,16 +27,6 @@ pub enum Readers {
     Everyone,
     /// The sidecars of these workloads, and they get it without asking.
     Workloads(Vec<Workload>),
-}
-
-/// What a workload is known by: the part of `spiffe://<trust-domain>/ns/<namespace>/sa/<account>`
-/// that differs inside a mesh.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Workload {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its service account; in files, the name of the Backend that it serves.
-    pub account: String,
 }
 
 /// Every resource of these documents. They have to be free of faults.

@@ -1,8 +1,8 @@
 //! From documents to resources and back, and what is rejected on the way.
 
-use super::super::{Kind, Pushed, Readers, Workload, resources};
+use super::super::{Kind, Pushed, Readers, resources};
 use super::*;
-use crate::{BatchPolicy, Resource, compile};
+use crate::{BatchPolicy, Resource, Workload, compile};
 
 const SHOP: &str = r#"
 kind: Backend

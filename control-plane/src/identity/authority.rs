@@ -1,0 +1,210 @@
+//! The certificate authority of a mesh: short-lived certificates for SPIFFE IDs.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use jitney_api::{SpiffeId, Workload, is_trust_domain};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use time::OffsetDateTime;
+
+/// Signs certificates of one trust domain.
+pub struct Authority {
+    trust_domain: String,
+    issuer: Issuer<'static, KeyPair>,
+    root: Vec<u8>,
+}
+
+/// An authority as it is kept: secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The root's certificate, PEM.
+    pub certificate: String,
+    /// Its key, PKCS #8, PEM.
+    pub key: String,
+}
+
+/// A certificate that was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// The certificate, DER.
+    pub certificate: Vec<u8>,
+    /// From when it is good: a little before it was signed, for clocks that are slow.
+    pub not_before: SystemTime,
+    /// Until when.
+    pub not_after: SystemTime,
+}
+
+/// Why there is no authority, or no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The name cannot be in a SPIFFE ID.
+    #[error("trust domain: found {0:?}, expected lower-case letters, digits, '.', '-' and '_'")]
+    TrustDomain(String),
+    /// The request is none, its signature does not fit its key, or its key is of a kind not signed here.
+    #[error("certificate signing request: {0}")]
+    Request(#[source] rcgen::Error),
+    /// The stored certificate or key cannot be used.
+    #[error("stored authority: {0}")]
+    Stored(#[source] rcgen::Error),
+    /// The certificate could not be made.
+    #[error("cannot sign: {0}")]
+    Signing(#[source] rcgen::Error),
+}
+
+/// How long a sidecar's certificate is good. It is refreshed long before.
+pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a root is good that an authority made for itself.
+const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How far a clock may be behind.
+const BACKDATED: Duration = Duration::from_secs(5 * 60);
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority")
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stored(***)")
+    }
+}
+
+impl Authority {
+    /// A new authority, with a root and a key of its own.
+    ///
+    /// # Errors
+    /// When the name of the trust domain cannot be in a SPIFFE ID, or no key can be made.
+    pub fn generate(trust_domain: &str, now: SystemTime) -> Result<(Self, Stored), AuthorityError> {
+        check(trust_domain)?;
+        let key = KeyPair::generate().map_err(AuthorityError::Signing)?;
+        let mut params = dated(now, ROOT_LIFETIME);
+        params.distinguished_name = named(&format!("jitney root of {trust_domain}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        // SPIFFE X.509-SVID §4.1: a signing certificate names its trust domain.
+        let name = format!("spiffe://{trust_domain}").as_str().try_into();
+        params.subject_alt_names = vec![SanType::URI(name.map_err(AuthorityError::Signing)?)];
+        let root = params.self_signed(&key).map_err(AuthorityError::Signing)?;
+        let stored = Stored {
+            certificate: root.pem(),
+            key: key.serialize_pem(),
+        };
+        let authority = Self {
+            trust_domain: trust_domain.to_owned(),
+            root: root.der().to_vec(),
+            issuer: Issuer::new(params, key),
+        };
+        Ok((authority, stored))
+    }
+
+    /// An authority that was stored.
+    ///
+    /// # Errors
+    /// When certificate or key cannot be read.
+    pub fn load(trust_domain: &str, stored: &Stored) -> Result<Self, AuthorityError> {
+        check(trust_domain)?;
+        let key = KeyPair::from_pem(&stored.key).map_err(AuthorityError::Stored)?;
+        let root = pem(&stored.certificate)?;
+        let issuer =
+            Issuer::from_ca_cert_der(&root.as_slice().into(), key).map_err(AuthorityError::Stored)?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            issuer,
+            root,
+        })
+    }
+
+    /// The root's certificate, DER.
+    pub fn root(&self) -> &[u8] {
+        &self.root
+    }
+
+    /// Signs a request (DER) for a workload. Of the request only the key is used: what else it asks
+    /// for, names above all, is not for the asker to say.
+    ///
+    /// # Errors
+    /// When the request cannot be read, or its signature does not show that the asker has the key.
+    pub fn sign(
+        &self,
+        request: &[u8],
+        workload: &Workload,
+        now: SystemTime,
+    ) -> Result<Issued, AuthorityError> {
+        let request = CertificateSigningRequestParams::from_der(&request.into());
+        let request = request.map_err(AuthorityError::Request)?;
+        let id = SpiffeId {
+            trust_domain: self.trust_domain.clone(),
+            workload: workload.clone(),
+        };
+        let mut params = dated(now, LIFETIME);
+        let name = id
+            .to_string()
+            .as_str()
+            .try_into()
+            .map_err(AuthorityError::Signing)?;
+        params.subject_alt_names = vec![SanType::URI(name)];
+        params.distinguished_name = DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        let signed = params
+            .signed_by(&request.public_key, &self.issuer)
+            .map_err(AuthorityError::Signing)?;
+        Ok(Issued {
+            id,
+            certificate: signed.der().to_vec(),
+            not_before: now - BACKDATED,
+            not_after: now + LIFETIME,
+        })
+    }
+}
+
+fn check(trust_domain: &str) -> Result<(), AuthorityError> {
+    if is_trust_domain(trust_domain) {
+        Ok(())
+    } else {
+        Err(AuthorityError::TrustDomain(trust_domain.to_owned()))
+    }
+}
+
+fn dated(now: SystemTime, lifetime: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.not_before = OffsetDateTime::from(now - BACKDATED);
+    params.not_after = OffsetDateTime::from(now + lifetime);
+    params
+}
+
+fn named(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+/// The content of the first block of a PEM text.
+fn pem(text: &str) -> Result<Vec<u8>, AuthorityError> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let unreadable = || AuthorityError::Stored(rcgen::Error::CouldNotParseCertificate);
+    let (_, rest) = text
+        .split_once("-----BEGIN CERTIFICATE-----")
+        .ok_or_else(unreadable)?;
+    let (content, _) = rest
+        .split_once("-----END CERTIFICATE-----")
+        .ok_or_else(unreadable)?;
+    let content: String = content.split_ascii_whitespace().collect();
+    STANDARD.decode(content).map_err(|_| unreadable())
+}
+
+#[cfg(test)]
+mod tests;

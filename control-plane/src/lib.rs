@@ -1,5 +1,6 @@
 //! The control plane: `source → store → push → status`.
 
+pub mod files;
 pub mod identity;
 pub mod push;
 pub mod status;

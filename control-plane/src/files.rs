@@ -1,0 +1,203 @@
+//! A folder of files as the source: what is good in it is pushed, as a whole; what is not keeps the
+//! last good set in force, and is told by file, line, column and field.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jitney_api::push::{Pushed, resources};
+use jitney_api::{Diagnostic, Documents, Reading, Severity, Sources, Watch, check};
+use parking_lot::Mutex;
+
+use crate::store::Store;
+
+/// Files that are watched for as long as this lives.
+#[derive(Debug)]
+pub struct Files {
+    standing: Arc<Mutex<Standing>>,
+    _watch: Watch,
+}
+
+/// What became of the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The files that the set in force came from.
+    pub sources: Vec<String>,
+    /// What is odd about them.
+    pub warnings: Vec<Diagnostic>,
+    /// Why the files as they are now are not in force; empty when they are.
+    pub refused: Vec<Diagnostic>,
+}
+
+/// Why there is no source.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// All faults of the files as they are at first, one a line.
+    #[error("{}", lines(.0))]
+    Faulty(Vec<Diagnostic>),
+    /// They cannot be watched.
+    #[error("cannot watch files: {0}")]
+    Watch(#[from] std::io::Error),
+}
+
+impl Files {
+    /// Reads files and folders into the store, and watches them from then on. Each file that is there
+    /// is read before any of them is in force, so that several may change together.
+    ///
+    /// # Errors
+    /// When the files are faulty, or cannot be watched.
+    pub fn start(paths: Vec<PathBuf>, store: &Arc<Store>) -> Result<Self, FilesError> {
+        let first = Sources::load(&paths).map_err(FilesError::Faulty)?;
+        let (pushed, warnings) = read(&first).map_err(FilesError::Faulty)?;
+        store.replace(pushed);
+        let standing = Arc::new(Mutex::new(Standing {
+            sources: names(&first),
+            warnings,
+            refused: Vec::new(),
+        }));
+        let (to, noted) = (Arc::clone(store), Arc::clone(&standing));
+        let watch = Watch::start(paths, first, move |reading| changed(&reading, &to, &noted))?;
+        Ok(Self {
+            standing,
+            _watch: watch,
+        })
+    }
+
+    /// What became of the files.
+    pub fn standing(&self) -> Standing {
+        self.standing.lock().clone()
+    }
+}
+
+fn changed(reading: &Reading, store: &Store, standing: &Mutex<Standing>) {
+    let sources = reading.as_ref().map_err(Clone::clone);
+    match sources.and_then(|sources| Ok((read(sources)?, names(sources)))) {
+        Ok(((pushed, warnings), sources)) => {
+            *standing.lock() = Standing {
+                sources,
+                warnings,
+                refused: Vec::new(),
+            };
+            let is_news = store.replace(pushed);
+            tracing::info!(generation = store.snapshot().generation(), is_news, "files read");
+        }
+        Err(faults) => {
+            for fault in &faults {
+                tracing::error!("files refused, the last good ones stay: {fault}");
+            }
+            standing.lock().refused = faults;
+        }
+    }
+}
+
+/// What files push, with what is odd about them; or all their faults.
+fn read(sources: &Sources) -> Result<(Vec<Pushed>, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let documents = Documents::read(sources);
+    let found = check(&documents);
+    let (errors, warnings): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|fault| fault.severity == Severity::Error);
+    if errors.is_empty() {
+        Ok((resources(&documents), warnings))
+    } else {
+        Err(errors)
+    }
+}
+
+fn lines(faults: &[Diagnostic]) -> String {
+    faults
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn names(sources: &Sources) -> Vec<String> {
+    sources
+        .files
+        .iter()
+        .map(|source| source.file.to_string())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use jitney_api::push::Kind;
+
+    use super::*;
+
+    const USERS: &str = r#"
+kind: Backend
+metadata: {name: users, namespace: shop}
+spec: {endpoints: ["10.0.0.1:80"]}
+---
+kind: BatchPolicy
+metadata: {name: users, namespace: shop}
+spec:
+  targetRefs: [{kind: Backend, name: users}]
+  routes:
+  - name: by-id
+    match: {method: GET, path: {type: Template, value: "/users/{id}"}}
+    codec: {keyedGet: {batchPath: "/users?ids={id}", key: /id}}
+"#;
+
+    fn start(text: &str) -> (tempfile::TempDir, Arc<Store>, Result<Files, FilesError>) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("users.yaml"), text).unwrap();
+        let store = Arc::new(Store::default());
+        let files = Files::start(vec![folder.path().to_owned()], &store);
+        (folder, store, files)
+    }
+
+    fn endpoints(store: &Store) -> Vec<String> {
+        let snapshot = store.snapshot();
+        snapshot
+            .all(Kind::Endpoint)
+            .map(|(name, _)| name.to_string())
+            .collect()
+    }
+
+    /// Writes a file, and waits until what came of it is another standing or another set.
+    async fn write(file: &Path, text: &str, files: &Files, store: &Store) {
+        let (before, mut generation) = (files.standing(), store.subscribe());
+        fs::write(file, text).unwrap();
+        let noticed = async {
+            while files.standing() == before && !generation.has_changed().unwrap() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(10);
+        tokio::time::timeout(limit, noticed)
+            .await
+            .expect("the change is noticed");
+        generation.mark_unchanged();
+    }
+
+    #[tokio::test]
+    async fn a_change_is_pushed_and_a_fault_keeps_the_last_good_set() {
+        let (folder, store, files) = start(USERS);
+        let files = files.unwrap();
+        assert_eq!(endpoints(&store), ["shop/users/10.0.0.1:80"]);
+        assert_eq!(files.standing().sources.len(), 1);
+        let file = folder.path().join("users.yaml");
+        write(&file, &USERS.replace("10.0.0.1", "10.0.0.2"), &files, &store).await;
+        assert_eq!(endpoints(&store), ["shop/users/10.0.0.2:80"]);
+        write(&file, &USERS.replace("keyedGet", "keydGet"), &files, &store).await;
+        let refused = files.standing().refused;
+        let told = refused[0].to_string();
+        assert!(told.contains("users.yaml:13:13: spec.routes[0].codec"), "{told}");
+        assert_eq!(endpoints(&store), ["shop/users/10.0.0.2:80"]);
+        write(&file, USERS, &files, &store).await;
+        assert_eq!(files.standing().refused, []);
+    }
+
+    #[tokio::test]
+    async fn files_that_are_faulty_at_first_are_refused() {
+        let (_folder, store, files) = start(&USERS.replace("10.0.0.1:80", "nowhere"));
+        let faults = files.unwrap_err().to_string();
+        assert!(faults.contains("users.yaml:4:"), "{faults}");
+        assert_eq!(store.snapshot().generation(), 0);
+    }
+}

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jitney_api::push::{Pushed, resources};
+use jitney_api::push::{Conflict, Resources, resources};
 use jitney_api::{Diagnostic, Documents, Reading, Severity, Sources, Watch, check};
 use parking_lot::Mutex;
 
@@ -24,6 +24,8 @@ pub struct Standing {
     pub sources: Vec<String>,
     /// What is odd about them.
     pub warnings: Vec<Diagnostic>,
+    /// Policies that are not in force for all that they are for.
+    pub conflicts: Vec<Conflict>,
     /// Why the files as they are now are not in force; empty when they are.
     pub refused: Vec<Diagnostic>,
 }
@@ -47,11 +49,12 @@ impl Files {
     /// When the files are faulty, or cannot be watched.
     pub fn start(paths: Vec<PathBuf>, store: &Arc<Store>) -> Result<Self, FilesError> {
         let first = Sources::load(&paths).map_err(FilesError::Faulty)?;
-        let (pushed, warnings) = read(&first).map_err(FilesError::Faulty)?;
-        store.replace(pushed);
+        let (resources, warnings) = read(&first).map_err(FilesError::Faulty)?;
+        store.replace(resources.pushed);
         let standing = Arc::new(Mutex::new(Standing {
             sources: names(&first),
             warnings,
+            conflicts: resources.conflicts,
             refused: Vec::new(),
         }));
         let (to, noted) = (Arc::clone(store), Arc::clone(&standing));
@@ -71,13 +74,14 @@ impl Files {
 fn changed(reading: &Reading, store: &Store, standing: &Mutex<Standing>) {
     let sources = reading.as_ref().map_err(Clone::clone);
     match sources.and_then(|sources| Ok((read(sources)?, names(sources)))) {
-        Ok(((pushed, warnings), sources)) => {
+        Ok(((resources, warnings), sources)) => {
             *standing.lock() = Standing {
                 sources,
                 warnings,
+                conflicts: resources.conflicts,
                 refused: Vec::new(),
             };
-            let is_news = store.replace(pushed);
+            let is_news = store.replace(resources.pushed);
             tracing::info!(generation = store.snapshot().generation(), is_news, "files read");
         }
         Err(faults) => {
@@ -90,7 +94,7 @@ fn changed(reading: &Reading, store: &Store, standing: &Mutex<Standing>) {
 }
 
 /// What files push, with what is odd about them; or all their faults.
-fn read(sources: &Sources) -> Result<(Vec<Pushed>, Vec<Diagnostic>), Vec<Diagnostic>> {
+fn read(sources: &Sources) -> Result<(Resources, Vec<Diagnostic>), Vec<Diagnostic>> {
     let documents = Documents::read(sources);
     let found = check(&documents);
     let (errors, warnings): (Vec<_>, Vec<_>) = found

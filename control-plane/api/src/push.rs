@@ -39,6 +39,7 @@ mod assembly;
 mod feed;
 mod kind;
 mod names;
+mod precedence;
 mod resources;
 mod subscriber;
 mod version;
@@ -46,7 +47,8 @@ mod version;
 pub use assembly::{Assembly, Taken};
 pub use feed::{Answer, Feed, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 pub use kind::Kind;
-pub use resources::{DEFAULT_NAMESPACE, Pushed, Readers, resources};
+pub use precedence::Conflict;
+pub use resources::{DEFAULT_NAMESPACE, Pushed, Readers, Resources, resources};
 pub use subscriber::{Change, Delta, Subscriber};
 pub use version::{NotAVersion, Version};
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::config;
 use super::feed::Held;
 use super::kind::Kind;
+use super::precedence::{Conflict, Precedence};
 use crate::{Backend, BatchPolicy, Documents, Metadata, Placement, Resource, Workload};
 
 /// A resource that is to be pushed.
@@ -29,32 +30,55 @@ pub enum Readers {
     Workloads(Vec<Workload>),
 }
 
+/// What documents push, and which of their policies are not in force everywhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Every resource.
+    pub pushed: Vec<Pushed>,
+    /// Targets that a policy is for and another one has.
+    pub conflicts: Vec<Conflict>,
+}
+
 /// Every resource of these documents. They have to be free of faults.
-pub fn resources(documents: &Documents) -> Vec<Pushed> {
-    let backends: Vec<&Backend> = documents
-        .documents
-        .iter()
-        .filter_map(|document| match &document.resource {
-            Resource::Backend(backend) => Some(backend),
-            Resource::BatchPolicy(_) | Resource::Listener(_) => None,
-        })
-        .collect();
-    let mut pushed = Vec::new();
+pub fn resources(documents: &Documents) -> Resources {
+    let (mut backends, mut policies) = (Vec::new(), Vec::new());
     for document in &documents.documents {
         match &document.resource {
-            Resource::BatchPolicy(policy) => push_policy(&mut pushed, policy, &backends),
-            Resource::Backend(backend) => push_backend(&mut pushed, backend),
+            Resource::Backend(backend) => backends.push(backend),
+            Resource::BatchPolicy(policy) => policies.push(policy),
             // Where a sidecar listens is its own affair.
             Resource::Listener(_) => {}
         }
     }
-    pushed
+    let all: Vec<&str> = backends
+        .iter()
+        .map(|backend| backend.metadata.name.as_str())
+        .collect();
+    let mut precedence = Precedence::default();
+    for policy in &policies {
+        let (namespace, name) = (namespace(&policy.metadata), full_name(&policy.metadata));
+        precedence.add(namespace, &name, policy, &all);
+    }
+    let mut pushed = Vec::new();
+    backends
+        .iter()
+        .for_each(|backend| push_backend(&mut pushed, backend));
+    policies
+        .iter()
+        .for_each(|policy| push_policy(&mut pushed, policy, &precedence));
+    Resources {
+        pushed,
+        conflicts: precedence.conflicts(),
+    }
 }
 
-fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, backends: &[&Backend]) {
+fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Precedence) {
     let name = full_name(&policy.metadata);
+    let held = precedence.held_by(&name);
     let readers = match policy.spec.placement {
-        Placement::Inbound => Readers::Workloads(targets(policy, backends)),
+        Placement::Inbound => Readers::Workloads(workloads(&policy.metadata, &held)),
+        // What has no target is in force nowhere.
+        Placement::Outbound if held.is_empty() => Readers::Workloads(Vec::new()),
         Placement::Outbound => Readers::Everyone,
     };
     let mut spec = policy.spec.clone();
@@ -101,21 +125,13 @@ fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend) {
     });
 }
 
-/// The workloads that a policy is for: those of the backends that it names, or of the only one.
-fn targets(policy: &BatchPolicy, backends: &[&Backend]) -> Vec<Workload> {
-    let namespace = namespace(&policy.metadata);
-    let named = policy.spec.target_refs.iter().map(|target| target.name.as_str());
-    let only = backends.iter().map(|backend| backend.metadata.name.as_str());
-    let accounts: Vec<&str> = if policy.spec.target_refs.is_empty() {
-        only.collect()
-    } else {
-        named.collect()
+/// The workloads that serve these backends.
+fn workloads(metadata: &Metadata, backends: &[&str]) -> Vec<Workload> {
+    let serving = |account: &&str| Workload {
+        namespace: namespace(metadata).to_owned(),
+        account: (*account).to_owned(),
     };
-    let workload = |account: &str| Workload {
-        namespace: namespace.to_owned(),
-        account: account.to_owned(),
-    };
-    accounts.into_iter().map(workload).collect()
+    backends.iter().map(serving).collect()
 }
 
 /// The name of a document's resource.

@@ -42,7 +42,7 @@ fn documents(text: &str) -> Documents {
 fn pushed(text: &str) -> Vec<Pushed> {
     let documents = documents(text);
     compile(&documents).expect("a good file");
-    resources(&documents)
+    resources(&documents).pushed
 }
 
 /// A response with these resources of one type.

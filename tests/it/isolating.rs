@@ -81,7 +81,17 @@ async fn waves(service: fn(&Seen) -> Reply, odd: impl Fn(usize) -> String) -> (T
     let extra = proxy.metric("jitney_bisect_calls_total", "").await;
     let bound = f64::from(u32::try_from(calls).unwrap()) / 5.0;
     assert!(extra <= bound, "{extra} extra calls for {calls}");
-    (proxy, upstream.seen().len())
+    let (saved, made) = (
+        proxy.metric("jitney_upstream_calls_saved_total", "").await,
+        upstream.seen().len(),
+    );
+    let balance = f64::from(u32::try_from(calls).unwrap()) - f64::from(u32::try_from(made).unwrap());
+    assert_eq!(
+        saved - extra,
+        balance,
+        "what is told to be saved, less what isolation cost"
+    );
+    (proxy, made)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

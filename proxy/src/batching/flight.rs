@@ -44,6 +44,9 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
     let metrics = Arc::clone(&first.call.state.metrics);
     let cover = first.call.state.cover(group.len());
     count(&metrics, &group, items, bytes, reason);
+    if cover.is_some() {
+        metrics.calls_saved.add(group.len() as u64 - 1);
+    }
     upstream.recent.note(Left {
         id: number,
         route: Arc::clone(metrics.name()),
@@ -95,7 +98,6 @@ fn count(metrics: &RouteMetrics, group: &Group, items: usize, bytes: usize, reas
     metrics.batch_size.observe(items as u64);
     metrics.batch_bytes.observe(bytes as u64);
     metrics.dispatch.inc(reason);
-    metrics.calls_saved.add(group.len() as u64 - 1);
     for journey in group.iter().filter_map(|member| member.journey) {
         metrics.queue_wait.observe_time(journey.waited);
     }

@@ -202,8 +202,6 @@ pub struct Batcher<T> {
     parked: Vec<Id>,
     /// Batches in flight that take a slot; the others are of `Fixed` lanes.
     in_slots: usize,
-    /// Batches in flight whose slots went to others.
-    stalled: usize,
     busy_lanes: usize,
     queued_items: usize,
     queued_bytes: usize,
@@ -273,7 +271,6 @@ impl<T> Batcher<T> {
             due: VecDeque::new(),
             parked: Vec::new(),
             in_slots: 0,
-            stalled: 0,
             busy_lanes: 0,
             queued_items: 0,
             queued_bytes: 0,

@@ -27,14 +27,18 @@ impl Budget {
 
     /// Takes leave for `n` extra calls: all of them or none.
     pub const fn take(&mut self, n: u64) -> bool {
+        let may = n <= self.left();
+        if may {
+            self.extra += n;
+        }
+        may
+    }
+
+    /// Extra calls that may still be taken or set aside.
+    const fn left(&self) -> u64 {
         let earned = self.calls / SHARE;
         let allowed = if earned > LENT { earned } else { LENT };
-        let wanted = self.extra.saturating_add(n);
-        if wanted.saturating_add(self.covered) > allowed {
-            return false;
-        }
-        self.extra = wanted;
-        true
+        allowed.saturating_sub(self.extra + self.covered)
     }
 
     /// Sets aside what it takes to send the members of a batch one by one, if need be: to be given
@@ -44,10 +48,9 @@ impl Budget {
         if self.wary == 0 || members < 2 {
             return Some(0);
         }
-        if !self.take(members) {
+        if members > self.left() {
             return None;
         }
-        self.extra -= members;
         self.covered += members;
         Some(members)
     }

@@ -26,9 +26,9 @@ pub use json_array::{ArrayItem, JsonArray, JsonArraySettings, PRESETS, Preset};
 pub use json_rpc::{JsonRpc, RpcItem};
 pub use keyed_get::{KeyedGet, KeyedGetSettings, KeyedItem, Missing};
 
-/// Stands in [`Read::invariants`] for the items. No text in UTF-8 has this byte, so what is before
-/// and behind it cannot be mistaken for each other.
-pub(crate) const ITEM: u8 = 0xff;
+/// This byte or a greater one stands in [`Read::invariants`] for the items; which one, is the codec's.
+/// No text in UTF-8 has them, so what is before and behind cannot be mistaken for each other.
+pub(crate) const ITEM: u8 = 0xf8;
 
 /// A body as consecutive slices, most of them shared with what was received.
 pub type Chunks = SmallVec<[Bytes; 4]>;

@@ -13,7 +13,7 @@ impl<T> Batcher<T> {
         let Some(flight) = self.flights.remove(id) else {
             return;
         };
-        self.give_slot_back(&flight);
+        self.in_slots -= usize::from(flight.in_slot);
         if let Some(lane) = self.lanes.get_mut(flight.lane) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
             lane.served = true;

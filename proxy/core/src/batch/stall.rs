@@ -5,12 +5,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::Batcher;
 use super::arena::Id;
 use super::dispatch::learned;
 use super::lanes::Park;
 use super::queue::seconds;
 use super::window::count;
-use super::{Batcher, Flight};
 
 impl<T> Batcher<T> {
     /// When a batch that leaves now will count as stalled; `None` while its cost is unknown.
@@ -25,7 +25,7 @@ impl<T> Batcher<T> {
     pub(super) fn take_stalled(&mut self, id: Id, slots: usize, now: Instant) -> bool {
         let lane = self.lanes.get(id).filter(|lane| learned(&lane.limits));
         let (adaptive, full) = (lane.is_some(), lane.is_some_and(|lane| self.is_full(lane)));
-        while adaptive && self.stalled < MOST_STALLED {
+        while adaptive && self.stalled() < MOST_STALLED {
             let Some((at, flight)) = self.first_to_stall(full) else {
                 break;
             };
@@ -38,7 +38,6 @@ impl<T> Batcher<T> {
                 flight.stalled = true;
             }
             self.in_slots -= 1;
-            self.stalled += 1;
             if self.in_slots < slots {
                 return true;
             }
@@ -56,14 +55,9 @@ impl<T> Batcher<T> {
             .min_by_key(|(at, _)| *at)
     }
 
-    /// A batch has landed.
-    pub(super) const fn give_slot_back(&mut self, flight: &Flight) {
-        if flight.in_slot {
-            self.in_slots -= 1;
-        }
-        if flight.stalled {
-            self.stalled -= 1;
-        }
+    /// Batches in flight whose slots went to others.
+    fn stalled(&self) -> usize {
+        self.flights.iter().filter(|(_, flight)| flight.stalled).count()
     }
 }
 

@@ -82,9 +82,9 @@ struct Items {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Not looked at.
-    Any,
-    Texts,
-    TokenArrays,
+    Any = 0,
+    Texts = 1,
+    TokenArrays = 2,
 }
 
 impl JsonArray {
@@ -209,13 +209,8 @@ impl Codec for JsonArray {
         let (prefix, suffix) = (&body[..value.start], &body[value.end..]);
         let mut invariants = SmallVec::new();
         invariants.extend_from_slice(prefix);
-        invariants.push(ITEM);
+        invariants.push(ITEM + kind as u8);
         invariants.extend_from_slice(suffix);
-        match kind {
-            Kind::Any => {}
-            Kind::Texts => invariants.extend_from_slice(&[ITEM, b's']),
-            Kind::TokenArrays => invariants.extend_from_slice(&[ITEM, b't']),
-        }
         Ok(Read {
             item: ArrayItem {
                 body: body.clone(),

@@ -79,7 +79,7 @@ fn describe_into(description: &mut Description, key: &mut Reader<'_>) -> Option<
 
 /// What a codec adds, with `{}` where the items are.
 fn shared(invariants: &[u8]) -> String {
-    let parts = invariants.split(|byte| *byte == ITEM);
+    let parts = invariants.split(|byte| *byte >= ITEM);
     parts.map(shown).collect::<Vec<_>>().join("{}")
 }
 

@@ -19,6 +19,17 @@ fn hung(limits: &Arc<Limits>) -> (Bench, Vec<Batch<u32>>) {
     (bench, hung)
 }
 
+/// Far more full batches than there are slots, and time for each to pass those that hang.
+fn flood(bench: &mut Bench, limits: &Arc<Limits>) {
+    for _ in 0..8 {
+        full(bench, limits);
+    }
+    for _ in 0..8 {
+        bench.after(100 * MS);
+        bench.poll();
+    }
+}
+
 fn full(bench: &mut Bench, limits: &Arc<Limits>) {
     for call in 0..limits.max_size {
         bench.push("hangs", limits, 100 + u32::try_from(call).expect("small"));
@@ -55,13 +66,7 @@ fn what_still_gathers_waits_a_second() {
 fn an_upstream_that_hangs_altogether_gets_four_batches_more() {
     let limits = limits(|_| {});
     let (mut bench, hung) = hung(&limits);
-    for _ in 0..8 {
-        full(&mut bench, &limits);
-    }
-    for _ in 0..8 {
-        bench.after(100 * MS);
-        bench.poll();
-    }
+    flood(&mut bench, &limits);
     assert_eq!(bench.batcher.in_flight(), hung.len() + 4);
 }
 
@@ -69,13 +74,7 @@ fn an_upstream_that_hangs_altogether_gets_four_batches_more() {
 fn a_batch_that_comes_back_late_gives_its_turn_to_another() {
     let limits = limits(|_| {});
     let (mut bench, hung) = hung(&limits);
-    for _ in 0..8 {
-        full(&mut bench, &limits);
-    }
-    for _ in 0..8 {
-        bench.after(100 * MS);
-        bench.poll();
-    }
+    flood(&mut bench, &limits);
     for batch in &hung {
         bench.end(batch, Outcome::Failed);
     }

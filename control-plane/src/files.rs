@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jitney_api::push::{Conflict, Resources, resources};
-use jitney_api::{Diagnostic, Documents, Reading, Severity, Sources, Watch, check};
+use jitney_api::push::{Conflict, Pushed, Resources, resources};
+use jitney_api::{Diagnostic, Documents, Reading, Sources, Watch, check};
 use parking_lot::Mutex;
 
 use crate::store::Store;
@@ -49,14 +49,9 @@ impl Files {
     /// When the files are faulty, or cannot be watched.
     pub fn start(paths: Vec<PathBuf>, store: &Arc<Store>) -> Result<Self, FilesError> {
         let first = Sources::load(&paths).map_err(FilesError::Faulty)?;
-        let (resources, warnings) = read(&first).map_err(FilesError::Faulty)?;
-        store.replace(resources.pushed);
-        let standing = Arc::new(Mutex::new(Standing {
-            sources: names(&first),
-            warnings,
-            conflicts: resources.conflicts,
-            refused: Vec::new(),
-        }));
+        let (pushed, standing) = read(&first).map_err(FilesError::Faulty)?;
+        store.replace(pushed);
+        let standing = Arc::new(Mutex::new(standing));
         let (to, noted) = (Arc::clone(store), Arc::clone(&standing));
         let watch = Watch::start(paths, first, move |reading| changed(&reading, &to, &noted))?;
         Ok(Self {
@@ -72,16 +67,10 @@ impl Files {
 }
 
 fn changed(reading: &Reading, store: &Store, standing: &Mutex<Standing>) {
-    let sources = reading.as_ref().map_err(Clone::clone);
-    match sources.and_then(|sources| Ok((read(sources)?, names(sources)))) {
-        Ok(((resources, warnings), sources)) => {
-            *standing.lock() = Standing {
-                sources,
-                warnings,
-                conflicts: resources.conflicts,
-                refused: Vec::new(),
-            };
-            let is_news = store.replace(resources.pushed);
+    match reading.as_ref().map_err(Clone::clone).and_then(read) {
+        Ok((pushed, now)) => {
+            *standing.lock() = now;
+            let is_news = store.replace(pushed);
             tracing::info!(generation = store.snapshot().generation(), is_news, "files read");
         }
         Err(faults) => {
@@ -93,18 +82,25 @@ fn changed(reading: &Reading, store: &Store, standing: &Mutex<Standing>) {
     }
 }
 
-/// What files push, with what is odd about them; or all their faults.
-fn read(sources: &Sources) -> Result<(Resources, Vec<Diagnostic>), Vec<Diagnostic>> {
+/// What files push, and how they stand; or all their faults.
+fn read(sources: &Sources) -> Result<(Vec<Pushed>, Standing), Vec<Diagnostic>> {
     let documents = Documents::read(sources);
-    let found = check(&documents);
-    let (errors, warnings): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(|fault| fault.severity == Severity::Error);
-    if errors.is_empty() {
-        Ok((resources(&documents), warnings))
-    } else {
-        Err(errors)
+    let (errors, warnings): (Vec<_>, Vec<_>) = check(&documents).into_iter().partition(Diagnostic::is_error);
+    if !errors.is_empty() {
+        return Err(errors);
     }
+    let Resources { pushed, conflicts } = resources(&documents);
+    let standing = Standing {
+        sources: sources
+            .files
+            .iter()
+            .map(|source| source.file.to_string())
+            .collect(),
+        warnings,
+        conflicts,
+        refused: Vec::new(),
+    };
+    Ok((pushed, standing))
 }
 
 fn lines(faults: &[Diagnostic]) -> String {
@@ -113,14 +109,6 @@ fn lines(faults: &[Diagnostic]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-fn names(sources: &Sources) -> Vec<String> {
-    sources
-        .files
-        .iter()
-        .map(|source| source.file.to_string())
-        .collect()
 }
 
 #[cfg(test)]

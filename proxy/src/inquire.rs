@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri, Version};
-use jitney_api::{Diagnostic, Documents, Severity, Sources, check, compile_for_upstream};
+use jitney_api::{Diagnostic, Documents, Sources, check, compile_for_upstream};
 
 use crate::admin::RawRequest;
 use crate::config::{CheckArgs, ExplainArgs};
@@ -24,10 +24,7 @@ pub fn check_files(args: &CheckArgs) -> io::Result<ExitCode> {
     };
     let documents = Documents::read(&sources);
     let found = check(&documents);
-    if found
-        .iter()
-        .any(|diagnostic| diagnostic.severity == Severity::Error)
-    {
+    if found.iter().any(Diagnostic::is_error) {
         return complain(&found);
     }
     complain(&found)?;

@@ -270,10 +270,7 @@ impl Faults {
         });
         // The effective policies of several backends tell the same of a document they share.
         found.dedup();
-        if found
-            .iter()
-            .any(|diagnostic| diagnostic.severity == Severity::Error)
-        {
+        if found.iter().any(Diagnostic::is_error) {
             Err(found)
         } else {
             Ok(found)

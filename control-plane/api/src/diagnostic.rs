@@ -31,6 +31,11 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// Whether it keeps the file from being used.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
     /// A fault of the file as a whole.
     pub(crate) fn of_file(file: &Arc<str>, message: impl Into<String>) -> Self {
         Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::{
-    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, Severity, Sources, compile,
+    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, Sources, compile,
     compile_for_upstream,
 };
 use jitney_core::policy::Policy;
@@ -209,9 +209,7 @@ fn effective<'p>(documents: &Documents, policies: impl IntoIterator<Item = (&'p 
 
 /// What keeps the files from being used; what is merely odd in them is told once they are good.
 fn errors(diagnostics: &[Diagnostic]) -> Vec<String> {
-    let errors = diagnostics
-        .iter()
-        .filter(|fault| fault.severity == Severity::Error);
+    let errors = diagnostics.iter().filter(|fault| fault.is_error());
     errors.map(ToString::to_string).collect()
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::config;
 use super::kind::Kind;
 use super::subscriber::{Change, Delta};
-use crate::{Diagnostic, Documents, Severity, Source, Sources, compile_for_upstream};
+use crate::{Diagnostic, Documents, Source, Sources, compile_for_upstream};
 
 /// The policies that a sidecar holds, each in its last good version.
 #[derive(Clone, Debug, Default)]
@@ -193,8 +193,7 @@ fn check(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Resul
         files: vec![source(name, text)],
     };
     let found = compile_for_upstream(&Documents::read(&sources)).err();
-    let is_error = |fault: &Diagnostic| fault.severity == Severity::Error;
-    let first = found.into_iter().flatten().find(is_error);
+    let first = found.into_iter().flatten().find(Diagnostic::is_error);
     first.map_or(Ok(()), |fault| {
         Err(Fault {
             field: fault.field,

@@ -55,11 +55,7 @@ impl Track {
     pub(super) fn look_again(&mut self, kind: Kind, view: &impl View) {
         self.dirty.extend(self.held.keys().cloned());
         for pattern in self.names.patterns() {
-            match pattern {
-                Pattern::All => self.dirty.extend(view.own(kind)),
-                Pattern::Below(prefix) => self.dirty.extend(view.below(kind, prefix)),
-                Pattern::Exact(name) => drop(self.dirty.insert(name.into())),
-            }
+            self.dirty.extend(found(pattern, kind, view));
         }
     }
 
@@ -112,7 +108,7 @@ impl Track {
         let wanted = &request.resource_names_subscribe;
         if first && wanted.is_empty() {
             self.names.insert(Pattern::All);
-            self.dirty.extend(view.own(kind));
+            self.dirty.extend(found(Pattern::All, kind, view));
         }
         if self.names.len() + wanted.len() > MAX_NAMES || request.initial_resource_versions.len() > MAX_NAMES
         {
@@ -121,17 +117,10 @@ impl Track {
         for name in wanted {
             let pattern = Pattern::of(name);
             self.names.insert(pattern);
-            match pattern {
-                Pattern::All => self.dirty.extend(view.own(kind)),
-                Pattern::Below(prefix) => self.dirty.extend(view.below(kind, prefix)),
-                Pattern::Exact(name) => {
-                    let name: Arc<str> = name.into();
-                    if !first {
-                        self.again.insert(Arc::clone(&name));
-                    }
-                    self.dirty.insert(name);
-                }
+            if let (Pattern::Exact(name), false) = (pattern, first) {
+                self.again.insert(name.into());
             }
+            self.dirty.extend(found(pattern, kind, view));
         }
         if first {
             self.resume(request);
@@ -253,6 +242,15 @@ impl Track {
             sent,
         });
         response
+    }
+}
+
+/// The names that a pattern stands for now.
+fn found(pattern: Pattern<'_>, kind: Kind, view: &impl View) -> Vec<Arc<str>> {
+    match pattern {
+        Pattern::All => view.own(kind),
+        Pattern::Below(prefix) => view.below(kind, prefix),
+        Pattern::Exact(name) => vec![name.into()],
     }
 }
 

@@ -8,6 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
 
 /// Signs certificates of one trust domain.
@@ -112,13 +114,13 @@ impl Authority {
     pub fn load(trust_domain: &str, stored: &Stored) -> Result<Self, AuthorityError> {
         check(trust_domain)?;
         let key = KeyPair::from_pem(&stored.key).map_err(AuthorityError::Stored)?;
-        let root = pem(&stored.certificate)?;
-        let issuer =
-            Issuer::from_ca_cert_der(&root.as_slice().into(), key).map_err(AuthorityError::Stored)?;
+        let unreadable = |_| AuthorityError::Stored(rcgen::Error::CouldNotParseCertificate);
+        let root = CertificateDer::from_pem_slice(stored.certificate.as_bytes()).map_err(unreadable)?;
+        let issuer = Issuer::from_ca_cert_der(&root, key).map_err(AuthorityError::Stored)?;
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
             issuer,
-            root,
+            root: root.to_vec(),
         })
     }
 
@@ -189,21 +191,6 @@ fn named(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
-}
-
-/// The content of the first block of a PEM text.
-fn pem(text: &str) -> Result<Vec<u8>, AuthorityError> {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    let unreadable = || AuthorityError::Stored(rcgen::Error::CouldNotParseCertificate);
-    let (_, rest) = text
-        .split_once("-----BEGIN CERTIFICATE-----")
-        .ok_or_else(unreadable)?;
-    let (content, _) = rest
-        .split_once("-----END CERTIFICATE-----")
-        .ok_or_else(unreadable)?;
-    let content: String = content.split_ascii_whitespace().collect();
-    STANDARD.decode(content).map_err(|_| unreadable())
 }
 
 #[cfg(test)]

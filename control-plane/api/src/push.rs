@@ -13,7 +13,8 @@
 //! - A response is rejected by its `error_detail` alone; a nonce that is not the latest one's says
 //!   nothing.
 
-/// Messages of the xDS transport protocol.
+/// Messages of the xDS transport protocol, and Jitney's resources: as the compiler of the protocol
+/// writes them.
 #[allow(
     missing_docs,
     missing_debug_implementations,
@@ -25,15 +26,16 @@
     unreachable_pub,
     reason = "generated"
 )]
-pub mod ads {
-    tonic::include_proto!("envoy.service.discovery.v3");
+mod generated {
+    pub mod ads {
+        tonic::include_proto!("envoy.service.discovery.v3");
+    }
+    pub mod config {
+        tonic::include_proto!("jitney.config.v1");
+    }
 }
 
-/// Jitney's resources.
-#[allow(missing_docs, clippy::use_self, reason = "generated")]
-pub mod config {
-    tonic::include_proto!("jitney.config.v1");
-}
+pub use generated::{ads, config};
 
 mod assembly;
 mod feed;

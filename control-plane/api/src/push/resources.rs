@@ -120,7 +120,10 @@ fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend) {
     pushed.push(Pushed {
         kind: Kind::Backend,
         name: name.into(),
-        held: Held::of(&config::Backend { spec: json(&spec) }),
+        held: Held::of(&config::Backend {
+            spec: json(&spec),
+            policies: Vec::new(),
+        }),
         readers: Readers::Everyone,
     });
 }

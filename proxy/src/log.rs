@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jitney_api::{BadLevel, LogLevel};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -36,13 +37,6 @@ pub struct Level {
     text: String,
     targets: Targets,
 }
-
-/// A text that is not a [`Level`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a log level: expected off, error, warn, info, debug or trace, or TARGET=LEVEL, comma separated"
-)]
-pub struct BadLevel(String);
 
 /// Why nothing can be logged.
 #[derive(Debug, thiserror::Error)]
@@ -75,19 +69,17 @@ impl std::str::FromStr for Level {
     type Err = BadLevel;
 
     fn from_str(text: &str) -> Result<Self, BadLevel> {
-        // `Targets` takes any lone word for a target to be logged in full; a misspelt level must
-        // not do that.
+        let level: LogLevel = text.parse()?;
         let mut targets = Targets::new();
         let mut has_access = false;
-        for part in text.trim().split(',') {
-            let bad = || BadLevel(part.chars().take(64).collect());
-            match part.trim().split_once('=') {
-                None => targets = targets.with_default(parse_level(part).ok_or_else(bad)?),
-                Some((target, level)) if is_target(target) => {
+        for (target, level) in level.parts() {
+            let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
+            match target {
+                None => targets = targets.with_default(level),
+                Some(target) => {
                     has_access |= target == access::TARGET;
-                    targets = targets.with_target(target, parse_level(level).ok_or_else(bad)?);
+                    targets = targets.with_target(target, level);
                 }
-                Some(_) => return Err(bad()),
             }
         }
         if !has_access {
@@ -162,21 +154,6 @@ impl LogControl {
     pub fn flush(&self) {
         self.queue.flush();
     }
-}
-
-fn parse_level(word: &str) -> Option<LevelFilter> {
-    ["off", "error", "warn", "info", "debug", "trace"]
-        .contains(&word.trim().to_ascii_lowercase().as_str())
-        .then(|| word.trim().parse().ok())
-        .flatten()
-}
-
-fn is_target(word: &str) -> bool {
-    !word.is_empty()
-        && word.len() <= 64
-        && word
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte))
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Ignored, Metadata};
 
-pub use batching::{BatchSettings, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay};
+pub use batching::{
+    BatchSettings, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay, WindowBounds,
+};
 pub use codec::{CodecSettings, JsonArraySettings, JsonRpcSettings, KeyedGetSettings, Missing};
 pub use matching::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
 pub use traffic::{

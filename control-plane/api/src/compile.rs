@@ -6,6 +6,7 @@ mod codec;
 mod endpoint;
 mod matching;
 mod route;
+mod runtime;
 mod targets;
 mod traffic;
 
@@ -18,13 +19,17 @@ use jitney_core::policy::Policy;
 use jitney_core::route::{Route, RouteId};
 
 use crate::node::Path;
-use crate::{BatchPolicy, Diagnostic, Document, Documents, Protocol, Resource, RouteMatch, Severity};
+use crate::{
+    BatchPolicy, Diagnostic, Document, Documents, Mode, Protocol, Resource, RouteMatch, RuntimeSpec, Severity,
+};
 
 pub use endpoint::{Endpoint, NotAnEndpoint};
 
 /// Everything that `run --config` needs.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
+    /// Caps on every policy, and what is logged.
+    pub runtime: RuntimeSpec,
     /// Where calls come in, in the order of the files.
     pub listeners: Vec<CompiledListener>,
     /// Where they go, likewise.
@@ -42,6 +47,10 @@ pub struct CompiledListener {
     pub address: SocketAddr,
     /// Name of a backend of the same set.
     pub backend: Arc<str>,
+    /// Where its calls go in place of the backend's endpoints.
+    pub local: Option<Endpoint>,
+    /// The workload whose sidecars listen here.
+    pub workload: Arc<str>,
 }
 
 /// Where calls go.
@@ -60,8 +69,10 @@ pub struct CompiledBackend {
 }
 
 /// The effective policy of a lone upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct CompiledPolicy {
+    /// Caps on the policy, and what is logged.
+    pub runtime: RuntimeSpec,
     /// The policy.
     pub policy: Arc<Policy>,
     /// What has no effect although it was written.
@@ -76,6 +87,10 @@ pub fn compile(documents: &Documents) -> Result<Compiled, Vec<Diagnostic>> {
     let faults = Faults::of(documents);
     let policies = policies(documents, &faults);
     let mut compiled = targets::resolve(documents, &policies, &faults);
+    compiled.runtime = runtime::first(documents, &faults);
+    for backend in &mut compiled.backends {
+        backend.policy = compiled.runtime.cap(&backend.policy).into();
+    }
     compiled.warnings = faults.warnings_or_errors()?;
     Ok(compiled)
 }
@@ -88,8 +103,10 @@ pub fn compile_for_upstream(documents: &Documents) -> Result<CompiledPolicy, Vec
     let faults = Faults::of(documents);
     let policies = policies(documents, &faults);
     let policy = effective(&policies.iter().collect::<Vec<_>>(), &faults);
+    let runtime = runtime::first(documents, &faults);
     Ok(CompiledPolicy {
-        policy: Arc::new(policy),
+        policy: Arc::new(runtime.cap(&policy)),
+        runtime,
         warnings: faults.warnings_or_errors()?,
     })
 }
@@ -100,13 +117,22 @@ pub fn check(documents: &Documents) -> Vec<Diagnostic> {
     let whole = documents
         .documents
         .iter()
-        .any(|document| !matches!(document.resource, Resource::BatchPolicy(_)));
+        .any(|document| matches!(document.resource, Resource::Backend(_) | Resource::Listener(_)));
     let outcome = if whole {
         compile(documents).map(|compiled| compiled.warnings)
     } else {
         compile_for_upstream(documents).map(|compiled| compiled.warnings)
     };
     outcome.unwrap_or_else(|faults| faults)
+}
+
+/// A document's mode as the core knows it.
+pub(crate) const fn core_mode(mode: Mode) -> jitney_core::policy::Mode {
+    match mode {
+        Mode::Active => jitney_core::policy::Mode::Active,
+        Mode::Shadow => jitney_core::policy::Mode::Shadow,
+        Mode::Disabled => jitney_core::policy::Mode::Disabled,
+    }
 }
 
 /// A policy document with its routes, which still lack the place that a backend gives them.
@@ -125,7 +151,7 @@ fn policies<'a>(documents: &'a Documents, faults: &Faults) -> Vec<PolicyUnit<'a>
         .iter()
         .filter_map(|document| match &document.resource {
             Resource::BatchPolicy(policy) => Some((document, policy)),
-            Resource::Backend(_) | Resource::Listener(_) => None,
+            Resource::Backend(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
         });
     let policies = policies.collect::<Vec<_>>();
     let same_name = |name: &str| {
@@ -224,7 +250,7 @@ fn generation(name: &str, policy: &BatchPolicy) -> u64 {
 }
 
 /// FNV-1a: stable across versions and platforms, which the hashes of libraries do not promise.
-fn fnv(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::nearest;
 use crate::node::{self, Node, Path};
-use crate::{Backend, BatchPolicy, Diagnostic, Listener, Severity, Sources};
+use crate::{Backend, BatchPolicy, Diagnostic, Listener, Runtime, Severity, Sources};
 
 /// Name and place of a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -76,6 +76,8 @@ pub enum Resource {
     Backend(Backend),
     /// `kind: Listener`.
     Listener(Listener),
+    /// `kind: Runtime`.
+    Runtime(Runtime),
 }
 
 impl Resource {
@@ -85,6 +87,7 @@ impl Resource {
             Self::BatchPolicy(_) => KINDS[0],
             Self::Backend(_) => KINDS[1],
             Self::Listener(_) => KINDS[2],
+            Self::Runtime(_) => KINDS[3],
         }
     }
 
@@ -94,6 +97,7 @@ impl Resource {
             Self::BatchPolicy(policy) => &policy.metadata,
             Self::Backend(backend) => &backend.metadata,
             Self::Listener(listener) => &listener.metadata,
+            Self::Runtime(runtime) => &runtime.metadata,
         }
     }
 }
@@ -158,7 +162,8 @@ impl Documents {
         let resource = match kind_of(&node) {
             Ok("BatchPolicy") => self.decode(file, &node, Resource::BatchPolicy),
             Ok("Backend") => self.decode(file, &node, Resource::Backend),
-            Ok(_) => self.decode(file, &node, Resource::Listener),
+            Ok("Listener") => self.decode(file, &node, Resource::Listener),
+            Ok(_) => self.decode(file, &node, Resource::Runtime),
             Err((field, message)) => {
                 let path = Path::default();
                 let path = if field.is_empty() { path } else { path.key(field) };
@@ -238,7 +243,7 @@ fn kind_of(node: &Node) -> Result<&'static str, (&'static str, String)> {
 }
 
 /// Kinds that this build reads.
-const KINDS: [&str; 3] = ["BatchPolicy", "Backend", "Listener"];
+const KINDS: [&str; 4] = ["BatchPolicy", "Backend", "Listener", "Runtime"];
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ mod backend;
 mod batch_policy;
 mod document;
 mod listener;
+mod runtime;
 
 mod compile;
 
@@ -35,7 +36,8 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Documents, Metadata, Resource};
 pub use identity::{NotAWorkload, SpiffeId, Workload, is_segment, is_trust_domain};
 pub use listener::{Listener, ListenerSpec};
+pub use runtime::{Runtime, RuntimeSpec};
 pub use schema::json_schemas;
 pub use sources::{MAX_FILE_BYTES, Source, Sources};
-pub use units::{ByteSize, Duration};
+pub use units::{BadLevel, ByteSize, Duration, LogLevel};
 pub use watch::{Reading, Watch};

@@ -33,4 +33,12 @@ pub struct ListenerSpec {
     /// Name of the Backend that its calls go to. Default: the only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
+    /// Where its calls go in place of the backend's endpoints, as `host:port`: the service itself, where
+    /// those endpoints are the addresses of its sidecars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
+    /// The workload whose sidecars listen here, where a control plane pushes the listener. Default: the one
+    /// that serves the backend, which has its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
 }

@@ -3,7 +3,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use crate::{Backend, BatchPolicy, Listener};
+use crate::{Backend, BatchPolicy, Listener, Runtime};
 
 /// The schema of each kind, by its name.
 pub fn json_schemas() -> Vec<(&'static str, Value)> {
@@ -13,6 +13,7 @@ pub fn json_schemas() -> Vec<(&'static str, Value)> {
         ("BatchPolicy", generator().into_root_schema_for::<BatchPolicy>()),
         ("Backend", generator().into_root_schema_for::<Backend>()),
         ("Listener", generator().into_root_schema_for::<Listener>()),
+        ("Runtime", generator().into_root_schema_for::<Runtime>()),
     ]
     .map(|(name, schema)| (name, schema.to_value()))
     .into()

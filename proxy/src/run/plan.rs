@@ -193,6 +193,7 @@ fn effective<'p>(documents: &Documents, policies: impl IntoIterator<Item = (&'p 
             Resource::BatchPolicy(policy) => serde_json::to_value(policy),
             Resource::Backend(backend) => serde_json::to_value(backend),
             Resource::Listener(listener) => serde_json::to_value(listener),
+            Resource::Runtime(runtime) => serde_json::to_value(runtime),
         };
         // What was read from a document can be written as one.
         json!({"file": &*document.file, "resource": resource.unwrap_or_default()})

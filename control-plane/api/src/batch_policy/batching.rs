@@ -33,6 +33,27 @@ pub struct BatchSettings {
     pub max_queue_bytes: ByteSize,
     /// The longest a call may be queued, whatever it waits for. Then it is shed with 503.
     pub queue_timeout: Duration,
+    /// How many batches may be in flight to the backend. Default: as many as `dispatch` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowBounds>,
+}
+
+/// Bounds of the window, whatever is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WindowBounds {
+    /// Never fewer batches in flight, while there are calls for them.
+    #[schemars(range(min = 1, max = 256))]
+    pub min: usize,
+    /// Never more.
+    #[schemars(range(min = 1, max = 256))]
+    pub max: usize,
+}
+
+impl Default for WindowBounds {
+    fn default() -> Self {
+        Self { min: 1, max: 256 }
+    }
 }
 
 impl Default for BatchSettings {
@@ -47,6 +68,7 @@ impl Default for BatchSettings {
             max_queue_size: 1024,
             max_queue_bytes: ByteSize(16 << 20),
             queue_timeout: Duration::from_secs(2),
+            window: None,
         }
     }
 }

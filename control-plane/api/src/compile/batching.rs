@@ -10,7 +10,9 @@ use jitney_core::policy;
 
 use super::{Check, matching};
 use crate::node::Path;
-use crate::{BatchSettings, ByteSize, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay};
+use crate::{
+    BatchSettings, ByteSize, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay, WindowBounds,
+};
 
 /// Caps, and the field that carries the class.
 pub(super) fn batch(
@@ -38,9 +40,30 @@ pub(super) fn batch(
         max_queue_size: settings.max_queue_size,
         max_queue_bytes: usize::try_from(settings.max_queue_bytes.0).ok()?,
         queue_timeout: settings.queue_timeout.0,
-        window: core::Window::Auto,
+        window: settings.window.map_or(core::Window::Auto, window),
     };
     good.then_some((limits, priority?))
+}
+
+pub(super) const fn window(bounds: WindowBounds) -> core::Window {
+    core::Window::Within {
+        min: bounds.min,
+        max: bounds.max,
+    }
+}
+
+/// Tells of bounds that are none.
+pub(super) fn check_window(check: &Check<'_>, path: &Path, bounds: WindowBounds) -> bool {
+    let WindowBounds { min, max } = bounds;
+    let good = 1 <= min && min <= max && max <= MAX_WINDOW;
+    if !good {
+        let found = format!("found min {min}, max {max}");
+        check.fault(
+            &path.key("window"),
+            format!("{found}, expected 1 <= min <= max <= {MAX_WINDOW}"),
+        );
+    }
+    good
 }
 
 /// True when every cap is within its own bounds, and they fit each other.
@@ -87,6 +110,9 @@ fn check_caps(check: &Check<'_>, path: &Path, settings: &BatchSettings) -> bool 
             wait_is_good,
             "more than 0s, at most 1h",
         ),
+        settings
+            .window
+            .is_none_or(|bounds| check_window(check, path, bounds)),
     ];
     // Relations only between values that are good on their own.
     if bounds.contains(&false) {
@@ -173,7 +199,7 @@ pub(super) fn on_failure(settings: &OnFailure, default: policy::Replay) -> polic
     }
 }
 
-const MAX_SIZE: usize = 65_536;
+pub(super) const MAX_SIZE: usize = 65_536;
 
 const MAX_QUEUE: usize = 1_000_000;
 
@@ -182,4 +208,7 @@ const MAX_BYTES: ByteSize = ByteSize(256 << 20);
 
 const MAX_QUEUE_BYTES: ByteSize = ByteSize(4 << 30);
 
-const MAX_WAIT: Duration = Duration::from_secs(3600);
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// The most that any window can be learned to be.
+const MAX_WINDOW: usize = 256;

@@ -6,9 +6,9 @@ use jitney_core::codec::Codec;
 use jitney_core::policy as core;
 use jitney_core::route::{Route, RouteId};
 
-use super::{Check, batching, codec, matching};
+use super::{Check, batching, codec, core_mode, matching};
 use crate::node::Path;
-use crate::{BatchPolicy, Mode, RouteRule};
+use crate::{BatchPolicy, RouteRule};
 
 /// The routes of a policy; those at fault are left out.
 pub(super) fn routes(check: &Check<'_>, policy: &BatchPolicy, name: &str, generation: u64) -> Vec<Route> {
@@ -78,11 +78,7 @@ fn route(check: &Check<'_>, path: &Path, rule: &RouteRule, settings: &Settings<'
         generation: settings.generation,
         matches: vec![matches?],
         codec,
-        mode: match spec.mode {
-            Mode::Active => core::Mode::Active,
-            Mode::Shadow => core::Mode::Shadow,
-            Mode::Disabled => core::Mode::Disabled,
-        },
+        mode: core_mode(spec.mode),
         limits: Arc::new(limits),
         key: key?,
         on_failure: batching::on_failure(&rule.on_failure, default_replay),

@@ -47,7 +47,7 @@ pub(super) fn resolve(documents: &Documents, policies: &[PolicyUnit<'_>], faults
     let mut compiled = Compiled::default();
     let backends = of_kind(documents, |resource| match resource {
         Resource::Backend(backend) => Some(backend),
-        Resource::BatchPolicy(_) | Resource::Listener(_) => None,
+        Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
     });
     let names = backends
         .iter()
@@ -79,7 +79,7 @@ pub(super) fn resolve(documents: &Documents, policies: &[PolicyUnit<'_>], faults
     }
     let listeners = of_kind(documents, |resource| match resource {
         Resource::Listener(listener) => Some(listener),
-        Resource::BatchPolicy(_) | Resource::Backend(_) => None,
+        Resource::BatchPolicy(_) | Resource::Backend(_) | Resource::Runtime(_) => None,
     });
     for (document, spec) in listeners {
         let known = listener(&Check { document, faults }, spec, &names, &compiled.listeners);
@@ -196,21 +196,27 @@ fn endpoints(check: &Check<'_>, backend: &Backend) -> Vec<Endpoint> {
     endpoints
 }
 
-fn listener(
+fn listener<'a>(
     check: &Check<'_>,
-    listener: &Listener,
-    names: &[&str],
+    listener: &'a Listener,
+    names: &[&'a str],
     others: &[CompiledListener],
 ) -> Option<CompiledListener> {
     let path = Path::default().key("spec");
+    let backend = backend_of(check, &path.key("backend"), listener, names);
+    let workload = listener.spec.workload.as_deref().or(backend).unwrap_or_default();
     let text = &listener.spec.address;
     let address = text.parse::<SocketAddr>().ok();
+    let taken = |address: SocketAddr| {
+        let same = |other: &CompiledListener| other.address == address && *other.workload == *workload;
+        address.port() != 0 && others.iter().any(same)
+    };
     match address {
         None => {
             let expected = "expected ip:port, such as 127.0.0.1:8080 or [::]:8080";
             check.fault(&path.key("address"), format!("found {text:?}, {expected}"));
         }
-        Some(address) if address.port() != 0 && others.iter().any(|other| other.address == address) => {
+        Some(address) if taken(address) => {
             check.fault(
                 &path.key("address"),
                 format!("found {text:?} a second time, expected it once"),
@@ -218,13 +224,30 @@ fn listener(
         }
         Some(_) => {}
     }
-    let at = path.key("backend");
-    let backend = match (listener.spec.backend.as_deref(), names) {
+    let local = listener.spec.local.as_deref();
+    let local = local.map(|local| check.ok(&path.key("local"), local, local.parse::<Endpoint>()));
+    Some(CompiledListener {
+        name: listener.metadata.name.as_str().into(),
+        address: address?,
+        backend: backend?.into(),
+        local: local.flatten(),
+        workload: workload.into(),
+    })
+}
+
+/// The backend that a listener names, or the only one there is.
+fn backend_of<'a>(
+    check: &Check<'_>,
+    at: &Path,
+    listener: &'a Listener,
+    names: &[&'a str],
+) -> Option<&'a str> {
+    match (listener.spec.backend.as_deref(), names) {
         (Some(name), _) => {
-            unknown_backend(check, &at, name, names);
-            name
+            unknown_backend(check, at, name, names);
+            Some(name)
         }
-        (None, [only]) => only,
+        (None, [only]) => Some(only),
         (None, _) => {
             if check.faults.complete {
                 let known = if names.is_empty() {
@@ -233,18 +256,13 @@ fn listener(
                     names.join(", ")
                 };
                 check.fault(
-                    &at,
+                    at,
                     format!("found nothing, expected the name of a Backend: {known}"),
                 );
             }
-            return None;
+            None
         }
-    };
-    Some(CompiledListener {
-        name: listener.metadata.name.as_str().into(),
-        address: address?,
-        backend: backend.into(),
-    })
+    }
 }
 
 const MAX_TARGETS: usize = 16;

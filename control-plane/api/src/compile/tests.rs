@@ -426,15 +426,15 @@ fn what_is_no_yaml_is_told_with_its_place() {
         ),
         (
             "- 1\n",
-            "p.yaml:1:1: found no map of fields, expected a document with kind: BatchPolicy, Backend, Listener\n",
+            "p.yaml:1:1: found no map of fields, expected a document with kind: BatchPolicy, Backend, Listener, Runtime\n",
         ),
         (
             "spec: {}\n",
-            "p.yaml:1:1: kind: found nothing, expected one of BatchPolicy, Backend, Listener\n",
+            "p.yaml:1:1: kind: found nothing, expected one of BatchPolicy, Backend, Listener, Runtime\n",
         ),
         (
             "kind: batchpolicy\n",
-            "p.yaml:1:7: kind: found \"batchpolicy\", expected one of BatchPolicy, Backend, Listener (did you mean BatchPolicy?)\n",
+            "p.yaml:1:7: kind: found \"batchpolicy\", expected one of BatchPolicy, Backend, Listener, Runtime (did you mean BatchPolicy?)\n",
         ),
         (
             "kind: Backend\napiVersion: v1\n",

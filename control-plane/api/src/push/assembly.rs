@@ -1,27 +1,40 @@
-//! The policies of a sidecar, put together again from what was pushed.
+//! What a sidecar is to do, put together again from what was pushed.
 //!
-//! A policy comes as one resource and its routes as others. Each is tried when it comes: what cannot
-//! run is rejected by its own name and field, and the last good version stays in its place.
+//! Each resource is tried when it comes: what cannot run is rejected by its own name and field, and the
+//! last good version stays in its place.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use jitney_core::policy::Policy;
 
-use bytes::Bytes;
-use prost::Message as _;
-use serde_json::{Value, json};
-
-use super::config;
 use super::kind::Kind;
 use super::subscriber::{Change, Delta};
-use crate::{Diagnostic, Documents, Source, Sources, compile_for_upstream};
+use crate::{CompiledPolicy, RuntimeSpec, Sources};
 
-/// The policies that a sidecar holds, each in its last good version.
+mod destinations;
+mod duties;
+mod policies;
+
+pub use destinations::Destination;
+pub use duties::Listening;
+
+use destinations::Destinations;
+use duties::Duties;
+use policies::Policies;
+
+/// What a sidecar holds, each resource in its last good version.
 #[derive(Clone, Debug, Default)]
 pub struct Assembly {
-    policies: BTreeMap<String, Policy>,
-    routes: BTreeMap<String, Value>,
-    /// Policies that were rejected for want of these routes.
-    waiting: BTreeMap<String, BTreeSet<String>>,
+    policies: Policies,
+    destinations: Destinations,
+    duties: Duties,
+}
+
+/// What this sidecar can do, whatever a policy asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnLimits {
+    /// Bytes that may wait under one key.
+    pub max_queue_bytes: usize,
+    /// Items in one batch.
+    pub max_size: usize,
 }
 
 /// What a response leads to.
@@ -34,13 +47,7 @@ pub struct Taken {
     pub again: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct Policy {
-    spec: Value,
-    routes: Vec<String>,
-}
-
-/// Why a policy cannot run.
+/// Why a resource cannot run.
 struct Fault {
     field: String,
     reason: String,
@@ -49,132 +56,153 @@ struct Fault {
 }
 
 impl Assembly {
-    /// Takes in a response of policies or routes; what cannot run is rejected in it. Other types
-    /// change nothing here.
+    /// Nothing yet, for a sidecar with these limits.
+    pub fn new(limits: OwnLimits) -> Self {
+        Self {
+            policies: Policies::new(limits),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in a response; what cannot run is rejected in it. Trust bundles change nothing here.
     pub fn take(&mut self, delta: &mut Delta) -> Taken {
         let mut taken = Taken::default();
         for change in delta.changes.clone() {
-            match (delta.kind, change) {
-                (
-                    Kind::Policy,
-                    Change::Set {
-                        name,
-                        version,
-                        content,
-                    },
-                ) => match self.set_policy(&name, content) {
-                    Ok(changed) => taken.changed |= changed,
+            match change {
+                Change::Set {
+                    name,
+                    version,
+                    content,
+                } => match self.set(delta.kind, &name, content) {
+                    Ok(one) => taken.add(one),
                     Err(fault) => delta.reject(&name, &version, &fault.field, &fault.reason),
                 },
-                (
-                    Kind::Route,
-                    Change::Set {
-                        name,
-                        version,
-                        content,
-                    },
-                ) => match self.set_route(&name, content) {
-                    Ok(changed) => {
-                        taken.changed |= changed;
-                        taken.again.extend(self.no_longer_missing(&name));
-                    }
-                    Err(fault) => delta.reject(&name, &version, &fault.field, &fault.reason),
-                },
-                (Kind::Policy, Change::Gone { name }) => {
-                    self.waiting.remove(&name);
-                    taken.changed |= self.policies.remove(&name).is_some();
-                }
-                // The policies that named it are gone, or came in a version that does not, before.
-                (Kind::Route, Change::Gone { name }) => {
-                    self.routes.remove(&name);
-                }
-                (Kind::TrustBundle | Kind::Runtime | Kind::Backend | Kind::Endpoint, _) => {}
+                Change::Gone { name } => taken.add(self.remove(delta.kind, &name)),
             }
         }
         taken
     }
 
-    /// What is to be run: a document for each policy, in the order of their names.
-    pub fn sources(&self) -> Sources {
-        let documents = self.policies.iter().filter_map(|(name, policy)| {
-            let text = document(name, policy, &self.routes).ok()?;
-            Some(source(name, text))
+    fn set(&mut self, kind: Kind, name: &str, content: bytes::Bytes) -> Result<Taken, Fault> {
+        match kind {
+            Kind::Policy => self.policies.set(name, content),
+            Kind::Route => self.policies.set_route(name, content),
+            Kind::Backend => self.destinations.set(name, content),
+            Kind::Endpoint => self.destinations.set_endpoint(name, content),
+            Kind::Runtime => self.duties.set(name, content),
+            Kind::TrustBundle => Ok(Taken::default()),
+        }
+    }
+
+    /// Drops a resource, as when it is no longer subscribed to.
+    pub fn remove(&mut self, kind: Kind, name: &str) -> Taken {
+        match kind {
+            Kind::Policy => self.policies.remove(name),
+            Kind::Route => self.policies.remove_route(name),
+            Kind::Backend => self.destinations.remove(name),
+            Kind::Endpoint => self.destinations.remove_endpoint(name),
+            Kind::Runtime => self.duties.remove(name),
+            Kind::TrustBundle => Taken::default(),
+        }
+    }
+
+    /// What is run for the calls that come to this workload.
+    pub fn inbound(&self) -> CompiledPolicy {
+        self.capped(self.policies.inbound())
+    }
+
+    /// Where a backend is, and what is run for calls to it; `None` while nothing is known of it.
+    pub fn outbound(&self, backend: &str) -> Option<(Destination, CompiledPolicy)> {
+        let destination = self.destinations.get(backend)?;
+        let policy = self.policies.outbound(&destination.policies);
+        Some((destination, self.capped(policy)))
+    }
+
+    /// Where this sidecar is to listen.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listening> {
+        self.duties.listeners()
+    }
+
+    /// Caps on every policy, and what is to be logged.
+    pub fn runtime(&self) -> RuntimeSpec {
+        self.duties.spec()
+    }
+
+    /// What is to be subscribed to for calls to a backend, as far as is known.
+    pub fn wanted(&self, backend: &str) -> Vec<(Kind, String)> {
+        let policies = self.destinations.policies(backend);
+        let policies = policies.iter().flat_map(|policy| {
+            [
+                (Kind::Route, format!("{policy}/*")),
+                (Kind::Policy, policy.clone()),
+            ]
         });
-        Sources {
-            files: documents.collect(),
+        [
+            (Kind::Backend, backend.to_owned()),
+            (Kind::Endpoint, format!("{backend}/*")),
+        ]
+        .into_iter()
+        .chain(policies)
+        .collect()
+    }
+
+    /// Every policy as a document.
+    pub fn sources(&self) -> Sources {
+        self.policies.sources()
+    }
+
+    fn capped(&self, compiled: CompiledPolicy) -> CompiledPolicy {
+        let runtime = self.runtime();
+        CompiledPolicy {
+            policy: runtime.cap(&compiled.policy).into(),
+            runtime,
+            ..compiled
+        }
+    }
+}
+
+impl Taken {
+    fn of(changed: bool) -> Self {
+        Self {
+            changed,
+            again: Vec::new(),
         }
     }
 
-    fn set_policy(&mut self, name: &str, content: Bytes) -> Result<bool, Fault> {
-        self.waiting.remove(name);
-        let message = config::Policy::decode(content).map_err(|error| unreadable(&error))?;
-        let policy = Policy {
-            spec: serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?,
-            routes: message.routes,
-        };
-        if self.policies.get(name) == Some(&policy) {
-            return Ok(false);
-        }
-        if let Err(fault) = check(name, &policy, &self.routes) {
-            if let Some(route) = &fault.missing {
-                let waits = self.waiting.entry(name.to_owned()).or_default();
-                waits.insert(route.clone());
-            }
-            return Err(fault);
-        }
-        self.policies.insert(name.to_owned(), policy);
-        Ok(true)
+    fn add(&mut self, other: Self) {
+        self.changed |= other.changed;
+        self.again.extend(other.again);
     }
+}
 
-    fn set_route(&mut self, name: &str, content: Bytes) -> Result<bool, Fault> {
-        let message = config::Route::decode(content).map_err(|error| unreadable(&error))?;
-        let route: Value = serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?;
-        if self.routes.get(name) == Some(&route) {
-            return Ok(false);
+impl Default for OwnLimits {
+    fn default() -> Self {
+        Self {
+            max_queue_bytes: usize::MAX,
+            max_size: usize::MAX,
         }
-        let last_good = self.routes.insert(name.to_owned(), route);
-        let checked = self.check_route(name);
-        if checked.is_err() {
-            match last_good {
-                Some(route) => self.routes.insert(name.to_owned(), route),
-                None => self.routes.remove(name),
+    }
+}
+
+impl OwnLimits {
+    fn check(&self, policy: &Policy) -> Result<(), Fault> {
+        for (index, route) in policy.routes().iter().enumerate() {
+            let fault = |field: &str, found: usize, most: usize| {
+                Err(Fault {
+                    field: format!("spec.routes[{index}].batch.{field}"),
+                    reason: format!("found {found}, this sidecar takes at most {most}"),
+                    missing: None,
+                })
             };
-        }
-        checked
-    }
-
-    /// A route is tried alone, for it may have come before its policy, and in each policy that has
-    /// it. True when there is one.
-    fn check_route(&self, name: &str) -> Result<bool, Fault> {
-        let alone = Policy {
-            spec: json!({}),
-            routes: vec![name.to_owned()],
-        };
-        check("default/route", &alone, &self.routes).map_err(|fault| Fault {
-            field: fault
-                .field
-                .trim_start_matches("spec.routes[0]")
-                .trim_start_matches('.')
-                .into(),
-            ..fault
-        })?;
-        let mut used = false;
-        for (policy, with) in &self.policies {
-            if with.routes.iter().any(|route| route == name) {
-                used = true;
-                check(policy, with, &self.routes).map_err(|fault| Fault {
-                    reason: format!("in {policy}, {}: {}", fault.field, fault.reason),
-                    field: String::new(),
-                    ..fault
-                })?;
+            let limits = &route.limits;
+            if limits.max_queue_bytes > self.max_queue_bytes {
+                return fault("maxQueueBytes", limits.max_queue_bytes, self.max_queue_bytes);
+            }
+            if limits.max_size > self.max_size {
+                return fault("maxSize", limits.max_size, self.max_size);
             }
         }
-        Ok(used)
-    }
-
-    fn no_longer_missing(&mut self, route: &str) -> Vec<String> {
-        let waiting = self.waiting.extract_if(.., |_, routes| routes.contains(route));
-        waiting.map(|(policy, _)| policy).collect()
+        Ok(())
     }
 }
 
@@ -183,49 +211,6 @@ fn unreadable(error: &impl ToString) -> Fault {
         field: String::new(),
         reason: error.to_string(),
         missing: None,
-    }
-}
-
-/// Whether a policy can run.
-fn check(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Result<(), Fault> {
-    let text = document(name, policy, routes)?;
-    let sources = Sources {
-        files: vec![source(name, text)],
-    };
-    let found = compile_for_upstream(&Documents::read(&sources)).err();
-    let first = found.into_iter().flatten().find(Diagnostic::is_error);
-    first.map_or(Ok(()), |fault| {
-        Err(Fault {
-            field: fault.field,
-            reason: fault.message,
-            missing: None,
-        })
-    })
-}
-
-/// A policy's document as somebody would have written it; or what it lacks.
-fn document(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Result<String, Fault> {
-    let rules = policy.routes.iter().enumerate().map(|(index, route)| {
-        routes.get(route).cloned().ok_or_else(|| Fault {
-            field: format!("spec.routes[{index}]"),
-            reason: format!("route {route:?} did not come, or was rejected"),
-            missing: Some(route.clone()),
-        })
-    });
-    let rules = rules.collect::<Result<Vec<Value>, Fault>>()?;
-    let mut spec = policy.spec.clone();
-    let fields = spec.as_object_mut();
-    let fields = fields.ok_or_else(|| unreadable(&"spec: found no map of fields"))?;
-    fields.insert("routes".into(), Value::Array(rules));
-    let (namespace, short) = name.split_once('/').unwrap_or(("", name));
-    let metadata = json!({"name": short, "namespace": namespace});
-    Ok(json!({"kind": "BatchPolicy", "metadata": metadata, "spec": spec}).to_string())
-}
-
-fn source(name: &str, text: String) -> Source {
-    Source {
-        file: Arc::from(format!("Policy {name}")),
-        text,
     }
 }
 

@@ -155,6 +155,9 @@ impl Feed {
                 // What is later in the order refers to this, and so has to wait with it.
                 return track.is_free().then(|| track.send(kind, nonce, owed));
             }
+            if track.is_unanswered() && !track.has_news() && track.is_free() {
+                return Some(track.greet(kind, nonce));
+            }
         }
         // What is in force may refer to what goes away, until its successor is applied.
         if !self.tracks.iter().all(Track::is_free) {
@@ -168,7 +171,7 @@ impl Feed {
     /// Whether everything that was owed has been sent and answered.
     pub fn is_settled(&self) -> bool {
         let mut tracks = self.tracks.iter();
-        tracks.all(|track| track.is_free() && !track.has_news())
+        tracks.all(|track| track.is_free() && !track.has_news() && !track.is_unanswered())
     }
 
     /// Names that this stream keeps something for: the measure of its memory.

@@ -1,12 +1,13 @@
 //! Documents as the resources that are pushed, and who may read each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config;
 use super::feed::Held;
 use super::kind::Kind;
 use super::precedence::{Conflict, Precedence};
-use crate::{Backend, BatchPolicy, Documents, Metadata, Placement, Resource, Workload};
+use crate::{Backend, BatchPolicy, Documents, Listener, Metadata, Placement, Resource, Runtime, Workload};
 
 /// A resource that is to be pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +42,13 @@ pub struct Resources {
 
 /// Every resource of these documents. They have to be free of faults.
 pub fn resources(documents: &Documents) -> Resources {
-    let (mut backends, mut policies) = (Vec::new(), Vec::new());
+    let (mut backends, mut policies, mut runtimes) = (Vec::new(), Vec::new(), Runtimes::default());
     for document in &documents.documents {
         match &document.resource {
             Resource::Backend(backend) => backends.push(backend),
             Resource::BatchPolicy(policy) => policies.push(policy),
-            // Where a sidecar listens is its own affair.
-            Resource::Listener(_) => {}
+            Resource::Listener(listener) => runtimes.listen(listener, documents),
+            Resource::Runtime(runtime) => runtimes.run(runtime),
         }
     }
     let all: Vec<&str> = backends
@@ -60,16 +61,84 @@ pub fn resources(documents: &Documents) -> Resources {
         precedence.add(namespace, &name, policy, &all);
     }
     let mut pushed = Vec::new();
-    backends
-        .iter()
-        .for_each(|backend| push_backend(&mut pushed, backend));
+    let callers = callers(&policies, &precedence);
+    for backend in &backends {
+        let policies = callers.get(&full_name(&backend.metadata));
+        push_backend(&mut pushed, backend, policies.cloned().unwrap_or_default());
+    }
     policies
         .iter()
         .for_each(|policy| push_policy(&mut pushed, policy, &precedence));
+    pushed.extend(runtimes.pushed());
     Resources {
         pushed,
         conflicts: precedence.conflicts(),
     }
+}
+
+/// The policies that the sidecars of a backend's callers run, by its full name.
+fn callers(policies: &[&BatchPolicy], precedence: &Precedence) -> BTreeMap<String, Vec<String>> {
+    let mut callers = BTreeMap::<_, Vec<String>>::new();
+    for policy in policies {
+        let name = full_name(&policy.metadata);
+        if policy.spec.placement == Placement::Outbound {
+            for target in precedence.held_by(&name) {
+                let backend = format!("{}/{target}", namespace(&policy.metadata));
+                callers.entry(backend).or_default().push(name.clone());
+            }
+        }
+    }
+    callers
+}
+
+/// What each workload's sidecars do beside running policies.
+#[derive(Debug, Default)]
+struct Runtimes(BTreeMap<Workload, config::Runtime>);
+
+impl Runtimes {
+    fn of(&mut self, metadata: &Metadata, account: &str) -> &mut config::Runtime {
+        let workload = Workload {
+            namespace: namespace(metadata).to_owned(),
+            account: account.to_owned(),
+        };
+        self.0.entry(workload).or_default()
+    }
+
+    fn listen(&mut self, listener: &Listener, documents: &Documents) {
+        let mut named = listener.clone();
+        if named.spec.backend.is_none() {
+            named.spec.backend = only_backend(documents);
+        }
+        let backend = named.spec.backend.clone().unwrap_or_default();
+        let workload = named.spec.workload.clone().unwrap_or(backend);
+        let runtime = self.of(&listener.metadata, &workload);
+        runtime.listeners.push(json(&named));
+    }
+
+    fn run(&mut self, runtime: &Runtime) {
+        self.of(&runtime.metadata, &runtime.metadata.name).spec = json(&runtime.spec);
+    }
+
+    fn pushed(self) -> impl Iterator<Item = Pushed> {
+        self.0.into_iter().map(|(workload, message)| Pushed {
+            kind: Kind::Runtime,
+            name: workload.to_string().into(),
+            held: Held::of(&message),
+            readers: Readers::Workloads(vec![workload]),
+        })
+    }
+}
+
+/// The backend of a listener that names none.
+fn only_backend(documents: &Documents) -> Option<String> {
+    let mut backends = documents
+        .documents
+        .iter()
+        .filter_map(|document| match &document.resource {
+            Resource::Backend(backend) => Some(backend.metadata.name.clone()),
+            Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
+        });
+    backends.next()
 }
 
 fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Precedence) {
@@ -106,7 +175,7 @@ fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Prec
     });
 }
 
-fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend) {
+fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend, policies: Vec<String>) {
     let name = full_name(&backend.metadata);
     let mut spec = backend.spec.clone();
     for address in std::mem::take(&mut spec.endpoints) {
@@ -122,7 +191,7 @@ fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend) {
         name: name.into(),
         held: Held::of(&config::Backend {
             spec: json(&spec),
-            policies: Vec::new(),
+            policies,
         }),
         readers: Readers::Everyone,
     });

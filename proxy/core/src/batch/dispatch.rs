@@ -236,10 +236,14 @@ impl<T> Batcher<T> {
     }
 
     pub(super) fn slots(&self, limits: &Limits) -> usize {
-        match (limits.window, limits.dispatch) {
-            (Window::Fixed(slots), _) => slots.max(1),
-            (Window::Auto, Dispatch::Adaptive) => self.controller.slots(),
-            (Window::Auto, Dispatch::Eager | Dispatch::Fixed) => EAGER_WINDOW,
+        let slots = match limits.dispatch {
+            Dispatch::Adaptive => self.controller.slots(),
+            Dispatch::Eager | Dispatch::Fixed => EAGER_WINDOW,
+        };
+        match limits.window {
+            Window::Auto => slots,
+            Window::Within { min, max } => slots.min(max).max(min).max(1),
+            Window::Fixed(slots) => slots.max(1),
         }
     }
 
@@ -305,7 +309,7 @@ impl<T> Batcher<T> {
 pub(super) const fn learned(limits: &Limits) -> bool {
     matches!(
         (limits.window, limits.dispatch),
-        (Window::Auto, Dispatch::Adaptive)
+        (Window::Auto | Window::Within { .. }, Dispatch::Adaptive)
     )
 }
 

@@ -75,6 +75,13 @@ pub enum Window {
     /// Learned with [`Dispatch::Adaptive`]; [`EAGER_WINDOW`] with [`Dispatch::Eager`].
     #[default]
     Auto,
+    /// As [`Window::Auto`] says, but never fewer and never more than this; 0 counts as 1.
+    Within {
+        /// Never fewer.
+        min: usize,
+        /// Never more; at least `min`.
+        max: usize,
+    },
     /// Exactly this many; 0 counts as 1.
     Fixed(usize),
 }

@@ -1,8 +1,11 @@
 //! From documents to resources and back, and what is rejected on the way.
 
-use super::super::{Kind, Pushed, Readers, resources};
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::super::{Held, Kind, Pushed, Readers, config, resources};
 use super::*;
-use crate::{BatchPolicy, Resource, Workload, compile};
+use crate::{BatchPolicy, Documents, Mode, Resource, Workload, compile};
 
 const SHOP: &str = r#"
 kind: Backend
@@ -34,9 +37,7 @@ spec:
 "#;
 
 fn documents(text: &str) -> Documents {
-    Documents::read(&Sources {
-        files: vec![source("shop.yaml", text.to_owned())],
-    })
+    Documents::read(&Sources::inline("shop.yaml", text))
 }
 
 fn pushed(text: &str) -> Vec<Pushed> {
@@ -62,7 +63,7 @@ fn policies(documents: &Documents) -> Vec<BatchPolicy> {
         .iter()
         .filter_map(|document| match &document.resource {
             Resource::BatchPolicy(policy) => Some(policy.clone()),
-            Resource::Backend(_) | Resource::Listener(_) => None,
+            Resource::Backend(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
         });
     let mut policies: Vec<BatchPolicy> = policies.collect();
     policies.sort_by(|one, other| one.metadata.name.cmp(&other.metadata.name));
@@ -162,7 +163,7 @@ fn spoiled(text: &str, from: &str, to: &str) -> Vec<Pushed> {
             let mut message = config::Route::decode(one.held.content.clone()).expect("a route");
             let spec = String::from_utf8(message.spec.to_vec()).expect("JSON");
             message.spec = spec.replace(from, to).into();
-            one.held = super::super::Held::of(&message);
+            one.held = Held::of(&message);
         }
     }
     pushed
@@ -228,4 +229,117 @@ fn what_is_gone_runs_no_longer() {
     };
     assert!(assembly.take(&mut Delta::new(Kind::Policy, vec![gone])).changed);
     assert_eq!(assembly.sources().files.len(), 1);
+}
+
+const MESH: &str = r#"
+kind: Listener
+metadata: {name: users-in, namespace: shop}
+spec: {address: "127.0.0.1:7001", backend: users, local: "127.0.0.1:9001"}
+---
+kind: Listener
+metadata: {name: to-orders, namespace: shop}
+spec: {address: "127.0.0.1:7002", backend: orders, workload: users}
+---
+kind: Runtime
+metadata: {name: users, namespace: shop}
+spec: {logLevel: "info,jitney_proxy=debug", mode: Shadow, maxSize: 10, window: {max: 4}}
+"#;
+
+/// Everything that these documents push, in the order in which it is sent.
+fn complete(text: &str, limits: OwnLimits) -> (Assembly, Vec<String>) {
+    let (pushed, mut assembly) = (pushed(text), Assembly::new(limits));
+    let mut rejected = Vec::new();
+    for kind in Kind::ALL {
+        let mut delta = delta(kind, &pushed);
+        assembly.take(&mut delta);
+        let told = delta.rejected.iter();
+        rejected.extend(told.map(|one| format!("{} {}: {}", one.name, one.field, one.reason)));
+    }
+    (assembly, rejected)
+}
+
+#[test]
+fn listeners_backends_and_caps_come_together() {
+    let (assembly, rejected) = complete(&format!("{SHOP}---{MESH}"), OwnLimits::default());
+    assert!(rejected.is_empty(), "{rejected:?}");
+    let listeners: Vec<(&str, &str, bool)> = assembly
+        .listeners()
+        .map(|one| (&*one.name, &*one.backend, one.local.is_some()))
+        .collect();
+    assert_eq!(
+        listeners,
+        [
+            ("users-in", "shop/users", true),
+            ("to-orders", "shop/orders", false)
+        ]
+    );
+    let inbound = assembly.inbound().policy;
+    let route = &inbound.routes()[0];
+    assert_eq!(route.mode, jitney_core::policy::Mode::Shadow);
+    assert_eq!(route.limits.max_size, 10, "the route says 20");
+    let bounds = jitney_core::batch::Window::Within { min: 1, max: 4 };
+    assert_eq!(route.limits.window, bounds);
+    let (orders, policy) = assembly.outbound("shop/orders").expect("pushed");
+    let addresses: Vec<String> = orders.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.0.0.3:80"]);
+    assert_eq!(orders.policies, ["shop/out"]);
+    let timeout = policy.policy.traffic.timeouts.request;
+    assert_eq!(timeout, Some(std::time::Duration::from_secs(3)));
+    let wanted: Vec<String> = assembly
+        .wanted("shop/orders")
+        .into_iter()
+        .map(|one| one.1)
+        .collect();
+    assert_eq!(wanted, ["shop/orders", "shop/orders/*", "shop/out/*", "shop/out"]);
+}
+
+#[test]
+fn a_cap_is_another_generation_and_none_is_none() {
+    let (mut assembly, _) = complete(&format!("{SHOP}---{MESH}"), OwnLimits::default());
+    let capped = assembly.inbound().policy.generation;
+    assembly.remove(Kind::Runtime, "shop/users");
+    let free = assembly.inbound().policy;
+    assert_ne!(free.generation, capped);
+    assert_eq!(free.routes()[0].limits.max_size, 20);
+    let log = RuntimeSpec {
+        log_level: Some("debug".into()),
+        ..RuntimeSpec::default()
+    };
+    assert_eq!(
+        log.cap(&free).generation,
+        free.generation,
+        "what is logged batches nothing"
+    );
+    let disabled = RuntimeSpec {
+        mode: Some(Mode::Disabled),
+        ..RuntimeSpec::default()
+    };
+    assert_eq!(
+        disabled.cap(&free).routes()[0].generation,
+        disabled.cap(&free).generation
+    );
+}
+
+#[test]
+fn what_is_beyond_this_sidecar_is_rejected_by_its_field() {
+    let limits = OwnLimits {
+        max_size: 16,
+        ..OwnLimits::default()
+    };
+    let (assembly, rejected) = complete(SHOP, limits);
+    assert!(
+        rejected[0].starts_with("shop/users/by-id batch.maxSize: found 20, this sidecar takes at most 16"),
+        "{rejected:?}"
+    );
+    assert!(assembly.outbound("shop/orders").is_some(), "the rest runs");
+}
+
+#[test]
+fn a_backend_without_endpoints_is_one() {
+    let (mut assembly, _) = complete(SHOP, OwnLimits::default());
+    assert!(assembly.remove(Kind::Endpoint, "shop/orders/10.0.0.3:80").changed);
+    let (orders, _) = assembly.outbound("shop/orders").expect("still there");
+    assert!(orders.endpoints.is_empty());
+    assembly.remove(Kind::Backend, "shop/orders");
+    assert!(assembly.outbound("shop/orders").is_none());
 }

@@ -16,6 +16,8 @@ use crate::push::version::Version;
 pub(super) struct Track {
     /// True after the first request for the type.
     begun: bool,
+    /// Everything was asked for, and nothing was sent yet: even if there is nothing, that is news.
+    unanswered: bool,
     names: Names,
     /// What the sidecar came with or was sent last; `None`: it was told that there is none.
     held: BTreeMap<Arc<str>, Option<Version>>,
@@ -40,6 +42,16 @@ impl Track {
 
     pub(super) fn has_news(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// Whether the sidecar is to be told that there is nothing for it, or nothing that it lacks.
+    pub(super) const fn is_unanswered(&self) -> bool {
+        self.unanswered
+    }
+
+    /// Tells that nothing is owed.
+    pub(super) fn greet(&mut self, kind: Kind, nonce: &str) -> DeltaDiscoveryResponse {
+        self.respond(kind, nonce, Vec::new(), Vec::new())
     }
 
     pub(super) fn size(&self) -> usize {
@@ -124,6 +136,7 @@ impl Track {
         }
         if first {
             self.resume(request);
+            self.unanswered = self.names.all();
         }
         Ok(())
     }
@@ -237,6 +250,7 @@ impl Track {
             type_url: kind.type_url().to_owned(),
             nonce: nonce.to_owned(),
         };
+        self.unanswered &= self.has_news();
         self.in_flight = Some(InFlight {
             nonce: nonce.to_owned(),
             sent,

@@ -54,6 +54,28 @@ fn what_does_not_exist_is_said_to_be_gone() {
 }
 
 #[test]
+fn who_asks_for_everything_is_told_when_there_is_nothing_more() {
+    let mut pair = Pair::new();
+    pair.subscribe(Kind::Policy, "*");
+    pair.speak();
+    pair.read_up();
+    pair.speak();
+    let [response] = &pair.down.make_contiguous()[..] else {
+        panic!("{:?}", pair.down);
+    };
+    assert!(response.resources.is_empty() && response.removed_resources.is_empty());
+    pair.set(Kind::Policy, "a", "1");
+    pair.settle();
+    pair.reconnect();
+    pair.speak();
+    pair.read_up();
+    pair.speak();
+    assert_eq!((pair.down.len(), pair.resources), (1, 0), "nothing is resent");
+    pair.settle();
+    assert!(pair.feed.is_settled());
+}
+
+#[test]
 fn a_slow_sidecar_gets_the_latest_and_nothing_in_between() {
     let mut pair = Pair::new();
     pair.set(Kind::Policy, "a", "0");

@@ -1,0 +1,81 @@
+//! Backends and their endpoints.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use super::{Fault, Taken, unreadable};
+use crate::push::config;
+use crate::{BackendSpec, Endpoint};
+
+/// The backends that a sidecar has calls for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Destinations {
+    backends: BTreeMap<String, (BackendSpec, Vec<String>)>,
+    /// By their full names, so that a backend's are together.
+    endpoints: BTreeMap<String, Endpoint>,
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// How it is spoken to; the addresses in it are not filled in.
+    pub spec: BackendSpec,
+    /// Its addresses; none where nothing serves it at the moment.
+    pub endpoints: Vec<Endpoint>,
+    /// The policies that its callers' sidecars run.
+    pub policies: Vec<String>,
+}
+
+impl Destinations {
+    pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        let message = config::Backend::decode(content).map_err(|error| unreadable(&error))?;
+        let mut spec: Value = serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?;
+        if let Some(fields) = spec.as_object_mut() {
+            fields.insert("endpoints".into(), json!([]));
+        }
+        let spec = serde_json::from_value(spec).map_err(|error| unreadable(&error))?;
+        let backend = (spec, message.policies);
+        let last = self.backends.insert(name.to_owned(), backend.clone());
+        Ok(Taken::of(last != Some(backend)))
+    }
+
+    pub(super) fn set_endpoint(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        let message = config::Endpoint::decode(content).map_err(|error| unreadable(&error))?;
+        let endpoint: Endpoint = message.address.parse().map_err(|error| Fault {
+            field: "address".into(),
+            reason: format!("found {:?}: {error}", message.address),
+            missing: None,
+        })?;
+        let last = self.endpoints.insert(name.to_owned(), endpoint.clone());
+        Ok(Taken::of(last != Some(endpoint)))
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Taken {
+        Taken::of(self.backends.remove(name).is_some())
+    }
+
+    pub(super) fn remove_endpoint(&mut self, name: &str) -> Taken {
+        Taken::of(self.endpoints.remove(name).is_some())
+    }
+
+    pub(super) fn policies(&self, backend: &str) -> &[String] {
+        self.backends.get(backend).map_or(&[], |(_, policies)| policies)
+    }
+
+    pub(super) fn get(&self, backend: &str) -> Option<Destination> {
+        let (spec, policies) = self.backends.get(backend)?;
+        let prefix = format!("{backend}/");
+        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        let below = self.endpoints.range::<str, _>(from);
+        let endpoints = below.take_while(|(name, _)| name.starts_with(&prefix));
+        Some(Destination {
+            spec: spec.clone(),
+            endpoints: endpoints.map(|(_, endpoint)| endpoint.clone()).collect(),
+            policies: policies.clone(),
+        })
+    }
+}

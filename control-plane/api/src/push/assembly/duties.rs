@@ -1,0 +1,87 @@
+//! What a sidecar does beside running policies: where it listens, and its caps.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{Fault, Taken, unreadable};
+use crate::push::{DEFAULT_NAMESPACE, config};
+use crate::{Endpoint, Listener, RuntimeSpec};
+
+/// The Runtime resources that a sidecar was sent: one, unless it serves several workloads.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Duties(BTreeMap<String, (RuntimeSpec, Vec<Listening>)>);
+
+/// Where a sidecar is to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// The resource that says so.
+    pub runtime: String,
+    /// The listener's name.
+    pub name: String,
+    /// The address; port 0 is any.
+    pub address: SocketAddr,
+    /// Full name of the backend that its calls go to.
+    pub backend: String,
+    /// Where they go in place of the backend's endpoints.
+    pub local: Option<Endpoint>,
+}
+
+impl Duties {
+    pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        let message = config::Runtime::decode(content).map_err(|error| unreadable(&error))?;
+        let spec = if message.spec.is_empty() {
+            RuntimeSpec::default()
+        } else {
+            serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?
+        };
+        let listeners = message.listeners.iter().enumerate();
+        let listeners = listeners
+            .map(|(index, listener)| listening(name, index, listener))
+            .collect::<Result<_, Fault>>()?;
+        let duties = (spec, listeners);
+        let last = self.0.insert(name.to_owned(), duties.clone());
+        Ok(Taken::of(last != Some(duties)))
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Taken {
+        Taken::of(self.0.remove(name).is_some())
+    }
+
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &Listening> {
+        self.0.values().flat_map(|(_, listeners)| listeners)
+    }
+
+    pub(super) fn spec(&self) -> RuntimeSpec {
+        let mut specs = self.0.values().map(|(spec, _)| spec);
+        specs.next().cloned().unwrap_or_default()
+    }
+}
+
+fn listening(runtime: &str, index: usize, listener: &[u8]) -> Result<Listening, Fault> {
+    let fault = |field: &str, reason: String| Fault {
+        field: format!("listeners[{index}]{field}"),
+        reason,
+        missing: None,
+    };
+    let listener: Listener =
+        serde_json::from_slice(listener).map_err(|error| fault("", error.to_string()))?;
+    let address = &listener.spec.address;
+    let bad_address = |_| fault(".spec.address", format!("found {address:?}, expected ip:port"));
+    let local = listener.spec.local.as_deref().map(str::parse).transpose();
+    let backend = listener.spec.backend.as_deref().unwrap_or_default();
+    let namespace = listener
+        .metadata
+        .namespace
+        .as_deref()
+        .unwrap_or(DEFAULT_NAMESPACE);
+    Ok(Listening {
+        runtime: runtime.to_owned(),
+        address: address.parse().map_err(bad_address)?,
+        backend: format!("{namespace}/{backend}"),
+        local: local.map_err(|error: crate::NotAnEndpoint| fault(".spec.local", error.to_string()))?,
+        name: listener.metadata.name,
+    })
+}

@@ -1,0 +1,223 @@
+//! Policies and their routes. A policy comes as one resource and its routes as others; each is tried
+//! when it comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use super::{Fault, OwnLimits, Taken, unreadable};
+use crate::push::config;
+use crate::{CompiledPolicy, Diagnostic, Documents, Placement, Source, Sources, compile_for_upstream};
+
+/// The policies that a sidecar holds, each in its last good version.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Policies {
+    limits: OwnLimits,
+    policies: BTreeMap<String, Policy>,
+    routes: BTreeMap<String, Value>,
+    /// Policies that were rejected for want of these routes.
+    waiting: BTreeMap<String, BTreeSet<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Policy {
+    spec: Value,
+    routes: Vec<String>,
+}
+
+impl Policies {
+    pub(super) fn new(limits: OwnLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        self.set_policy(name, content).map(Taken::of)
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Taken {
+        self.waiting.remove(name);
+        Taken::of(self.policies.remove(name).is_some())
+    }
+
+    pub(super) fn set_route(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        let changed = self.try_route(name, content)?;
+        let again = self.no_longer_missing(name);
+        Ok(Taken { changed, again })
+    }
+
+    /// The policies that named it are gone, or came in a version that does not, before.
+    pub(super) fn remove_route(&mut self, name: &str) -> Taken {
+        self.routes.remove(name);
+        Taken::default()
+    }
+
+    /// What a callee's sidecar runs: every policy that it was sent unasked.
+    pub(super) fn inbound(&self) -> CompiledPolicy {
+        let inbound = |policy: &Policy| policy.placement() == Placement::Inbound;
+        self.compile(self.policies.iter().filter(|(_, policy)| inbound(policy)))
+    }
+
+    /// What a caller's sidecar runs towards one backend: the policies of these names.
+    pub(super) fn outbound(&self, names: &[String]) -> CompiledPolicy {
+        self.compile(names.iter().filter_map(|name| self.policies.get_key_value(name)))
+    }
+
+    /// A document for each policy, in the order of their names.
+    pub(super) fn sources(&self) -> Sources {
+        self.documents(self.policies.iter())
+    }
+
+    fn documents<'a>(&'a self, policies: impl Iterator<Item = (&'a String, &'a Policy)>) -> Sources {
+        let documents = policies.filter_map(|(name, policy)| {
+            let text = document(name, policy, &self.routes).ok()?;
+            Some(source(name, text))
+        });
+        Sources {
+            files: documents.collect(),
+        }
+    }
+
+    /// Each was tried alone, and two that were tried stay good together.
+    fn compile<'a>(&'a self, policies: impl Iterator<Item = (&'a String, &'a Policy)>) -> CompiledPolicy {
+        let documents = Documents::read(&self.documents(policies));
+        compile_for_upstream(&documents).unwrap_or_else(|faults| {
+            tracing::error!(
+                ?faults,
+                "policies that are good alone are not together: none is in force"
+            );
+            CompiledPolicy::default()
+        })
+    }
+
+    fn set_policy(&mut self, name: &str, content: Bytes) -> Result<bool, Fault> {
+        self.waiting.remove(name);
+        let message = config::Policy::decode(content).map_err(|error| unreadable(&error))?;
+        let policy = Policy {
+            spec: serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?,
+            routes: message.routes,
+        };
+        if self.policies.get(name) == Some(&policy) {
+            return Ok(false);
+        }
+        if let Err(fault) = self.check(name, &policy) {
+            if let Some(route) = &fault.missing {
+                let waits = self.waiting.entry(name.to_owned()).or_default();
+                waits.insert(route.clone());
+            }
+            return Err(fault);
+        }
+        self.policies.insert(name.to_owned(), policy);
+        Ok(true)
+    }
+
+    fn try_route(&mut self, name: &str, content: Bytes) -> Result<bool, Fault> {
+        let message = config::Route::decode(content).map_err(|error| unreadable(&error))?;
+        let route: Value = serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?;
+        if self.routes.get(name) == Some(&route) {
+            return Ok(false);
+        }
+        let last_good = self.routes.insert(name.to_owned(), route);
+        let checked = self.check_route(name);
+        if checked.is_err() {
+            match last_good {
+                Some(route) => self.routes.insert(name.to_owned(), route),
+                None => self.routes.remove(name),
+            };
+        }
+        checked
+    }
+
+    /// A route is tried alone, for it may have come before its policy, and in each policy that has
+    /// it. True when there is one.
+    fn check_route(&self, name: &str) -> Result<bool, Fault> {
+        let alone = Policy {
+            spec: json!({}),
+            routes: vec![name.to_owned()],
+        };
+        self.check("default/route", &alone).map_err(|fault| Fault {
+            field: fault
+                .field
+                .trim_start_matches("spec.routes[0]")
+                .trim_start_matches('.')
+                .into(),
+            ..fault
+        })?;
+        let mut used = false;
+        for (policy, with) in &self.policies {
+            if with.routes.iter().any(|route| route == name) {
+                used = true;
+                self.check(policy, with).map_err(|fault| Fault {
+                    reason: format!("in {policy}, {}: {}", fault.field, fault.reason),
+                    field: String::new(),
+                    ..fault
+                })?;
+            }
+        }
+        Ok(used)
+    }
+
+    fn no_longer_missing(&mut self, route: &str) -> Vec<String> {
+        let waiting = self.waiting.extract_if(.., |_, routes| routes.contains(route));
+        waiting.map(|(policy, _)| policy).collect()
+    }
+
+    /// Whether a policy can run here.
+    fn check(&self, name: &str, policy: &Policy) -> Result<(), Fault> {
+        let text = document(name, policy, &self.routes)?;
+        let sources = Sources {
+            files: vec![source(name, text)],
+        };
+        match compile_for_upstream(&Documents::read(&sources)) {
+            Ok(compiled) => self.limits.check(&compiled.policy),
+            Err(found) => {
+                let first = found.into_iter().find(Diagnostic::is_error);
+                first.map_or(Ok(()), |fault| {
+                    Err(Fault {
+                        field: fault.field,
+                        reason: fault.message,
+                        missing: None,
+                    })
+                })
+            }
+        }
+    }
+}
+
+impl Policy {
+    fn placement(&self) -> Placement {
+        let placement = self.spec.get("placement").cloned().unwrap_or_default();
+        serde_json::from_value(placement).unwrap_or_default()
+    }
+}
+
+/// A policy's document as somebody would have written it; or what it lacks.
+fn document(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Result<String, Fault> {
+    let rules = policy.routes.iter().enumerate().map(|(index, route)| {
+        routes.get(route).cloned().ok_or_else(|| Fault {
+            field: format!("spec.routes[{index}]"),
+            reason: format!("route {route:?} did not come, or was rejected"),
+            missing: Some(route.clone()),
+        })
+    });
+    let rules = rules.collect::<Result<Vec<Value>, Fault>>()?;
+    let mut spec = policy.spec.clone();
+    let fields = spec.as_object_mut();
+    let fields = fields.ok_or_else(|| unreadable(&"spec: found no map of fields"))?;
+    fields.insert("routes".into(), Value::Array(rules));
+    let (namespace, short) = name.split_once('/').unwrap_or(("", name));
+    let metadata = json!({"name": short, "namespace": namespace});
+    Ok(json!({"kind": "BatchPolicy", "metadata": metadata, "spec": spec}).to_string())
+}
+
+fn source(name: &str, text: String) -> Source {
+    Source {
+        file: Arc::from(format!("Policy {name}")),
+        text,
+    }
+}

@@ -1,0 +1,104 @@
+//! `kind: Runtime`: what changes in a workload's sidecars while they run, whatever the policies say.
+
+use jitney_core::batch::Window;
+use jitney_core::policy::{self, Policy};
+use jitney_core::route::Route;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::compile::core_mode;
+use crate::document::{Ignored, Metadata};
+use crate::{Duration, Mode, WindowBounds};
+
+/// What changes in the sidecars of a workload while they run. It has the workload's name; a lone sidecar
+/// takes the first one of its files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Runtime {
+    /// The schema's version.
+    #[serde(default = "crate::document::api_version")]
+    pub api_version: String,
+    /// `Runtime`.
+    pub kind: String,
+    /// The workload.
+    pub metadata: Metadata,
+    /// What it says.
+    #[serde(default)]
+    pub spec: RuntimeSpec,
+    /// Written by the control plane; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub status: Ignored,
+}
+
+/// Caps on what policies say, and what sidecars log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuntimeSpec {
+    /// What is logged: a level, or levels by target as in `info,jitney_proxy=debug`. Default: what the
+    /// sidecar was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// The most that any route does: with `Shadow` none merges calls, with `Disabled` none looks at them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The most items in a batch of any route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub max_size: Option<usize>,
+    /// The longest that a call of any route may wait for companions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// How many batches of any route may be in flight, in place of what the route says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowBounds>,
+}
+
+impl RuntimeSpec {
+    /// A policy within these caps. What is batched under other caps is of another generation.
+    pub fn cap(&self, policy: &Policy) -> Policy {
+        let caps = Self {
+            log_level: None,
+            ..self.clone()
+        };
+        if caps == Self::default() {
+            return policy.clone();
+        }
+        let text = serde_json::to_vec(&caps).unwrap_or_default();
+        let seed = policy.generation.to_le_bytes();
+        let generation = crate::compile::fnv(&[&seed[..], &text].concat());
+        let routes = policy.routes().iter().map(|route| {
+            let capped = caps.cap_route((**route).clone());
+            Route { generation, ..capped }.into()
+        });
+        Policy::new(generation, policy.traffic.clone(), routes.collect())
+    }
+
+    fn cap_route(&self, mut route: Route) -> Route {
+        if let Some(mode) = self.mode {
+            route.mode = least(route.mode, core_mode(mode));
+        }
+        let mut limits = (*route.limits).clone();
+        if let Some(size) = self.max_size {
+            limits.max_size = limits.max_size.min(size);
+        }
+        if let Some(timeout) = self.timeout {
+            limits.timeout = limits.timeout.min(timeout.0);
+        }
+        if let Some(WindowBounds { min, max }) = self.window {
+            limits.window = Window::Within { min, max };
+        }
+        route.limits = limits.into();
+        route
+    }
+}
+
+/// The one of two modes that does less.
+const fn least(one: policy::Mode, other: policy::Mode) -> policy::Mode {
+    use policy::Mode::{Active, Disabled, Shadow};
+    match (one, other) {
+        (Disabled, _) | (_, Disabled) => Disabled,
+        (Shadow, _) | (_, Shadow) => Shadow,
+        (Active, Active) => Active,
+    }
+}

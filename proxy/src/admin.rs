@@ -27,6 +27,7 @@ pub use explain::{BadRequest, RawRequest};
 pub use server::start;
 pub(crate) use views::shared_identities;
 
+use crate::control;
 use crate::drain::Drain;
 use crate::log::{Level, LogControl};
 use crate::metrics::Metrics;
@@ -46,6 +47,8 @@ pub struct Admin {
     pub policy: Arc<PolicyStatus>,
     /// The backends.
     pub backends: Views,
+    /// The standing towards the control plane, if there is to be one.
+    pub control: Option<control::Shared>,
     /// What else `/config` shows: the flags in force.
     pub settings: serde_json::Value,
 }
@@ -86,6 +89,9 @@ fn router(admin: Admin) -> Router {
 async fn ready(State(admin): State<Admin>) -> Response {
     if admin.drain.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    if admin.policy.standing().generation == 0 {
+        return (StatusCode::SERVICE_UNAVAILABLE, "waiting for the control plane\n").into_response();
     }
     "ready\n".into_response()
 }

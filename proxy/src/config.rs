@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
+use jitney_api::push::OwnLimits;
 use serde::Serialize;
 
+use crate::control::{self, ControlPlaneUrl};
 use crate::log::{Format, Level};
 use crate::send::{Address, Speaks};
 
@@ -34,16 +36,16 @@ pub enum Command {
 
 /// How to run.
 #[derive(Clone, Debug, Args)]
-#[command(group = clap::ArgGroup::new("where").required(true).multiple(true).args(["upstream", "config"]))]
+#[command(group = clap::ArgGroup::new("where").required(true).multiple(true).args(["upstream", "config", "control_plane"]))]
 pub struct RunArgs {
     /// Where to take calls; port 0 is any free one.
     #[arg(long, env = "JITNEY_LISTEN", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address,
-          required_unless_present = "config", conflicts_with = "config")]
+          required_unless_present_any = ["config", "control_plane"], conflicts_with = "config", requires = "upstream")]
     pub listen: Vec<SocketAddr>,
 
     /// Where to send them: host:port. Several are endpoints of one upstream.
     #[arg(long, env = "JITNEY_UPSTREAM", value_name = "ADDR", value_delimiter = ',', num_args = 1..,
-          conflicts_with = "config")]
+          conflicts_with = "config", requires = "listen")]
     pub upstream: Vec<Address>,
 
     /// What the upstream speaks.
@@ -69,6 +71,66 @@ pub struct RunArgs {
     /// A file or folder of Listener, Backend and BatchPolicy documents; watched while running.
     #[arg(long, env = "JITNEY_CONFIG", value_name = "PATH", value_delimiter = ',')]
     pub config: Vec<PathBuf>,
+
+    /// Take listeners, backends and policies from a control plane: https://host:port. Of several, one at a time.
+    #[arg(long, env = "JITNEY_CONTROL_PLANE", value_name = "URL", value_delimiter = ',', num_args = 1..,
+          conflicts_with_all = ["config", "policy"])]
+    pub control_plane: Vec<ControlPlaneUrl>,
+
+    /// Roots that the control plane's certificate is checked against, PEM. Roots that it pushes later are
+    /// trusted, too.
+    #[arg(
+        long,
+        env = "JITNEY_TRUST_BUNDLE",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/jitney.dev/roots.pem",
+        requires = "control_plane"
+    )]
+    pub trust_bundle: PathBuf,
+
+    /// A token that shows whose sidecar this is; read whenever a first certificate is needed.
+    #[arg(
+        long,
+        env = "JITNEY_TOKEN_FILE",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/jitney.dev/token",
+        requires = "control_plane"
+    )]
+    pub token_file: PathBuf,
+
+    /// Where to keep what the control plane said last, for a start while it is away.
+    #[arg(
+        long,
+        env = "JITNEY_SNAPSHOT",
+        value_name = "DIR",
+        requires = "control_plane",
+        conflicts_with = "config"
+    )]
+    pub snapshot: Option<PathBuf>,
+
+    /// What this sidecar calls itself; by default the host's name and the first address of --listen.
+    #[arg(
+        long,
+        env = "JITNEY_NODE",
+        value_name = "NAME",
+        requires = "control_plane",
+        conflicts_with = "config"
+    )]
+    pub node: Option<String>,
+
+    /// The most bytes that may wait for one batch key, whatever a policy of the control plane says: one that
+    /// asks for more is rejected.
+    #[arg(long, env = "JITNEY_MAX_QUEUE_BYTES", value_name = "SIZE", value_parser = bytes, requires = "control_plane", conflicts_with = "config")]
+    pub max_queue_bytes: Option<usize>,
+
+    /// The most items that a batch may have, likewise.
+    #[arg(
+        long,
+        env = "JITNEY_MAX_BATCH_SIZE",
+        value_name = "COUNT",
+        requires = "control_plane"
+    )]
+    pub max_batch_size: Option<NonZeroUsize>,
 
     /// Where to serve the admin endpoint; not served unless given.
     #[arg(long, env = "JITNEY_ADMIN", value_name = "ADDR", value_parser = address)]
@@ -187,6 +249,34 @@ impl RunArgs {
         }
     }
 
+    /// Where the control plane is, and who asks; `None` without one.
+    pub fn control(&self) -> Option<control::Settings> {
+        let all = OwnLimits::default();
+        (!self.control_plane.is_empty()).then(|| control::Settings {
+            urls: self.control_plane.clone(),
+            node: self.node(),
+            token_file: self.token_file.clone(),
+            trust_bundle: self.trust_bundle.clone(),
+            snapshot: self.snapshot.clone(),
+            limits: OwnLimits {
+                max_queue_bytes: self.max_queue_bytes.unwrap_or(all.max_queue_bytes),
+                max_size: self.max_batch_size.map_or(all.max_size, NonZeroUsize::get),
+            },
+        })
+    }
+
+    fn node(&self) -> String {
+        let host = || {
+            let name = nix::unistd::gethostname().unwrap_or_default();
+            let name = name.to_string_lossy();
+            match self.listen.first() {
+                Some(address) => format!("{name}/{address}"),
+                None => name.into_owned(),
+            }
+        };
+        self.node.clone().unwrap_or_else(host)
+    }
+
     /// What `/config` shows of the flags.
     pub fn shown(&self) -> serde_json::Value {
         serde_json::json!({
@@ -195,6 +285,9 @@ impl RunArgs {
             "upstreamProtocol": self.upstream_protocol,
             "policy": self.policy,
             "config": self.config,
+            "controlPlane": self.control_plane.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "snapshot": self.snapshot,
+            "node": (!self.control_plane.is_empty()).then(|| self.node()),
             "admin": self.admin,
             "threads": self.threads,
             "drainTime": format!("{:?}", self.drain_time),
@@ -213,6 +306,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<jitney_api::Duration>()
         .map(|time| time.0)
         .map_err(|error| error.to_string())
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let size: jitney_api::ByteSize = text.parse().map_err(|error| format!("{error}"))?;
+    usize::try_from(size.0).map_err(|error| error.to_string())
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {

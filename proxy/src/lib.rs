@@ -6,6 +6,7 @@ pub mod inquire;
 pub mod run;
 
 pub mod admin;
+pub mod control;
 pub mod drain;
 pub mod error;
 pub mod log;

@@ -9,12 +9,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 mod cell;
+mod control_plane;
 mod exposition;
 mod families;
 mod labels;
 mod process;
 
 pub use cell::{Counter, Gauge, Histogram, Label, Labelled, Measure};
+pub use control_plane::ControlPlane;
 pub use labels::{BatchFailure, CancelStage, ItemOutcome, Protocol, StatusClass, UpstreamCall};
 
 use crate::error::ErrorKind;
@@ -50,6 +52,10 @@ pub struct ProcessMetrics {
     pub policy_refusals: Counter,
     /// 1 while the policy files hold something that was refused.
     pub policy_faulty: Gauge,
+    /// Resources of the control plane that were rejected.
+    pub config_rejected: Counter,
+    /// The stream to the control plane.
+    pub control_plane: ControlPlane,
     /// 1 while the process drains.
     pub draining: Gauge,
 }

@@ -9,18 +9,23 @@ use jitney_api::{Reading, Sources, Watch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+mod applier;
 mod fleet;
 mod plan;
+mod pushed;
 
 use crate::admin::inspect::Views;
 use crate::admin::{self, Admin};
 use crate::config::RunArgs;
+use crate::control::Control;
 use crate::drain::Drain;
 use crate::log::{LogControl, StartError};
 use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
+use applier::Applier;
 use fleet::Fleet;
 use plan::Plan;
+use pushed::Pushed;
 
 /// Why the sidecar could not start.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +133,24 @@ impl Process {
             runtime.handle().clone(),
             args.max_connections,
         );
-        fleet.apply(&plan).map_err(RunError::Start)?;
-        policy.applied(plan.sources, plan.effective, plan.warnings);
+        let fleet = Arc::new(fleet);
+        let applier = Applier::new(&args, &fleet, &policy, &log);
+        let control = args.control();
+        if control.is_some() {
+            // Its calls pass through until there is a policy for them.
+            fleet.apply(&plan).map_err(RunError::Start)?;
+        } else {
+            applier
+                .apply(plan)
+                .map_err(|faults| RunError::Start(faults.join("\n")))?;
+        }
+        let control = match control {
+            Some(settings) => {
+                let control = Control::start(settings, &metrics, Box::new(Pushed(applier.clone())));
+                Some(control.map_err(|error| RunError::System("ask the control plane", error))?)
+            }
+            None => None,
+        };
         if let Some(listener) = endpoint {
             let address = listener
                 .local_addr()
@@ -140,14 +161,14 @@ impl Process {
                 log,
                 policy: Arc::clone(&policy),
                 backends: views,
+                control,
                 settings: args.shown(),
             };
             admin::start(listener, admin)
                 .map_err(|error| RunError::System("start the admin thread", error))?;
             tracing::info!(%address, "admin endpoint listening");
         }
-        let fleet = Arc::new(fleet);
-        let watch = watch(&args, sources, &fleet, &policy);
+        let watch = watch(&args, sources, applier);
         let watch = watch.map_err(|error| RunError::System("start the policy watch", error))?;
         Ok(Self {
             args,
@@ -193,29 +214,17 @@ fn hurried() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn watch(
-    args: &RunArgs,
-    first: Sources,
-    fleet: &Arc<Fleet>,
-    status: &Arc<PolicyStatus>,
-) -> io::Result<Option<Watch>> {
+fn watch(args: &RunArgs, first: Sources, applier: Applier) -> io::Result<Option<Watch>> {
     if args.paths().is_empty() {
         return Ok(None);
     }
-    let (fleet, status) = (Arc::clone(fleet), Arc::clone(status));
-    let flags = args.clone();
     let changed = move |reading: Reading| {
         let plan = match reading {
-            Ok(sources) => Plan::of(&flags, &sources),
+            Ok(sources) => Plan::of(&applier.args, &sources),
             Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
         };
-        let applied = plan.and_then(|plan| match fleet.apply(&plan) {
-            Ok(()) => Ok(plan),
-            Err(fault) => Err(vec![fault]),
-        });
-        match applied {
-            Ok(plan) => drop(status.applied(plan.sources, plan.effective, plan.warnings)),
-            Err(faults) => status.refused(faults),
+        if let Err(faults) = plan.and_then(|plan| applier.apply(plan)) {
+            applier.status.refused(faults);
         }
     };
     Watch::start(args.paths().to_vec(), first, changed).map(Some)

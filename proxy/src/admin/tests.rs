@@ -104,8 +104,11 @@ fn serve() -> Served {
         metrics: backend,
         batches,
     }) as Arc<dyn BackendView>]);
+    let policy = PolicyStatus::new(metrics.clone());
+    policy.applied(Vec::new(), json!({}), Vec::new());
     let admin = Admin {
-        policy: Arc::new(PolicyStatus::new(metrics.clone())),
+        policy: Arc::new(policy),
+        control: None,
         metrics,
         drain: Drain::new(),
         log,
@@ -206,6 +209,31 @@ fn wrong_method_is_405_and_says_which_are_right() {
 }
 
 #[test]
+fn without_a_policy_in_force_it_is_not_ready_and_shows_the_control_plane() {
+    let served = serve();
+    let metrics = Metrics::new();
+    let standing = control::Standing {
+        fault: Some("cannot connect".into()),
+        resources: vec![("policy", "shop/users".into(), "1".into())],
+        ..control::Standing::default()
+    };
+    let admin = Admin {
+        policy: Arc::new(PolicyStatus::new(metrics)),
+        control: Some(Arc::new(parking_lot::Mutex::new(standing))),
+        ..served.admin
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    start(listener, admin.clone()).unwrap();
+    let served = Served { address, admin };
+    assert_eq!(served.get("/ready").0, 503);
+    assert_eq!(served.get("/live").0, 200);
+    let config: serde_json::Value = serde_json::from_str(&served.get("/config").2).unwrap();
+    assert_eq!(config["controlPlane"]["fault"], "cannot connect");
+    assert_eq!(config["controlPlane"]["resources"][0]["name"], "shop/users");
+}
+
+#[test]
 fn drain_makes_it_not_ready_but_alive() {
     let served = serve();
     assert_eq!(served.ask("POST", "/drain", "", "").0, 202);
@@ -296,13 +324,13 @@ fn refusal_stays_visible_until_and_after_the_next_good_policy() {
             .policy
             .applied(vec!["p.yaml".into()], json!({"password": "t0p"}), vec![])
     };
-    assert_eq!(good(), 1);
+    assert_eq!(good(), 2);
     served
         .admin
         .policy
         .refused(vec!["p.yaml:3:7: spec.routes[0].codec: no such preset".into()]);
     let seen = config();
-    assert_eq!(seen["policy"]["generation"], 1);
+    assert_eq!(seen["policy"]["generation"], 2);
     assert_eq!(seen["policy"]["effective"]["password"], "***");
     assert_eq!(
         seen["refusal"]["faults"][0],
@@ -310,7 +338,7 @@ fn refusal_stays_visible_until_and_after_the_next_good_policy() {
     );
     assert_eq!(seen["refusal"]["current"], true);
     assert!(served.get("/metrics").2.contains("jitney_policy_faulty 1"));
-    assert_eq!(good(), 2);
+    assert_eq!(good(), 3);
     assert_eq!(config()["refusal"]["current"], false);
     assert!(
         served

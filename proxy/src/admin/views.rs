@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::inspect::BackendView;
 use super::{Admin, mask};
+use crate::control::Standing;
 use crate::metrics::{Histogram, RouteMetrics};
 use crate::policy_status::Refusal;
 
@@ -38,7 +39,20 @@ pub(super) async fn config(State(admin): State<Admin>) -> Response {
             "effective": effective,
         },
         "refusal": standing.refusal.as_ref().map(refusal),
+        "controlPlane": admin.control.as_ref().map(|standing| control_plane(&standing.lock())),
     }))
+}
+
+fn control_plane(standing: &Standing) -> Value {
+    let resource = |(kind, name, version): &(&str, String, String)| json!({"type": kind, "name": name, "version": version});
+    json!({
+        "connected": standing.connected,
+        "fault": standing.fault,
+        "identity": standing.identity,
+        "certificateExpires": standing.expires.map(seconds),
+        "fromSnapshot": standing.from_snapshot,
+        "resources": standing.resources.iter().map(resource).collect::<Vec<_>>(),
+    })
 }
 
 pub(super) async fn batches(State(admin): State<Admin>) -> Response {

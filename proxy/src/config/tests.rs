@@ -50,6 +50,22 @@ fn one_upstream_with_policies() {
 }
 
 #[test]
+fn a_control_plane_says_everything_but_what_the_flags_say() {
+    let control = |line: &str| run(line).control().expect("a control plane");
+    let bare = control("run --control-plane https://cp.jitney:15010,https://[::1]:15010");
+    assert_eq!(bare.urls.len(), 2);
+    assert_eq!(bare.urls[1].to_string(), "https://[::1]:15010");
+    assert_eq!(bare.limits, OwnLimits::default());
+    assert!(!bare.node.is_empty());
+    let line = "run --control-plane https://localhost:1 --listen 127.0.0.1:8080 --upstream 127.0.0.1:9000 \
+                --trust-bundle r.pem --token-file t --snapshot s --max-queue-bytes 1Mi --max-batch-size 16";
+    let all = control(line);
+    assert!(all.node.ends_with("/127.0.0.1:8080"), "{}", all.node);
+    assert_eq!((all.limits.max_queue_bytes, all.limits.max_size), (1 << 20, 16));
+    assert!(run("run --config c.yaml").control().is_none());
+}
+
+#[test]
 fn what_makes_no_sense_together_is_a_usage_error() {
     for line in [
         "",
@@ -59,6 +75,12 @@ fn what_makes_no_sense_together_is_a_usage_error() {
         "run --config c.yaml --listen 127.0.0.1:1",
         "run --config c.yaml --upstream 127.0.0.1:1",
         "run --config c.yaml --policy p.yaml",
+        "run --control-plane http://cp:15010",
+        "run --control-plane https://cp:15010/path",
+        "run --control-plane https://cp:15010 --config c.yaml",
+        "run --control-plane https://cp:15010 --policy p.yaml",
+        "run --control-plane https://cp:15010 --listen 127.0.0.1:1",
+        "run --config c.yaml --snapshot s",
         "run --listen nowhere --upstream 127.0.0.1:1",
         "run --listen 127.0.0.1:1 --upstream http://127.0.0.1:1/",
         "run --config c.yaml --threads 0",

@@ -271,6 +271,8 @@ impl Scrape {
             policy_generation,
             policy_refusals,
             policy_faulty,
+            config_rejected,
+            control_plane,
             draining,
             ..
         } = self.metrics.process();
@@ -288,6 +290,19 @@ impl Scrape {
             "jitney_policy_faulty",
             "1: the files hold a policy that was refused",
             policy_faulty.value(),
+        )?;
+        if let Some((connected, age)) = control_plane.read() {
+            let (one, other) = (
+                "1: the stream to the control plane is open",
+                "Seconds without a control plane to say that what is in force is the latest",
+            );
+            to.gauge("jitney_control_plane_connected", one, connected)?;
+            to.gauge("jitney_config_age_seconds", other, age)?;
+        }
+        to.counter(
+            "jitney_config_rejected_total",
+            "Resources of the control plane that were rejected",
+            config_rejected.value(),
         )?;
         to.gauge(
             "jitney_draining",

@@ -1,5 +1,6 @@
 //! What shall run: the flags and the documents, put together and checked. Nothing is opened here.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub(super) struct Plan {
     pub(super) backends: Vec<PlannedBackend>,
     pub(super) sources: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// What is to be logged, where a Runtime says so.
+    pub(super) log_level: Option<String>,
     /// The documents as they were understood, defaults filled in.
     pub(super) effective: Value,
 }
@@ -65,7 +68,7 @@ impl Plan {
             Self::of_documents(&documents)
         };
         let mut plan = plan.map_err(|faults| errors(&faults))?;
-        if plan.listeners.is_empty() {
+        if plan.listeners.is_empty() && args.control_plane.is_empty() {
             let place = args
                 .config
                 .first()
@@ -87,7 +90,7 @@ impl Plan {
     }
 
     /// Whoever may call the sidecar must not reach what only this machine may.
-    fn refuse_endpoint(&self, admin: SocketAddr) -> Result<(), Vec<String>> {
+    pub(super) fn refuse_endpoint(&self, admin: SocketAddr) -> Result<(), Vec<String>> {
         let reaches = |planned: &&PlannedBackend| planned.reach.endpoints.contains(&Address::Socket(admin));
         match self.backends.iter().find(reaches) {
             Some(planned) => {
@@ -102,59 +105,85 @@ impl Plan {
 
     fn of_flags(args: &RunArgs, documents: &Documents) -> Result<Self, Vec<Diagnostic>> {
         let compiled = compile_for_upstream(documents)?;
-        let name: Arc<str> = UPSTREAM.into();
-        let reach = Reach {
-            name: Arc::clone(&name),
-            endpoints: args.upstream.clone(),
-            speaks: args.upstream_protocol.into(),
-            connect_timeout: None,
-        };
-        let listener = |(n, address): (usize, &SocketAddr)| PlannedListener {
-            name: format!("listen-{n}").into(),
-            address: *address,
-            backend: Arc::clone(&name),
-        };
+        let (listeners, backends) = by_flags(args, compiled.policy);
+        let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
         Ok(Self {
-            listeners: args.listen.iter().enumerate().map(listener).collect(),
-            effective: effective(documents, [(&*name, &*compiled.policy)]),
-            backends: vec![PlannedBackend {
-                reach,
-                policy: compiled.policy,
-            }],
+            listeners,
+            effective: effective(documents, policies),
+            backends,
             sources: Vec::new(),
             warnings: texts(&compiled.warnings),
+            log_level: compiled.runtime.log_level,
         })
     }
 
     fn of_documents(documents: &Documents) -> Result<Self, Vec<Diagnostic>> {
         let compiled = compile(documents)?;
+        let locals = compiled.listeners.iter().filter_map(|listener| {
+            let local = listener.local.clone()?;
+            let backend = compiled
+                .backends
+                .iter()
+                .find(|one| one.name == listener.backend)?;
+            Some(CompiledBackend {
+                name: local_name(&listener.backend, &local),
+                endpoints: vec![local],
+                ..backend.clone()
+            })
+        });
+        let mut backends: Vec<CompiledBackend> = compiled.backends.iter().cloned().chain(locals).collect();
+        let mut names = HashSet::new();
+        backends.retain(|backend| names.insert(Arc::clone(&backend.name)));
         let listeners = compiled.listeners.into_iter().map(|listener| PlannedListener {
             name: listener.name,
             address: listener.address,
-            backend: listener.backend,
+            backend: match listener.local {
+                Some(local) => local_name(&listener.backend, &local),
+                None => listener.backend,
+            },
         });
-        let policies = compiled
-            .backends
-            .iter()
-            .map(|backend| (&*backend.name, &*backend.policy));
+        let policies = backends.iter().map(|backend| (&*backend.name, &*backend.policy));
         let effective = effective(documents, policies);
         Ok(Self {
             listeners: listeners.collect(),
-            backends: compiled.backends.into_iter().map(PlannedBackend::from).collect(),
+            backends: backends.into_iter().map(PlannedBackend::from).collect(),
             sources: Vec::new(),
             warnings: texts(&compiled.warnings),
+            log_level: compiled.runtime.log_level,
             effective,
         })
     }
 }
 
+/// The listeners and the backend that the flags describe; none when they describe none.
+pub(super) fn by_flags(args: &RunArgs, policy: Arc<Policy>) -> (Vec<PlannedListener>, Vec<PlannedBackend>) {
+    let name: Arc<str> = UPSTREAM.into();
+    let listener = |(n, address): (usize, &SocketAddr)| PlannedListener {
+        name: format!("listen-{n}").into(),
+        address: *address,
+        backend: Arc::clone(&name),
+    };
+    let listeners: Vec<_> = args.listen.iter().enumerate().map(listener).collect();
+    let backend = PlannedBackend {
+        reach: Reach {
+            name: Arc::clone(&name),
+            endpoints: args.upstream.clone(),
+            speaks: args.upstream_protocol.into(),
+            connect_timeout: None,
+        },
+        policy,
+    };
+    let backends = if listeners.is_empty() {
+        vec![]
+    } else {
+        vec![backend]
+    };
+    (listeners, backends)
+}
+
 impl From<CompiledBackend> for PlannedBackend {
     fn from(backend: CompiledBackend) -> Self {
-        let speaks = match backend.protocol {
-            Protocol::Auto => Speaks::Auto,
-            Protocol::HTTP1 => Speaks::Http1,
-            Protocol::HTTP2 => Speaks::Http2,
-        };
+        let speaks = speaks(backend.protocol);
         let reach = Reach {
             name: backend.name,
             endpoints: backend.endpoints.iter().map(address).collect(),
@@ -180,14 +209,30 @@ impl Reach {
     }
 }
 
-fn address(endpoint: &Endpoint) -> Address {
+const fn speaks(protocol: Protocol) -> Speaks {
+    match protocol {
+        Protocol::Auto => Speaks::Auto,
+        Protocol::HTTP1 => Speaks::Http1,
+        Protocol::HTTP2 => Speaks::Http2,
+    }
+}
+
+/// A backend behind this very sidecar, which is reached at an address of its own.
+pub(super) fn local_name(backend: &str, local: &Endpoint) -> Arc<str> {
+    format!("{backend}/{local}").into()
+}
+
+pub(super) fn address(endpoint: &Endpoint) -> Address {
     match endpoint.host.parse() {
         Ok(ip) => Address::Socket(SocketAddr::new(ip, endpoint.port)),
         Err(_) => Address::Name(format!("{}:{}", endpoint.host, endpoint.port).into()),
     }
 }
 
-fn effective<'p>(documents: &Documents, policies: impl IntoIterator<Item = (&'p str, &'p Policy)>) -> Value {
+pub(super) fn effective<'p>(
+    documents: &Documents,
+    policies: impl IntoIterator<Item = (&'p str, &'p Policy)>,
+) -> Value {
     let documents = documents.documents.iter().map(|document| {
         let resource = match &document.resource {
             Resource::BatchPolicy(policy) => serde_json::to_value(policy),

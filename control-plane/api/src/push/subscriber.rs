@@ -229,8 +229,8 @@ impl Interest {
 }
 
 impl Delta {
-    #[cfg(test)]
-    pub(super) fn new(kind: Kind, changes: Vec<Change>) -> Self {
+    /// What a sidecar remembers, to be taken in as if it had been sent. It needs no answer.
+    pub fn remembered(kind: Kind, changes: Vec<Change>) -> Self {
         Self {
             kind,
             changes,

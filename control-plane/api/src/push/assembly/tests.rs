@@ -54,7 +54,7 @@ fn delta(kind: Kind, pushed: &[Pushed]) -> Delta {
         version: pushed.held.version.to_string(),
         content: pushed.held.content.clone(),
     };
-    Delta::new(kind, of_kind.map(set).collect())
+    Delta::remembered(kind, of_kind.map(set).collect())
 }
 
 fn policies(documents: &Documents) -> Vec<BatchPolicy> {
@@ -216,7 +216,7 @@ fn what_is_no_message_is_rejected() {
         version: "1".into(),
         content: Bytes::from_static(b"\xff\xff"),
     };
-    let mut delta = Delta::new(Kind::Policy, vec![change]);
+    let mut delta = Delta::remembered(Kind::Policy, vec![change]);
     assembly.take(&mut delta);
     assert_eq!(delta.rejected.len(), 1);
 }
@@ -227,7 +227,11 @@ fn what_is_gone_runs_no_longer() {
     let gone = Change::Gone {
         name: "shop/users".into(),
     };
-    assert!(assembly.take(&mut Delta::new(Kind::Policy, vec![gone])).changed);
+    assert!(
+        assembly
+            .take(&mut Delta::remembered(Kind::Policy, vec![gone]))
+            .changed
+    );
     assert_eq!(assembly.sources().files.len(), 1);
 }
 

@@ -1,0 +1,117 @@
+//! The sidecar's end of the control plane: who this sidecar is, what it is pushed, and what it says to
+//! that. In a thread of its own, so that reading a policy never holds up a call.
+//!
+//! [`Control::start`] brings back the last good set from disk, then keeps one stream open for as long as the
+//! process lives: over mTLS, with a certificate that it renews, to whichever of the control planes answers.
+//! What comes is put in force through [`Force`] before it is acknowledged.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jitney_api::Workload;
+use jitney_api::push::{Assembly, OwnLimits};
+use parking_lot::Mutex;
+
+mod backoff;
+mod channel;
+mod duty;
+mod identity;
+mod session;
+mod snapshot;
+mod trust;
+
+pub use channel::{ControlPlaneUrl, NotAControlPlane};
+
+use crate::metrics::Metrics;
+use duty::Duty;
+use identity::Identity;
+use session::Session;
+use snapshot::Disk;
+use trust::Trust;
+
+/// Puts what was pushed in force.
+pub trait Force: Send + 'static {
+    /// Makes what runs be what is pushed, in a sidecar of this workload.
+    ///
+    /// # Errors
+    /// Why it cannot; then everything is as it was.
+    fn apply(&mut self, pushed: &Assembly, workload: &Workload) -> Result<(), String>;
+}
+
+/// Where the control plane is, and who asks.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The control planes, tried in turn.
+    pub urls: Vec<ControlPlaneUrl>,
+    /// What this sidecar calls itself.
+    pub node: String,
+    /// Read whenever a token is needed.
+    pub token_file: PathBuf,
+    /// Roots to begin with, PEM; what is pushed later is trusted, too.
+    pub trust_bundle: PathBuf,
+    /// Where the last good set is kept.
+    pub snapshot: Option<PathBuf>,
+    /// What this sidecar can do.
+    pub limits: OwnLimits,
+}
+
+/// What the admin endpoint tells of the control plane.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// The one that the stream is open to.
+    pub connected: Option<String>,
+    /// Why there is no stream.
+    pub fault: Option<String>,
+    /// Whose sidecar this is, by its certificate.
+    pub identity: Option<String>,
+    /// Until when the certificate is good.
+    pub expires: Option<SystemTime>,
+    /// What is in force came from disk, not from a control plane.
+    pub from_snapshot: bool,
+    /// Resources in force, by type, name and version.
+    pub resources: Vec<(&'static str, String, String)>,
+}
+
+/// The standing, shared between who changes and who shows it.
+pub type Shared = Arc<Mutex<Standing>>;
+
+/// The sidecar's end.
+#[derive(Debug)]
+pub struct Control;
+
+impl Control {
+    /// Brings back the last good set, and begins to ask for the present one.
+    ///
+    /// # Errors
+    /// When the roots cannot be read, or the system grants no thread or runtime. That there is no control
+    /// plane, no token or no snapshot is none: it is tried again until there is.
+    pub fn start(settings: Settings, metrics: &Metrics, force: Box<dyn Force>) -> io::Result<Shared> {
+        let standing = Shared::default();
+        metrics.process().control_plane.begin();
+        let trust = Trust::read(&settings.trust_bundle)?;
+        let disk = settings.snapshot.clone().map(Disk::new);
+        let mut duty = Duty::new(&settings, force, Arc::clone(&standing), metrics.clone());
+        if let Some(disk) = &disk {
+            duty.restore(disk, &trust);
+        }
+        let identity = Identity::new(settings.token_file.clone(), Arc::clone(&standing));
+        let session = Session {
+            urls: settings.urls,
+            trust,
+            identity,
+            duty,
+            disk,
+            standing: Arc::clone(&standing),
+            metrics: metrics.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || runtime.block_on(session.run()))?;
+        Ok(standing)
+    }
+}

@@ -1,0 +1,304 @@
+//! What this sidecar is to do: takes in what was pushed, has it put in force, and only then says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use jitney_api::Workload;
+use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use jitney_api::push::config::{Kept, Snapshot, TrustBundle};
+use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
+use prost::Message as _;
+
+use super::snapshot::Disk;
+use super::trust::Trust;
+use super::{Force, Settings, Shared};
+use crate::metrics::Metrics;
+
+/// What was pushed, and what became of it.
+pub(super) struct Duty {
+    subscriber: Subscriber,
+    assembly: Assembly,
+    /// What is applied, as it was sent.
+    held: BTreeMap<(Kind, String), (String, Bytes)>,
+    /// What is asked for by name, beside what comes unasked.
+    asked: BTreeSet<(Kind, String)>,
+    /// Backends of which something is known, if only that there is none.
+    known: BTreeSet<String>,
+    workload: Option<Workload>,
+    /// Every policy that comes unasked has come.
+    has_policies: bool,
+    is_in_force: bool,
+    /// Something was applied that is not on disk.
+    is_unsaved: bool,
+    force: Box<dyn Force>,
+    standing: Shared,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for Duty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Duty")
+            .field("workload", &self.workload)
+            .field("held", &self.held.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Duty {
+    pub(super) fn new(
+        settings: &Settings,
+        force: Box<dyn Force>,
+        standing: Shared,
+        metrics: Metrics,
+    ) -> Self {
+        let mut subscriber = Subscriber::new(Node {
+            id: settings.node.clone(),
+            user_agent_name: "jitney-proxy".into(),
+            user_agent_version: env!("CARGO_PKG_VERSION").into(),
+            ..Node::default()
+        });
+        for kind in [Kind::TrustBundle, Kind::Runtime, Kind::Route, Kind::Policy] {
+            subscriber.subscribe(kind, "*");
+        }
+        Self {
+            subscriber,
+            assembly: Assembly::new(settings.limits),
+            held: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            known: BTreeSet::new(),
+            workload: None,
+            has_policies: false,
+            is_in_force: false,
+            is_unsaved: false,
+            force,
+            standing,
+            metrics,
+        }
+    }
+
+    /// Puts in force what was kept on disk, if there is something.
+    pub(super) fn restore(&mut self, disk: &Disk, trust: &Trust) {
+        let Some(snapshot) = disk.load() else {
+            return;
+        };
+        let Some((namespace, account)) = snapshot.workload.split_once('/') else {
+            return;
+        };
+        self.workload = Some(Workload {
+            namespace: namespace.to_owned(),
+            account: account.to_owned(),
+        });
+        for kind in Kind::ALL {
+            let of_kind = snapshot
+                .resources
+                .iter()
+                .filter(|kept| kept.type_url == kind.type_url());
+            let changes = of_kind.map(|kept| Change::Set {
+                name: kept.name.clone(),
+                version: kept.version.clone(),
+                content: kept.content.clone(),
+            });
+            let mut delta = Delta::remembered(kind, changes.collect());
+            self.trust(&mut delta, trust);
+            self.assembly.take(&mut delta);
+            self.hold(&delta);
+        }
+        for ((kind, name), (version, _)) in &self.held {
+            self.subscriber.hold(*kind, name, version);
+        }
+        let known = self.held.keys().filter(|(kind, _)| *kind == Kind::Backend);
+        self.known = known.map(|(_, name)| name.clone()).collect();
+        self.ask();
+        self.is_unsaved = false;
+        match self.apply() {
+            Ok(()) => {
+                self.standing.lock().from_snapshot = true;
+                tracing::info!(resources = self.held.len(), "the last good set is back from disk");
+            }
+            Err(reason) => tracing::error!(reason, "the last good set is not in force"),
+        }
+    }
+
+    /// A stream was opened for a workload: what is said next is what is wanted and what is held.
+    pub(super) fn open(&mut self, workload: &Workload) {
+        if self.workload.as_ref() != Some(workload) {
+            self.workload = Some(workload.clone());
+            self.is_unsaved = true;
+        }
+        self.subscriber.open();
+    }
+
+    /// What is to be said; to be asked until `None`.
+    pub(super) fn say(&mut self) -> Option<DeltaDiscoveryRequest> {
+        self.subscriber.poll()
+    }
+
+    /// Takes in a response and puts it in force.
+    pub(super) fn take(&mut self, response: DeltaDiscoveryResponse, trust: &Trust) {
+        let Some(mut delta) = self.subscriber.response(response) else {
+            return;
+        };
+        let before = self.assembly.clone();
+        self.trust(&mut delta, trust);
+        let taken = self.assembly.take(&mut delta);
+        if delta.kind == Kind::Backend {
+            self.known
+                .extend(delta.changes.iter().map(|change| name_of(change).to_owned()));
+        }
+        self.has_policies |= delta.kind == Kind::Policy;
+        let asked = self.ask();
+        let is_due = self.is_in_force || self.is_complete();
+        let is_news = taken.changed || asked || !self.is_in_force;
+        if is_due
+            && is_news
+            && let Err(reason) = self.apply()
+        {
+            self.assembly = before;
+            reject(&mut delta, &reason);
+            self.ask();
+        }
+        for name in taken.again {
+            self.subscriber.subscribe(Kind::Policy, &name);
+        }
+        self.hold(&delta);
+        for rejection in &delta.rejected {
+            self.metrics.process().config_rejected.inc();
+            let (name, field, reason) = (&rejection.name, &rejection.field, &rejection.reason);
+            tracing::warn!(kind = %delta.kind, name, field, reason, "a resource was rejected, its last good version stays");
+        }
+        self.subscriber.answer(delta);
+        self.show();
+    }
+
+    /// Roots are trusted when they come: the next stream may need them.
+    fn trust(&self, delta: &mut Delta, trust: &Trust) {
+        if delta.kind != Kind::TrustBundle {
+            return;
+        }
+        for change in delta.changes.clone() {
+            if let Change::Set {
+                name,
+                version,
+                content,
+            } = change
+            {
+                let bundle = TrustBundle::decode(content).map_err(|error| error.to_string());
+                if let Err(reason) = bundle.and_then(|bundle| trust.replace(bundle)) {
+                    delta.reject(&name, &version, "", &reason);
+                }
+            }
+        }
+    }
+
+    /// Whether all that listeners need has come.
+    fn is_complete(&self) -> bool {
+        let mut listeners = self.assembly.listeners();
+        self.has_policies && listeners.all(|one| self.known.contains(&one.backend))
+    }
+
+    fn apply(&mut self) -> Result<(), String> {
+        let Some(workload) = &self.workload else {
+            return Ok(());
+        };
+        self.force.apply(&self.assembly, workload)?;
+        self.is_in_force = true;
+        Ok(())
+    }
+
+    /// Asks for what listeners need, and no longer for what none needs. True when something was dropped.
+    fn ask(&mut self) -> bool {
+        let mut wanted = BTreeSet::new();
+        for listener in self.assembly.listeners() {
+            let needs = self.assembly.wanted(&listener.backend).into_iter();
+            // Its own addresses are where its callers find it.
+            let is_local = listener.local.is_some();
+            wanted.extend(needs.filter(|(kind, _)| !is_local || *kind != Kind::Endpoint));
+        }
+        let mut dropped = false;
+        for (kind, name) in self.asked.difference(&wanted) {
+            for gone in self.subscriber.unsubscribe(*kind, name) {
+                dropped |= self.assembly.remove(*kind, &gone).changed;
+                self.held.remove(&(*kind, gone));
+                self.is_unsaved = true;
+            }
+        }
+        for (kind, name) in wanted.difference(&self.asked) {
+            self.subscriber.subscribe(*kind, name);
+        }
+        self.asked = wanted;
+        dropped
+    }
+
+    fn hold(&mut self, delta: &Delta) {
+        for change in &delta.changes {
+            let key = (delta.kind, name_of(change).to_owned());
+            match change {
+                Change::Set {
+                    name,
+                    version,
+                    content,
+                } => {
+                    if !delta.rejected.iter().any(|rejection| rejection.name == *name) {
+                        self.held.insert(key, (version.clone(), content.clone()));
+                        self.is_unsaved = true;
+                    }
+                }
+                Change::Gone { .. } => self.is_unsaved |= self.held.remove(&key).is_some(),
+            }
+        }
+    }
+
+    fn show(&self) {
+        let resources = self.held.iter();
+        let resources =
+            resources.map(|((kind, name), (version, _))| (kind.as_str(), name.clone(), version.clone()));
+        let mut standing = self.standing.lock();
+        standing.resources = resources.collect();
+        standing.from_snapshot &= !self.has_policies;
+    }
+
+    /// Whether what is held differs from what is on disk.
+    pub(super) const fn is_unsaved(&self) -> bool {
+        self.is_unsaved && self.is_in_force
+    }
+
+    /// Writes what is held to disk.
+    pub(super) fn save(&mut self, disk: &Disk) {
+        let Some(workload) = &self.workload else {
+            return;
+        };
+        let kept = self.held.iter().map(|((kind, name), (version, content))| Kept {
+            type_url: kind.type_url().to_owned(),
+            name: name.clone(),
+            version: version.clone(),
+            content: content.clone(),
+        });
+        let snapshot = Snapshot {
+            workload: workload.to_string(),
+            resources: kept.collect(),
+        };
+        // Not tried again before there is something new: a full disk would fill the log, too.
+        self.is_unsaved = false;
+        if let Err(error) = disk.save(&snapshot) {
+            tracing::error!(%error, "the last good set is not on disk");
+        }
+    }
+}
+
+fn name_of(change: &Change) -> &str {
+    match change {
+        Change::Set { name, .. } | Change::Gone { name } => name,
+    }
+}
+
+/// Everything that came together cannot be in force together.
+fn reject(delta: &mut Delta, reason: &str) {
+    for change in delta.changes.clone() {
+        let is_rejected = |name: &str| delta.rejected.iter().any(|rejection| rejection.name == name);
+        if let Change::Set { name, version, .. } = change
+            && !is_rejected(&name)
+        {
+            delta.reject(&name, &version, "", reason);
+        }
+    }
+}

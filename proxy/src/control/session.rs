@@ -1,0 +1,179 @@
+//! The stream to a control plane: opened, kept, and opened again.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use jitney_api::push::ads::DeltaDiscoveryRequest;
+use jitney_api::push::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Shared;
+use super::backoff::{Backoff, any_of};
+use super::channel::{Channel, ControlPlaneUrl};
+use super::duty::Duty;
+use super::identity::{Identity, IdentityError};
+use super::snapshot::Disk;
+use super::trust::Trust;
+use crate::metrics::Metrics;
+
+/// Everything that outlives a stream.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) urls: Vec<ControlPlaneUrl>,
+    pub(super) trust: Trust,
+    pub(super) identity: Identity,
+    pub(super) duty: Duty,
+    pub(super) disk: Option<Disk>,
+    pub(super) standing: Shared,
+    pub(super) metrics: Metrics,
+}
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] io::Error),
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Stream(Box<tonic::Status>),
+}
+
+impl From<tonic::Status> for Broken {
+    fn from(status: tonic::Status) -> Self {
+        Self::Stream(Box::new(status))
+    }
+}
+
+/// How a stream ended that was not broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The control plane closed it: another one may take over.
+    Closed,
+    /// There is a new certificate to be used.
+    Renewed,
+}
+
+impl Session {
+    /// Keeps a stream open, for ever.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        // Any of them: each has its share of the sidecars.
+        let mut turn = any_of(self.urls.len());
+        loop {
+            let url = self.urls[turn % self.urls.len()].clone();
+            let ended = self.stream(&url, &mut backoff).await;
+            self.disconnected(&url, &ended);
+            if matches!(ended, Ok(Ended::Renewed)) {
+                continue;
+            }
+            turn += 1;
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    async fn stream(&mut self, url: &ControlPlaneUrl, backoff: &mut Backoff) -> Result<Ended, Broken> {
+        if self.identity.fresh_for(&self.trust, SystemTime::now()).is_zero() {
+            self.identity.renew(url, &self.trust).await?;
+        }
+        let Some(id) = self.identity.id() else {
+            return Ok(Ended::Renewed);
+        };
+        let channel = Channel::connect(url, self.identity.tls(&self.trust)?).await?;
+        self.duty.open(&id.workload);
+        let (requests, sent) = mpsc::channel(REQUESTS);
+        self.speak(&requests).await;
+        let mut client = AggregatedDiscoveryServiceClient::with_origin(channel, url.origin());
+        let responses = client
+            .delta_aggregated_resources(ReceiverStream::new(sent))
+            .await?;
+        let mut responses = responses.into_inner();
+        self.connected(url);
+        let mut save_at = None;
+        loop {
+            let fresh_for = self.identity.fresh_for(&self.trust, SystemTime::now());
+            tokio::select! {
+                response = responses.message() => {
+                    let Some(response) = response? else { return Ok(Ended::Closed) };
+                    // It talks to this sidecar, which is more than to accept its connection.
+                    backoff.reset();
+                    self.duty.take(response, &self.trust);
+                    self.speak(&requests).await;
+                    if self.duty.is_unsaved() {
+                        save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+                    }
+                }
+                () = sleep_until(save_at) => {
+                    save_at = None;
+                    if let Some(disk) = &self.disk {
+                        self.duty.save(disk);
+                    }
+                }
+                () = tokio::time::sleep(fresh_for) => match self.identity.renew(url, &self.trust).await {
+                    Ok(()) => return Ok(Ended::Renewed),
+                    Err(error) => {
+                        tracing::warn!(%error, "the certificate is not renewed");
+                        self.identity.postpone(SystemTime::now());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn speak(&mut self, requests: &mpsc::Sender<DeltaDiscoveryRequest>) {
+        while let Some(request) = self.duty.say() {
+            // Nobody reads them when the stream has ended, which the reader of responses notices.
+            if requests.send(request).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn connected(&self, url: &ControlPlaneUrl) {
+        tracing::info!(control_plane = %url, "connected");
+        let mut standing = self.standing.lock();
+        standing.connected = Some(url.to_string());
+        standing.fault = None;
+        self.metrics.process().control_plane.connected();
+    }
+
+    /// Told once for each reason: it is tried again many times.
+    fn disconnected(&mut self, url: &ControlPlaneUrl, ended: &Result<Ended, Broken>) {
+        if self.duty.is_unsaved()
+            && let Some(disk) = &self.disk
+        {
+            self.duty.save(disk);
+        }
+        let mut standing = self.standing.lock();
+        let was_connected = standing.connected.take().is_some();
+        if was_connected {
+            self.metrics.process().control_plane.disconnected();
+        }
+        match ended {
+            Ok(Ended::Renewed) => {}
+            Ok(Ended::Closed) => tracing::info!(control_plane = %url, "the control plane closed the stream"),
+            Err(broken) => {
+                let fault = broken.to_string();
+                if was_connected || standing.fault.as_ref() != Some(&fault) {
+                    tracing::warn!(control_plane = %url, fault, "no control plane; what is in force stays");
+                }
+                standing.fault = Some(fault);
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Requests that are not sent yet: a slow control plane holds up only this thread.
+const REQUESTS: usize = 16;
+
+/// What changes in quick succession is written once.
+const SAVE_AFTER: Duration = Duration::from_millis(100);

@@ -1,0 +1,108 @@
+//! The last good set on disk, so that a sidecar that restarts serves while the control plane is away.
+//!
+//! One file, named by the hash of what it holds, beside which another is written and then takes its place:
+//! what is read is always whole. Keys and tokens are not in it.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use jitney_api::push::Version;
+use jitney_api::push::config::Snapshot;
+use prost::Message as _;
+
+/// The folder with the file.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    folder: PathBuf,
+}
+
+impl Disk {
+    pub(super) const fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Replaces what is kept. Returns when it is on the disk.
+    pub(super) fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let content = snapshot.encode_to_vec();
+        let name = format!("{}{SUFFIX}", Version::of(&content));
+        let path = self.folder.join(&name);
+        let partial = self.folder.join(format!(".{name}.{}", std::process::id()));
+        let mut file = File::create(&partial)?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+        fs::rename(&partial, &path)?;
+        for other in self.files()?.into_iter().filter(|other| *other != path) {
+            fs::remove_file(other)?;
+        }
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// What was kept last; `None`: nothing, or nothing that is whole.
+    pub(super) fn load(&self) -> Option<Snapshot> {
+        let mut files = self.files().ok()?;
+        let written = |path: &PathBuf| fs::metadata(path).and_then(|about| about.modified()).ok();
+        files.sort_by_key(written);
+        files.iter().rev().find_map(|path| {
+            let content = fs::read(path).ok()?;
+            let named = format!("{}{SUFFIX}", Version::of(&content));
+            if path.file_name().is_none_or(|name| *name != *named) {
+                tracing::warn!(file = %path.display(), "a snapshot is not what it was written as, and is left out");
+                return None;
+            }
+            Snapshot::decode(content.as_slice()).ok()
+        })
+    }
+
+    fn files(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.folder)?;
+        let files = entries.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let name = path.file_name()?.to_str()?;
+            (name.ends_with(SUFFIX) && !name.starts_with('.')).then_some(path)
+        });
+        Ok(files.collect())
+    }
+}
+
+const SUFFIX: &str = ".snapshot";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(workload: &str) -> Snapshot {
+        Snapshot {
+            workload: workload.to_owned(),
+            resources: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_kept_last_is_brought_back_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path().join("made"));
+        assert_eq!(disk.load(), None);
+        for workload in ["shop/users", "shop/orders", "shop/orders"] {
+            disk.save(&snapshot(workload)).unwrap();
+            assert_eq!(disk.load(), Some(snapshot(workload)));
+        }
+        assert_eq!(fs::read_dir(folder.path().join("made")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_whole_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::new(folder.path().to_owned());
+        disk.save(&snapshot("shop/users")).unwrap();
+        let file = disk.files().unwrap().remove(0);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(disk.load(), None);
+        fs::write(&file, whole).unwrap();
+        // Of a process that ended while it wrote.
+        fs::write(folder.path().join(".half.snapshot.7"), b"half").unwrap();
+        assert_eq!(disk.load(), Some(snapshot("shop/users")));
+    }
+}

@@ -1,0 +1,194 @@
+//! Whom the sidecar trusts to be its control plane: certificates that a root of the mesh signed, and that
+//! name the control plane.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jitney_api::SpiffeId;
+use jitney_api::push::config;
+use parking_lot::Mutex;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// The roots, hot: what is pushed takes the place of what the file said.
+#[derive(Clone)]
+pub(super) struct Trust {
+    file: PathBuf,
+    pushed: Arc<Mutex<Option<config::TrustBundle>>>,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Trust {
+    /// With the roots of a file to begin with.
+    pub(super) fn read(file: &Path) -> io::Result<Self> {
+        read_roots(file)?;
+        Ok(Self {
+            file: file.to_owned(),
+            pushed: Arc::default(),
+        })
+    }
+
+    /// What the control plane says now.
+    ///
+    /// # Errors
+    /// When none of it could be trusted; then all stays as it was.
+    pub(super) fn replace(&self, bundle: config::TrustBundle) -> Result<(), String> {
+        if bundle.roots.is_empty() {
+            return Err("found no root, expected at least one".into());
+        }
+        for (index, root) in bundle.roots.iter().enumerate() {
+            let added = RootCertStore::empty().add(CertificateDer::from(root.to_vec()));
+            added.map_err(|error| format!("roots[{index}]: {error}"))?;
+        }
+        *self.pushed.lock() = Some(bundle);
+        Ok(())
+    }
+
+    /// Whether a certificate was signed by a root that signs no more, and so is to be renewed.
+    pub(super) fn is_outdated(&self, issuer: &[u8]) -> bool {
+        let pushed = self.pushed.lock();
+        let signs_now = pushed.as_ref().map(|bundle| &bundle.issuer);
+        signs_now.is_some_and(|root| !root.is_empty() && root.as_ref() != issuer)
+    }
+
+    /// Tells control planes from others, as of now. The file is read again until something was pushed: it
+    /// may have been replaced since.
+    pub(super) fn verifier(&self) -> io::Result<Arc<ControlPlaneOnly>> {
+        let pushed = self.pushed.lock().as_ref().map(|bundle| bundle.roots.clone());
+        let roots = match pushed {
+            Some(roots) => {
+                let mut store = RootCertStore::empty();
+                for root in roots {
+                    // Tried when it came.
+                    drop(store.add(CertificateDer::from(root.to_vec())));
+                }
+                store
+            }
+            None => read_roots(&self.file)?,
+        };
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(Arc::new(ControlPlaneOnly { roots, provider }))
+    }
+}
+
+fn read_roots(file: &Path) -> io::Result<RootCertStore> {
+    let invalid = |reason: String| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: {reason}", file.display()),
+        )
+    };
+    let text = fs::read(file)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| invalid(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid(
+            "found no certificate, expected at least one in PEM".into(),
+        ));
+    }
+    Ok(roots)
+}
+
+/// Accepts the control plane of a mesh, by its SPIFFE ID and whatever address it has.
+#[derive(Debug)]
+pub(super) struct ControlPlaneOnly {
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for ControlPlaneOnly {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        match spiffe_id(end_entity) {
+            Some(id) if is_control_plane(&id) => Ok(ServerCertVerified::assertion()),
+            Some(_) | None => Err(CertificateError::NotValidForName.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// The one URI of a certificate, where it is that of a workload (X.509-SVID §2: exactly one).
+pub(super) fn spiffe_id(certificate: &[u8]) -> Option<SpiffeId> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let names = certificate.extensions().iter().find_map(|extension| {
+        let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
+            return None;
+        };
+        Some(&names.general_names)
+    })?;
+    let mut uris = names.iter().filter_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        Some(*uri)
+    });
+    let (uri, another) = (uris.next()?, uris.next());
+    uri.parse().ok().filter(|_| another.is_none())
+}
+
+fn is_control_plane(id: &SpiffeId) -> bool {
+    id.workload.namespace == "jitney" && id.workload.account == "control-plane"
+}

@@ -1,0 +1,71 @@
+//! How a plan comes into force, wherever it came from.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::fleet::Fleet;
+use super::plan::Plan;
+use crate::config::RunArgs;
+use crate::log::{Level, LogControl};
+use crate::policy_status::PolicyStatus;
+
+/// Puts plans in force and notes that they are.
+#[derive(Clone, Debug)]
+pub(super) struct Applier {
+    pub(super) args: RunArgs,
+    pub(super) status: Arc<PolicyStatus>,
+    fleet: Arc<Fleet>,
+    log: LogControl,
+    /// What the plan in force says is to be logged.
+    logged: Arc<Mutex<Option<String>>>,
+}
+
+impl Applier {
+    pub(super) fn new(
+        args: &RunArgs,
+        fleet: &Arc<Fleet>,
+        status: &Arc<PolicyStatus>,
+        log: &LogControl,
+    ) -> Self {
+        Self {
+            args: args.clone(),
+            fleet: Arc::clone(fleet),
+            status: Arc::clone(status),
+            log: log.clone(),
+            logged: Arc::default(),
+        }
+    }
+
+    /// Makes what runs be what `plan` says.
+    ///
+    /// # Errors
+    /// Why it cannot; then everything is as it was.
+    pub(super) fn apply(&self, plan: Plan) -> Result<(), Vec<String>> {
+        if let Some(admin) = self.args.admin {
+            plan.refuse_endpoint(admin)?;
+        }
+        let level = plan.log_level.as_deref().map(str::parse::<Level>).transpose();
+        let level = level.map_err(|error| vec![format!("spec.logLevel: {error}")])?;
+        self.fleet.apply(&plan).map_err(|fault| vec![fault])?;
+        self.log_at(plan.log_level, level);
+        self.status.applied(plan.sources, plan.effective, plan.warnings);
+        Ok(())
+    }
+
+    /// Only what changes: somebody may have set another level on the admin endpoint since.
+    fn log_at(&self, text: Option<String>, level: Option<Level>) {
+        let mut logged = self.logged.lock();
+        if *logged == text {
+            return;
+        }
+        let level = match level {
+            Some(level) if self.args.access_log => level.with_access_log(),
+            Some(level) => level,
+            None => self.args.level(),
+        };
+        tracing::info!(%level, "log level set");
+        self.log.set(level);
+        *logged = text;
+    }
+}

@@ -111,6 +111,7 @@ mod tests {
                 "rate_limited",
                 Some("1"),
             ),
+            (ErrorKind::NoEndpoint, 503, "no_endpoint", Some("1")),
             (ErrorKind::DeadlineExceeded, 504, "deadline_exceeded", None),
             (ErrorKind::Connect, 502, "connect", None),
             (ErrorKind::Mismatch, 502, "reply_mismatch", None),

@@ -10,6 +10,7 @@ mod gate;
 mod http1;
 mod http2;
 mod lease;
+mod roster;
 mod treatment;
 
 use std::pin::pin;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use jitney_core::policy::{Replay, Traffic};
-use smallvec::SmallVec;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use crate::body::Body;
@@ -35,6 +36,7 @@ use balance::Balancer;
 use breaker::Watch;
 use endpoint::Endpoint;
 use gate::Gate;
+use roster::{Roster, Tried};
 use treatment::Treatment;
 
 /// What the endpoints of a backend speak.
@@ -54,7 +56,7 @@ pub enum Speaks {
 pub struct BackendSettings {
     /// Its name in logs, metrics and the admin endpoint.
     pub name: Arc<str>,
-    /// Its endpoints.
+    /// Its endpoints. Without any, calls fail with [`ErrorKind::NoEndpoint`].
     pub endpoints: Vec<Address>,
     /// What they speak.
     pub speaks: Speaks,
@@ -73,10 +75,11 @@ pub struct BackendSettings {
 pub struct Backend {
     /// Its name in logs, metrics and the admin endpoint.
     pub name: Arc<str>,
-    endpoints: Box<[Arc<Endpoint>]>,
+    roster: ArcSwap<Roster>,
     balancer: Balancer,
-    treatment: ArcSwap<Treatment>,
     gate: Arc<Gate>,
+    /// What new endpoints are made of. Locked while the roster changes, so that no change undoes another.
+    settings: Mutex<BackendSettings>,
 }
 
 /// The bounds of one call.
@@ -112,29 +115,52 @@ impl BackendSettings {
 }
 
 impl Backend {
-    /// A backend without any connection yet.
+    /// A backend without any connection yet. Must be called within a tokio runtime.
     pub fn new(settings: &BackendSettings) -> Self {
-        let gate = Arc::new(Gate::open());
-        let endpoints = settings
-            .endpoints
-            .iter()
-            .map(|address| Endpoint::start(address.clone(), settings, &gate))
-            .collect();
-        Self {
+        let backend = Self {
             name: Arc::clone(&settings.name),
-            endpoints,
+            roster: ArcSwap::default(),
             balancer: Balancer::default(),
-            treatment: ArcSwap::default(),
-            gate,
+            gate: Arc::new(Gate::open()),
+            settings: Mutex::new(BackendSettings {
+                endpoints: Vec::new(),
+                ..settings.clone()
+            }),
+        };
+        backend.reach(&settings.endpoints);
+        backend
+    }
+
+    /// Has tries that begin from now on go to these endpoints; without any, calls fail with
+    /// [`ErrorKind::NoEndpoint`]. An endpoint that stays keeps its connections and what was learned of it.
+    /// One that goes finishes the calls it has, and its idle connections are closed at once. Must be
+    /// called within a tokio runtime.
+    pub fn reach(&self, endpoints: &[Address]) {
+        let mut settings = self.settings.lock();
+        if settings.endpoints == endpoints {
+            return;
         }
+        let before = self.roster.load_full();
+        let start = |address: &Address| Endpoint::start(address.clone(), &settings, &self.gate);
+        let next = Arc::new(before.moved(endpoints, start));
+        if let Some(breaker) = &next.treatment.breaker {
+            breaker.replace(&next.endpoints);
+        }
+        self.roster.store(Arc::clone(&next));
+        before.gone(&next).for_each(|endpoint| endpoint.retire());
+        settings.endpoints = endpoints.to_vec();
     }
 
     /// Has calls that begin from now on be treated so. What was learned stays, where its rule does.
     pub fn install(&self, traffic: &Traffic) {
+        let _changing = self.settings.lock();
         self.gate
             .limit(traffic.circuit_breaker.map(|breaker| breaker.max_requests));
-        let next = Treatment::of(traffic, &self.endpoints, &self.treatment.load());
-        self.treatment.store(Arc::new(next));
+        let before = self.roster.load();
+        self.roster.store(Arc::new(Roster {
+            endpoints: before.endpoints.clone(),
+            treatment: Treatment::of(traffic, &before.endpoints, &before.treatment),
+        }));
     }
 
     /// Sends a request and waits for the head of the reply. The head must have been through
@@ -177,19 +203,19 @@ impl Backend {
             .as_ref()
             .is_some_and(|request| request.version() == Version::HTTP_2);
         let mut again = self.again(unsent.as_ref(), sending);
-        let mut tried: SmallVec<[usize; OTHER_ENDPOINTS]> = SmallVec::new();
+        let mut tried = Tried::new();
         let mut sending = *sending;
         loop {
             let headers = unsent.as_ref().map(Request::headers);
-            let (at, watch) = self.choose(headers, &tried, sending.deadline)?;
-            let sent = attempt(&self.endpoints[at], unsent, from_http2, &sending).await;
+            let (endpoint, watch) = self.choose(headers, &tried, sending.deadline)?;
+            let sent = attempt(&endpoint, unsent, from_http2, &sending).await;
             if let Some(watch) = watch {
                 watch.tell(&sent);
             }
             sending.why = UpstreamCall::Retry;
-            let may_go_on = tried.len() < OTHER_ENDPOINTS && tried.len() + 1 < self.endpoints.len();
-            if may_go_on && unsent.is_some() && is_better_elsewhere(&sent) {
-                tried.push(at);
+            let may_go_on = tried.len() < OTHER_ENDPOINTS;
+            tried.push(endpoint.id);
+            if may_go_on && unsent.is_some() && is_better_elsewhere(&sent) && self.has_untried(&tried) {
                 continue;
             }
             let Some(again) = &mut again else { return sent };
@@ -198,8 +224,7 @@ impl Backend {
             }
             // Its connection is free for the next try.
             drop(sent);
-            tried.push(at);
-            if tried.len() >= self.endpoints.len() {
+            if !self.has_untried(&tried) {
                 tried.clear();
                 // Boxed as all that is rare.
                 Box::pin(again.pause(self.balancer.random())).await;
@@ -207,34 +232,29 @@ impl Backend {
         }
     }
 
+    /// An endpoint for the next try, not one of those tried already.
+    fn choose(
+        &self,
+        headers: Option<&HeaderMap>,
+        tried: &Tried,
+        deadline: Option<Instant>,
+    ) -> Result<(Arc<Endpoint>, Option<Watch>), Error> {
+        let roster = self.roster.load();
+        roster.choose(&self.balancer, headers, tried, deadline)
+    }
+
+    /// Whether there is an endpoint left that was not tried yet.
+    fn has_untried(&self, tried: &Tried) -> bool {
+        self.roster.load().has_untried(tried)
+    }
+
     /// The tries that the policy grants a call; a batch is isolated instead.
     fn again(&self, request: Option<&Request<Body>>, sending: &Sending) -> Option<Box<Again>> {
         if sending.why != UpstreamCall::Single {
             return None;
         }
-        let retries = self.treatment.load().retries.clone()?;
+        let retries = self.roster.load().treatment.retries.clone()?;
         request.map(|request| Again::new(retries, request, sending.replay))
-    }
-
-    /// An endpoint for the next try, not one of those tried already.
-    fn choose(
-        &self,
-        headers: Option<&HeaderMap>,
-        tried: &[usize],
-        deadline: Option<Instant>,
-    ) -> Result<(usize, Option<Watch>), Error> {
-        let treatment = self.treatment.load();
-        let pick = |out: &[usize]| {
-            self.balancer
-                .pick(&treatment.load_balancer, &self.endpoints, headers, out)
-        };
-        match &treatment.breaker {
-            None => Ok((pick(tried)?, None)),
-            Some(breaker) => {
-                let (at, watch) = breaker.choose(tried, deadline, pick)?;
-                Ok((at, Some(watch)))
-            }
-        }
     }
 
     /// Sends a request that asks to switch protocols, over a connection of its own that is never pooled.
@@ -243,8 +263,9 @@ impl Backend {
     /// # Errors
     /// As [`Backend::send`].
     pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
-        let (at, watch) = self.choose(Some(request.headers()), &[], None)?;
-        let sent = self.endpoints[at].upgrade(request).await;
+        let headers = Some(request.headers());
+        let (endpoint, watch) = self.choose(headers, &Tried::new(), None)?;
+        let sent = endpoint.upgrade(request).await;
         if let Some(watch) = watch {
             watch.tell(&sent);
         }
@@ -257,18 +278,18 @@ impl Backend {
     /// When none can be made.
     pub(crate) async fn connect(&self) -> Result<TcpStream, Error> {
         // A connection that comes about says nothing of the calls on others.
-        let (at, _watch) = self.choose(None, &[], None)?;
-        self.endpoints[at].connect().await
+        let (endpoint, _watch) = self.choose(None, &Tried::new(), None)?;
+        endpoint.connect().await
     }
 
     /// What is known of each endpoint.
     pub fn endpoints_snapshot(&self) -> Vec<EndpointView> {
-        let treatment = self.treatment.load();
-        let rest = |at| treatment.breaker.as_ref()?.rest_left(at);
-        let endpoints = self.endpoints.iter().enumerate();
+        let roster = self.roster.load();
+        let rest = |id| roster.treatment.breaker.as_ref()?.rest_left(id);
+        let endpoints = roster.endpoints.iter();
         endpoints
-            .map(|(at, endpoint)| EndpointView {
-                rest: rest(at),
+            .map(|endpoint| EndpointView {
+                rest: rest(endpoint.id),
                 ..endpoint.view()
             })
             .collect()
@@ -305,3 +326,6 @@ fn is_failure(status: StatusCode) -> bool {
         && status != StatusCode::NOT_IMPLEMENTED
         && status != StatusCode::HTTP_VERSION_NOT_SUPPORTED
 }
+
+#[cfg(test)]
+mod tests;

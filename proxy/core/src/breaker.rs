@@ -3,16 +3,19 @@
 //!
 //! At most half of the endpoints rest, so a lone one never does: calls that go nowhere help nobody.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::policy::CircuitBreaker;
 use crate::sliding::Sliding;
 
-/// The endpoints of one backend, by their place among them.
+/// The endpoints of one backend, each by a number that no other endpoint ever has: endpoints come and
+/// go while calls to them are under way.
 #[derive(Debug)]
 pub struct Breaker {
     rules: CircuitBreaker,
-    endpoints: Vec<Watched>,
+    /// Invariant: at most half of them rest, and a lone one is not among them.
+    endpoints: BTreeMap<u64, Watched>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -79,33 +82,60 @@ pub struct Trip {
 }
 
 impl Breaker {
-    /// All of so many endpoints work.
-    pub fn new(rules: CircuitBreaker, endpoints: usize) -> Self {
-        Self {
+    /// All of these endpoints work.
+    pub fn new(rules: CircuitBreaker, endpoints: impl IntoIterator<Item = u64>) -> Self {
+        let mut breaker = Self {
             rules,
-            endpoints: vec![Watched::default(); endpoints],
+            endpoints: BTreeMap::new(),
+        };
+        breaker.replace(endpoints);
+        breaker
+    }
+
+    /// Has these be the endpoints. Those that stay keep what is known of them; but when more than half of
+    /// all would rest, those work again that have the least left of their rest. A lone endpoint is forgotten.
+    pub fn replace(&mut self, endpoints: impl IntoIterator<Item = u64>) {
+        let mut before = std::mem::take(&mut self.endpoints);
+        self.endpoints = endpoints
+            .into_iter()
+            .map(|id| (id, before.remove(&id).unwrap_or_default()))
+            .collect();
+        if self.endpoints.len() == 1 {
+            self.endpoints.clear();
+        }
+        let excess = self.resting().saturating_sub(self.endpoints.len() / 2);
+        for _ in 0..excess {
+            let resting = self.endpoints.values_mut().filter(|endpoint| endpoint.rests());
+            if let Some(first) = resting.min_by_key(|endpoint| endpoint.until()) {
+                *first = Watched {
+                    rests: first.rests,
+                    ..Watched::default()
+                };
+            }
         }
     }
 
     /// Endpoints that do not simply work.
     pub fn resting(&self) -> usize {
-        let rests = |endpoint: &&Watched| endpoint.state != State::Working;
-        self.endpoints.iter().filter(rests).count()
+        self.endpoints
+            .values()
+            .filter(|endpoint| endpoint.rests())
+            .count()
     }
 
     /// How long an endpoint rests yet; zero while it is on trial or due for it, `None` when it works.
-    pub fn rest_left(&self, at: usize, now: Instant) -> Option<Duration> {
-        match self.endpoints.get(at)?.state {
+    pub fn rest_left(&self, id: u64, now: Instant) -> Option<Duration> {
+        match self.endpoints.get(&id)?.state {
             State::Working => None,
             State::Resting { until } => Some(until.saturating_duration_since(now)),
             State::OnTrial => Some(Duration::ZERO),
         }
     }
 
-    /// Whether an endpoint may be given a call.
-    pub fn may_call(&self, at: usize, now: Instant) -> bool {
+    /// Whether an endpoint may be given a call; true for one that is not watched.
+    pub fn may_call(&self, id: u64, now: Instant) -> bool {
         self.endpoints
-            .get(at)
+            .get(&id)
             .is_none_or(|endpoint| match endpoint.state {
                 State::Working => true,
                 State::Resting { until } => until <= now,
@@ -114,8 +144,8 @@ impl Breaker {
     }
 
     /// An endpoint is given a call. Say how it ended with [`Breaker::ended`].
-    pub fn begin(&mut self, at: usize, now: Instant) -> Stake {
-        match self.endpoints.get_mut(at) {
+    pub fn begin(&mut self, id: u64, now: Instant) -> Stake {
+        match self.endpoints.get_mut(&id) {
             Some(endpoint) if matches!(endpoint.state, State::Resting { until } if until <= now) => {
                 endpoint.state = State::OnTrial;
                 Stake::Trial
@@ -124,14 +154,15 @@ impl Breaker {
         }
     }
 
-    /// A call ended.
-    pub fn ended(&mut self, at: usize, stake: Stake, outcome: Outcome, now: Instant) -> Option<Trip> {
-        let has_room = (self.resting() + 1) * 2 <= self.endpoints.len();
-        let endpoint = self.endpoints.get_mut(at)?;
+    /// A call ended. What it was sent to may be gone by now.
+    pub fn ended(&mut self, id: u64, stake: Stake, outcome: Outcome, now: Instant) -> Option<Trip> {
+        let endpoint = self.endpoints.get_mut(&id)?;
         match (endpoint.state, stake) {
             (State::Working, _) => {
                 let why = endpoint.count(outcome, &self.rules, now)?;
-                has_room.then(|| endpoint.rest(why, now))
+                let has_room = (self.resting() + 1) * 2 <= self.endpoints.len();
+                let endpoint = self.endpoints.get_mut(&id).filter(|_| has_room)?;
+                Some(endpoint.rest(why, now))
             }
             (State::OnTrial, Stake::Trial) => match outcome {
                 Outcome::Good => {
@@ -156,6 +187,18 @@ impl Breaker {
 }
 
 impl Watched {
+    fn rests(&self) -> bool {
+        self.state != State::Working
+    }
+
+    /// When its rest is over; `None`: it is being tried out, or works.
+    const fn until(&self) -> Option<Instant> {
+        match self.state {
+            State::Resting { until } => Some(until),
+            State::Working | State::OnTrial => None,
+        }
+    }
+
     /// Counts a call; says why the endpoint should rest, if it should.
     fn count(&mut self, outcome: Outcome, rules: &CircuitBreaker, now: Instant) -> Option<Why> {
         match outcome {

@@ -20,11 +20,16 @@ use crate::error::{Error, Side};
 #[derive(Debug)]
 pub(super) struct Breaker {
     pub(super) rules: CircuitBreaker,
-    /// For the log.
-    addresses: Box<[Address]>,
-    state: Mutex<breaker::Breaker>,
+    state: Mutex<State>,
     /// Spares calls a search while all endpoints work.
     resting: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct State {
+    endpoints: breaker::Breaker,
+    /// By number, for the log.
+    addresses: Vec<(u64, Address)>,
 }
 
 /// A call under way. Dropped before its end was told, it says nothing about the endpoint, unless
@@ -32,7 +37,7 @@ pub(super) struct Breaker {
 #[derive(Debug)]
 pub(super) struct Watch {
     breaker: Arc<Breaker>,
-    at: usize,
+    endpoint: u64,
     /// `None` once the end was told.
     stake: Option<Stake>,
     deadline: Option<Instant>,
@@ -42,26 +47,35 @@ impl Breaker {
     pub(super) fn new(rules: CircuitBreaker, endpoints: &[Arc<Endpoint>]) -> Self {
         Self {
             rules,
-            addresses: endpoints
-                .iter()
-                .map(|endpoint| endpoint.address.clone())
-                .collect(),
-            state: Mutex::new(breaker::Breaker::new(rules, endpoints.len())),
+            state: Mutex::new(State {
+                endpoints: breaker::Breaker::new(rules, ids(endpoints)),
+                addresses: addresses(endpoints),
+            }),
             resting: AtomicUsize::new(0),
         }
     }
 
-    /// Has `pick` choose an endpoint that is not in the list it is given: those tried and those at
-    /// rest; when these are all, those tried.
+    /// Watches these endpoints from now on. Of those that stay it keeps what it knows, for calls under
+    /// way, too; how calls to others end means nothing.
+    pub(super) fn replace(&self, endpoints: &[Arc<Endpoint>]) {
+        let mut state = self.state.lock();
+        state.endpoints.replace(ids(endpoints));
+        state.addresses = addresses(endpoints);
+        self.resting.store(state.endpoints.resting(), Ordering::Relaxed);
+    }
+
+    /// Has `pick` choose one of `endpoints` that is not in the list of places it is given: those tried
+    /// and those at rest; when these are all, those tried.
     pub(super) fn choose(
         self: &Arc<Self>,
+        endpoints: &[Arc<Endpoint>],
         tried: &[usize],
         deadline: Option<Instant>,
         pick: impl Fn(&[usize]) -> Result<usize, Error>,
     ) -> Result<(usize, Watch), Error> {
-        let watch = |at, stake| Watch {
+        let watch = |at: usize, stake| Watch {
             breaker: Arc::clone(self),
-            at,
+            endpoint: endpoints[at].id,
             stake: Some(stake),
             deadline,
         };
@@ -69,32 +83,32 @@ impl Breaker {
             let at = pick(tried)?;
             return Ok((at, watch(at, Stake::Ordinary)));
         }
-        let (now, endpoints) = (now(), self.addresses.len());
+        let now = now();
         // Held while one is picked, so that only one call is the trial.
         let mut state = self.state.lock();
-        let is_out = |at: &usize| tried.contains(at) || !state.may_call(*at, now);
-        let out: SmallVec<[usize; 8]> = (0..endpoints).filter(is_out).collect();
-        let at = pick(if out.len() < endpoints { &out } else { tried })?;
-        let stake = state.begin(at, now);
+        let is_out = |at: &usize| tried.contains(at) || !state.endpoints.may_call(endpoints[*at].id, now);
+        let out: SmallVec<[usize; 8]> = (0..endpoints.len()).filter(is_out).collect();
+        let at = pick(if out.len() < endpoints.len() { &out } else { tried })?;
+        let stake = state.endpoints.begin(endpoints[at].id, now);
         Ok((at, watch(at, stake)))
     }
 
     /// How long an endpoint rests yet.
-    pub(super) fn rest_left(&self, at: usize) -> Option<Duration> {
-        self.state.lock().rest_left(at, now())
+    pub(super) fn rest_left(&self, endpoint: u64) -> Option<Duration> {
+        self.state.lock().endpoints.rest_left(endpoint, now())
     }
 
-    fn ended(&self, at: usize, stake: Stake, outcome: Outcome) {
+    fn ended(&self, endpoint: u64, stake: Stake, outcome: Outcome) {
         let mut state = self.state.lock();
-        let trip = state.ended(at, stake, outcome, now());
+        let trip = state.endpoints.ended(endpoint, stake, outcome, now());
         if trip.is_some() || stake == Stake::Trial {
-            self.resting.store(state.resting(), Ordering::Relaxed);
+            self.resting.store(state.endpoints.resting(), Ordering::Relaxed);
         }
+        let Some(trip) = trip else { return };
+        let known = state.addresses.iter().find(|(id, _)| *id == endpoint);
+        let endpoint = known.map(|(_, address)| address.to_string());
         drop(state);
-        if let Some(trip) = trip {
-            let endpoint = self.addresses.get(at).map(Address::to_string);
-            tracing::warn!(endpoint, why = ?trip.why, rest = ?trip.rest, "an endpoint rests, its calls fail");
-        }
+        tracing::warn!(endpoint, why = ?trip.why, rest = ?trip.rest, "an endpoint rests, its calls fail");
     }
 }
 
@@ -106,7 +120,7 @@ impl Watch {
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(stake) = self.stake.take() {
-            self.breaker.ended(self.at, stake, outcome);
+            self.breaker.ended(self.endpoint, stake, outcome);
         }
     }
 }
@@ -130,6 +144,15 @@ pub(super) fn verdict(sent: &Result<Response<Body>, Error>) -> Outcome {
         Err(error) if error.kind().side() == Side::Upstream => Outcome::Failed,
         Err(_) => Outcome::Unknown,
     }
+}
+
+fn ids(endpoints: &[Arc<Endpoint>]) -> impl Iterator<Item = u64> {
+    endpoints.iter().map(|endpoint| endpoint.id)
+}
+
+fn addresses(endpoints: &[Arc<Endpoint>]) -> Vec<(u64, Address)> {
+    let address = |endpoint: &Arc<Endpoint>| (endpoint.id, endpoint.address.clone());
+    endpoints.iter().map(address).collect()
 }
 
 #[cfg(test)]

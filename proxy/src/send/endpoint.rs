@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -28,6 +28,8 @@ use crate::metrics::{BackendMetrics, OpenConnection};
 /// One address of a backend.
 #[derive(Debug)]
 pub(super) struct Endpoint {
+    /// No other endpoint of this process ever has it.
+    pub(super) id: u64,
     pub(super) address: Address,
     pub(super) http1: Arc<Idle>,
     pub(super) load: Load,
@@ -63,10 +65,13 @@ pub struct EndpointView {
 
 /// How often a call that HTTP/2 connections refuse unread is sent again.
 const HTTP2_ATTEMPTS: usize = 3;
+/// The number of the next endpoint.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Endpoint {
     pub(super) fn start(address: Address, settings: &BackendSettings, gate: &Arc<Gate>) -> Arc<Self> {
         Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             host: address.host(),
             address,
             http1: Idle::start(settings.max_idle, settings.idle_timeout),
@@ -78,6 +83,13 @@ impl Endpoint {
             metrics: Arc::clone(&settings.metrics),
             unreachable: AtomicBool::new(false),
         })
+    }
+
+    /// Closes the idle connections, and each of the others when its calls are done. Calls may still come
+    /// from those who chose it before; they get connections of their own.
+    pub(super) fn retire(&self) {
+        self.http1.close();
+        self.http2.close();
     }
 
     /// Sends a request. When this fails and the request is still in its place, it was certainly not sent.

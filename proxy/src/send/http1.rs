@@ -1,6 +1,6 @@
 //! The idle HTTP/1.1 connections to one endpoint: last in, first out, so that what is not needed ages.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use crate::wire::Wire;
 #[derive(Debug)]
 pub(super) struct Idle {
     connections: Mutex<Vec<Parked>>,
-    max: usize,
+    /// The most that are kept; 0 once the list is closed.
+    max: AtomicUsize,
     /// Counts the sweeps, so that parking a connection reads no clock.
     epoch: AtomicU32,
     /// Wakes the sweeper when the list is no longer empty.
@@ -42,7 +43,7 @@ impl Idle {
     pub(super) fn start(max: usize, timeout: Duration) -> Arc<Self> {
         let idle = Arc::new(Self {
             connections: Mutex::new(Vec::new()),
-            max,
+            max: AtomicUsize::new(max),
             epoch: AtomicU32::new(0),
             filled: Arc::new(Notify::new()),
         });
@@ -76,7 +77,7 @@ impl Idle {
         }
         let since = self.epoch.load(Ordering::Relaxed);
         let mut connections = self.connections.lock();
-        if connections.len() >= self.max {
+        if connections.len() >= self.max.load(Ordering::Relaxed) {
             return;
         }
         connections.push(Parked { sender, since });
@@ -85,6 +86,16 @@ impl Idle {
         if is_first {
             self.filled.notify_one();
         }
+    }
+
+    /// Ends all that are idle, and keeps no other.
+    pub(super) fn close(&self) {
+        let mut connections = self.connections.lock();
+        // With the lock held: whoever is about to keep one sees either this or is cleared away here.
+        self.max.store(0, Ordering::Relaxed);
+        let idle = std::mem::take(&mut *connections);
+        drop(connections);
+        drop(idle);
     }
 
     pub(super) fn len(&self) -> usize {

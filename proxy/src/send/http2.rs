@@ -1,7 +1,7 @@
 //! The HTTP/2 connections to one endpoint, shared by all calls, and whether it speaks HTTP/2 at all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::client::conn::http2::{self, SendRequest};
@@ -22,6 +22,8 @@ pub(super) struct Shared {
     connections: Mutex<Vec<Connection>>,
     /// Held while a connection is made, so that a burst of calls makes one.
     connecting: tokio::sync::Mutex<()>,
+    /// Set once no connection is shared any more. Written and read with `connections` locked.
+    is_closed: AtomicBool,
     spoken: AtomicU8,
 }
 
@@ -62,11 +64,14 @@ impl Shared {
         let sender = connect().await?;
         let streams = Arc::new(AtomicUsize::new(0));
         let stream = Stream::open(&streams);
-        self.connections.lock().push(Connection {
-            sender: sender.clone(),
-            streams,
-        });
-        drop(connecting);
+        let mut connections = self.connections.lock();
+        if !self.is_closed.load(Ordering::Relaxed) {
+            connections.push(Connection {
+                sender: sender.clone(),
+                streams,
+            });
+        }
+        drop((connections, connecting));
         Ok((sender, stream))
     }
 
@@ -79,6 +84,15 @@ impl Shared {
             .min_by_key(|connection| connection.streams.load(Ordering::Relaxed))?;
         (is_full || least.streams.load(Ordering::Relaxed) < MAX_STREAMS)
             .then(|| (least.sender.clone(), Stream::open(&least.streams)))
+    }
+
+    /// Lets go of all connections: each ends with the last stream on it. Those made later are not shared.
+    pub(super) fn close(&self) {
+        let mut connections = self.connections.lock();
+        self.is_closed.store(true, Ordering::Relaxed);
+        let shared = std::mem::take(&mut *connections);
+        drop(connections);
+        drop(shared);
     }
 
     pub(super) fn len(&self) -> usize {

@@ -9,11 +9,10 @@ use super::breaker::Breaker;
 use super::endpoint::Endpoint;
 
 /// How the calls to a backend are treated.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Treatment {
     pub(super) load_balancer: LoadBalancer,
     pub(super) retries: Option<Arc<Retries>>,
-    /// `None` also for a lone endpoint, which never rests.
     pub(super) breaker: Option<Arc<Breaker>>,
 }
 
@@ -24,8 +23,7 @@ impl Treatment {
             let known = before.retries.as_ref().filter(|known| known.rules == *rules);
             known.map_or_else(|| Arc::new(Retries::new(rules.clone())), Arc::clone)
         });
-        let rules = traffic.circuit_breaker.filter(|_| endpoints.len() > 1);
-        let breaker = rules.map(|rules| {
+        let breaker = traffic.circuit_breaker.map(|rules| {
             let known = before.breaker.as_ref().filter(|known| known.rules == rules);
             known.map_or_else(|| Arc::new(Breaker::new(rules, endpoints)), Arc::clone)
         });

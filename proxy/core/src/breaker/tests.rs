@@ -10,20 +10,20 @@ fn start() -> Instant {
     Instant::now()
 }
 
-fn breaker(endpoints: usize) -> Breaker {
-    Breaker::new(CircuitBreaker::default(), endpoints)
+fn breaker(endpoints: u64) -> Breaker {
+    Breaker::new(CircuitBreaker::default(), 0..endpoints)
 }
 
 /// One call that ends so; a trip, if it caused one.
-fn call(breaker: &mut Breaker, at: usize, outcome: Outcome, now: Instant) -> Option<Trip> {
-    let stake = breaker.begin(at, now);
-    breaker.ended(at, stake, outcome, now)
+fn call(breaker: &mut Breaker, id: u64, outcome: Outcome, now: Instant) -> Option<Trip> {
+    let stake = breaker.begin(id, now);
+    breaker.ended(id, stake, outcome, now)
 }
 
 /// Fails until the endpoint rests.
 #[track_caller]
-fn trip(breaker: &mut Breaker, at: usize, now: Instant) -> Trip {
-    let mut trips = (0..100).filter_map(|_| call(breaker, at, Outcome::Failed, now));
+fn trip(breaker: &mut Breaker, id: u64, now: Instant) -> Trip {
+    let mut trips = (0..100).filter_map(|_| call(breaker, id, Outcome::Failed, now));
     trips.next().expect("an endpoint that always fails rests")
 }
 
@@ -81,12 +81,53 @@ fn at_most_half_of_the_endpoints_rest_and_a_lone_one_never() {
     for (endpoints, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
         let (mut breaker, now) = (breaker(endpoints), start());
         for _ in 0..100 {
-            for at in 0..endpoints {
-                call(&mut breaker, at, Outcome::Failed, now);
+            for id in 0..endpoints {
+                call(&mut breaker, id, Outcome::Failed, now);
             }
         }
         assert_eq!(breaker.resting(), most, "of {endpoints}");
     }
+}
+
+#[test]
+fn endpoints_that_stay_keep_their_state_and_calls_to_those_that_went_mean_nothing() {
+    let (mut breaker, now) = (breaker(4), start());
+    trip(&mut breaker, 3, now);
+    for _ in 0..6 {
+        call(&mut breaker, 1, Outcome::Failed, now);
+    }
+    assert_eq!(breaker.begin(3, now + BASE), Stake::Trial);
+    breaker.replace([1, 3, 4, 5]);
+    assert_eq!(breaker.resting(), 1);
+    // One more makes seven.
+    assert!(call(&mut breaker, 1, Outcome::Failed, now).is_some());
+    // The trial goes on.
+    assert_eq!(breaker.ended(3, Stake::Trial, Outcome::Good, now + BASE), None);
+    assert_eq!(breaker.resting(), 1);
+    // Sent before 0 and 2 went, or by someone who has not heard of it yet.
+    for id in [0, 2] {
+        for _ in 0..20 {
+            assert!(breaker.may_call(id, now));
+            assert_eq!(call(&mut breaker, id, Outcome::Failed, now), None);
+        }
+    }
+    assert!(breaker.may_call(4, now) && breaker.may_call(5, now));
+}
+
+#[test]
+fn endpoints_return_from_their_rest_when_too_few_others_are_left() {
+    let (mut breaker, now) = (breaker(5), start());
+    trip(&mut breaker, 0, now);
+    trip(&mut breaker, 1, now + Duration::from_secs(1));
+    breaker.replace([0, 1]);
+    assert!(breaker.may_call(0, now), "it would have been the first to return");
+    assert!(!breaker.may_call(1, now));
+    breaker.replace([1]);
+    assert_eq!(breaker.resting(), 0);
+    breaker.replace([1, 2]);
+    assert!(breaker.may_call(1, now), "as good as new");
+    breaker.replace([]);
+    assert_eq!(breaker.resting(), 0);
 }
 
 #[test]

@@ -5,24 +5,24 @@ use crate::error::ErrorKind;
 use crate::send::BackendSettings;
 use crate::send::gate::Gate;
 
-fn breaker() -> Arc<Breaker> {
+fn endpoints() -> [Arc<Endpoint>; 2] {
     let settings = BackendSettings::new("test", Vec::new());
     let gate = Arc::new(Gate::open());
-    let endpoint = |port| Endpoint::start(Address::Socket(([127, 0, 0, 1], port).into()), &settings, &gate);
-    Arc::new(Breaker::new(
-        CircuitBreaker::default(),
-        &[endpoint(1), endpoint(2)],
-    ))
+    [1, 2].map(|port| Endpoint::start(Address::Socket(([127, 0, 0, 1], port).into()), &settings, &gate))
+}
+
+fn breaker(endpoints: &[Arc<Endpoint>]) -> Arc<Breaker> {
+    Arc::new(Breaker::new(CircuitBreaker::default(), endpoints))
 }
 
 /// A call that wants the first endpoint that is not out.
-fn choose(breaker: &Arc<Breaker>, deadline: Option<Instant>) -> (usize, Watch) {
+fn choose(breaker: &Arc<Breaker>, endpoints: &[Arc<Endpoint>], deadline: Option<Instant>) -> (usize, Watch) {
     let first = |out: &[usize]| {
         (0..2)
             .find(|at| !out.contains(at))
             .ok_or_else(|| ErrorKind::NoEndpoint.into())
     };
-    breaker.choose(&[], deadline, first).unwrap()
+    breaker.choose(endpoints, &[], deadline, first).unwrap()
 }
 
 fn reset() -> Result<Response<Body>, Error> {
@@ -31,37 +31,45 @@ fn reset() -> Result<Response<Body>, Error> {
 
 #[tokio::test(start_paused = true)]
 async fn calls_keep_away_from_an_endpoint_at_rest_until_one_finds_it_well() {
-    let breaker = breaker();
+    let endpoints = endpoints();
+    let breaker = breaker(&endpoints);
     for _ in 0..7 {
-        let (at, watch) = choose(&breaker, None);
+        let (at, watch) = choose(&breaker, &endpoints, None);
         assert_eq!(at, 0);
         watch.tell(&reset());
     }
-    assert_eq!(choose(&breaker, None).0, 1);
-    assert_eq!(breaker.rest_left(0), Some(Duration::from_secs(30)));
+    assert_eq!(choose(&breaker, &endpoints, None).0, 1);
+    assert_eq!(breaker.rest_left(endpoints[0].id), Some(Duration::from_secs(30)));
     tokio::time::advance(Duration::from_secs(30)).await;
-    let (at, trial) = choose(&breaker, None);
-    assert_eq!((at, choose(&breaker, None).0), (0, 1));
+    let (at, trial) = choose(&breaker, &endpoints, None);
+    assert_eq!((at, choose(&breaker, &endpoints, None).0), (0, 1));
     // The caller of the trial left: another call is the trial.
     drop(trial);
-    let (at, trial) = choose(&breaker, None);
+    let (at, trial) = choose(&breaker, &endpoints, None);
     assert_eq!(at, 0);
     trial.tell(&Ok(Response::new(Body::empty())));
-    assert_eq!((choose(&breaker, None).0, choose(&breaker, None).0), (0, 0));
+    assert_eq!(
+        (
+            choose(&breaker, &endpoints, None).0,
+            choose(&breaker, &endpoints, None).0
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn silence_until_the_deadline_is_a_failure_and_a_caller_that_leaves_is_none() {
-    let breaker = breaker();
+    let endpoints = endpoints();
+    let breaker = breaker(&endpoints);
     for _ in 0..20 {
-        let (at, left) = choose(&breaker, Some(now() + Duration::from_secs(1)));
+        let (at, left) = choose(&breaker, &endpoints, Some(now() + Duration::from_secs(1)));
         assert_eq!(at, 0);
         drop(left);
     }
     for _ in 0..7 {
-        let (at, silent) = choose(&breaker, Some(now()));
+        let (at, silent) = choose(&breaker, &endpoints, Some(now()));
         assert_eq!(at, 0);
         drop(silent);
     }
-    assert_eq!(choose(&breaker, None).0, 1);
+    assert_eq!(choose(&breaker, &endpoints, None).0, 1);
 }

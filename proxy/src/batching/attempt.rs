@@ -352,6 +352,9 @@ const fn outcome_of_error(kind: ErrorKind) -> Outcome {
         ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::TryTimeout | ErrorKind::Shed(..)
     ) {
         Outcome::Overloaded { retry_after: None }
+    } else if matches!(kind, ErrorKind::NoEndpoint) {
+        // Never sent: no member is to blame, and nothing was learned of the upstream.
+        Outcome::Abandoned
     } else {
         Outcome::Failed
     }

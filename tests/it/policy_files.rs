@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jitney_tests::caller::{Caller, get, request};
-use jitney_tests::{Reply, TestProxy, TestUpstream};
+use jitney_tests::{Reply, Route, Seen, TestProxy, TestUpstream, model, policy as policies};
 use serde_json::{Value, from_str};
 use tokio::time::Instant;
+
+use crate::shared::{instances, items_queued, predict, together};
 
 fn policy(route: &str) -> String {
     format!(
@@ -296,4 +298,83 @@ async fn address_that_is_taken_refuses_the_whole_change() {
             .contains(&taken)
     );
     assert!(says(&proxy).await.contains("\"a\""));
+}
+
+/// One listener and one backend with these endpoints and this policy.
+fn one_backend(endpoints: &[&TestUpstream], policy: &str) -> String {
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|upstream| upstream.address.to_string())
+        .collect();
+    format!(
+        "kind: Listener\nmetadata: {{name: in}}\nspec: {{address: \"127.0.0.1:0\"}}\n---\n\
+         kind: Backend\nmetadata: {{name: a}}\nspec: {{endpoints: {endpoints:?}}}\n---\n{policy}"
+    )
+}
+
+/// What `/backends` shows of the one backend.
+async fn backend(proxy: &TestProxy) -> Value {
+    let shown: Value = from_str(&proxy.admin("/backends").await.text()).unwrap();
+    shown["backends"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_change_under_load_without_a_failed_call_and_nothing_learned_is_lost() {
+    let user = |_: &Seen| Reply::json(200, r#"[{"id":1}]"#).after(Duration::from_millis(1));
+    let (a, b) = (TestUpstream::start(user).await, TestUpstream::start(user).await);
+    let with = |endpoints: &[&TestUpstream]| one_backend(endpoints, &policy("r"));
+    let proxy = TestProxy::with().config(with(&[&a])).start().await;
+    let path = proxy.policy_path();
+    let load = Load::start(&proxy, 16);
+    load.more(1000).await;
+    for (generation, to_a, to_b) in [
+        (2, true, true),
+        (3, false, true),
+        (4, true, false),
+        (5, true, true),
+    ] {
+        let endpoints = [(&a, to_a), (&b, to_b)].into_iter().filter(|(_, wanted)| *wanted);
+        let endpoints: Vec<_> = endpoints.map(|(upstream, _)| upstream).collect();
+        applied(&proxy, path, &with(&endpoints), generation).await;
+        // Those that were on their way are answered.
+        load.more(200).await;
+        [&a, &b].into_iter().for_each(TestUpstream::forget);
+        load.more(200).await;
+        let seen = [&a, &b].map(|upstream| !upstream.seen().is_empty());
+        assert_eq!(seen, [to_a, to_b], "generation {generation}");
+    }
+    assert_eq!(load.end().await, Vec::<String>::new());
+    assert_eq!(proxy.metric("jitney_errors_total", "").await, 0.0);
+
+    let before = backend(&proxy).await;
+    applied(&proxy, path, &with(&[&b]), 6).await;
+    let after = backend(&proxy).await;
+    assert_eq!(
+        after["endpoints"],
+        Value::from(vec![before["endpoints"][1].clone()])
+    );
+    let learned = |backend: &Value| [backend["window"].clone(), backend["routes"].clone()];
+    assert_eq!(learned(&after), learned(&before));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_batch_leaves_for_the_endpoints_of_then() {
+    let (a, b) = (
+        TestUpstream::start(model::kserve).await,
+        TestUpstream::start(model::kserve).await,
+    );
+    let policy = policies::active(&[Route::kserve().fixed(4)]);
+    let proxy = TestProxy::with()
+        .config(one_backend(&[&a], &policy))
+        .start()
+        .await;
+    let call = |n: u32| predict(instances(&[&n.to_string()]));
+    let address = proxy.address;
+    let waiting = tokio::spawn(async move { together(address, (0..3).map(call).collect()).await });
+    items_queued(&proxy, 3.0).await;
+    applied(&proxy, proxy.policy_path(), &one_backend(&[&b], &policy), 2).await;
+    let mut answers = together(address, vec![call(3)]).await;
+    answers.extend(waiting.await.unwrap());
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    assert_eq!((a.seen().len(), b.seen().len()), (0, 1));
 }

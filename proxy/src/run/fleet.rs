@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
-use super::plan::{Plan, PlannedListener, Reach};
+use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
 use crate::accept::{Acceptor, bind};
 use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
@@ -79,6 +79,7 @@ impl Fleet {
         let listeners = self.listeners(plan, &running, &upstreams)?;
         // Nothing fails from here on.
         for (planned, (_, upstream)) in plan.backends.iter().zip(&upstreams) {
+            upstream.backend.reach(&planned.endpoints);
             upstream.install((*planned.policy).clone());
             for route in shared_identities(&planned.policy) {
                 tracing::warn!("{route}");
@@ -116,18 +117,22 @@ impl Fleet {
         Ok(())
     }
 
-    /// The backends of a plan, in its order: those that run and are reached as planned, or new ones.
+    /// The backends of a plan, in its order: those that run and are reached as planned, whatever
+    /// their endpoints, or new ones.
     fn upstreams(&self, plan: &Plan, running: &Running) -> Result<Vec<(Reach, Arc<Upstream>)>, String> {
-        let upstream = |reach: &Reach| match running.upstreams.iter().find(|(known, _)| known == reach) {
-            Some((_, upstream)) => Ok(Arc::clone(upstream)),
-            None => Upstream::start(
-                Arc::new(Backend::new(&reach.settings(&self.metrics))),
-                &self.metrics,
-            ),
+        let upstream = |planned: &PlannedBackend| {
+            let mut known = running.upstreams.iter();
+            match known.find(|(reach, _)| *reach == planned.reach) {
+                Some((_, upstream)) => Ok(Arc::clone(upstream)),
+                None => Upstream::start(
+                    Arc::new(Backend::new(&planned.settings(&self.metrics))),
+                    &self.metrics,
+                ),
+            }
         };
         plan.backends
             .iter()
-            .map(|planned| match upstream(&planned.reach) {
+            .map(|planned| match upstream(planned) {
                 Ok(upstream) => Ok((planned.reach.clone(), upstream)),
                 Err(error) => Err(format!("backend {}: {error}", planned.reach.name)),
             })

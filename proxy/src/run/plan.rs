@@ -42,15 +42,15 @@ pub(super) struct PlannedListener {
 #[derive(Clone, Debug)]
 pub(super) struct PlannedBackend {
     pub(super) reach: Reach,
+    pub(super) endpoints: Vec<Address>,
     pub(super) policy: Arc<Policy>,
 }
 
 /// What cannot change while connections are open; a backend that is reached in another way is
-/// another backend.
+/// another backend. Its endpoints are not part of it: they come and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reach {
     pub(super) name: Arc<str>,
-    endpoints: Vec<Address>,
     speaks: Speaks,
     connect_timeout: Option<Duration>,
 }
@@ -91,7 +91,7 @@ impl Plan {
 
     /// Whoever may call the sidecar must not reach what only this machine may.
     pub(super) fn refuse_endpoint(&self, admin: SocketAddr) -> Result<(), Vec<String>> {
-        let reaches = |planned: &&PlannedBackend| planned.reach.endpoints.contains(&Address::Socket(admin));
+        let reaches = |planned: &&PlannedBackend| planned.endpoints.contains(&Address::Socket(admin));
         match self.backends.iter().find(reaches) {
             Some(planned) => {
                 let name = &planned.reach.name;
@@ -167,10 +167,10 @@ pub(super) fn by_flags(args: &RunArgs, policy: Arc<Policy>) -> (Vec<PlannedListe
     let backend = PlannedBackend {
         reach: Reach {
             name: Arc::clone(&name),
-            endpoints: args.upstream.clone(),
             speaks: args.upstream_protocol.into(),
             connect_timeout: None,
         },
+        endpoints: args.upstream.clone(),
         policy,
     };
     let backends = if listeners.is_empty() {
@@ -186,24 +186,29 @@ impl From<CompiledBackend> for PlannedBackend {
         let speaks = speaks(backend.protocol);
         let reach = Reach {
             name: backend.name,
-            endpoints: backend.endpoints.iter().map(address).collect(),
             speaks,
             connect_timeout: Some(backend.connect_timeout),
         };
         Self {
             reach,
+            endpoints: backend.endpoints.iter().map(address).collect(),
             policy: backend.policy,
         }
     }
 }
 
-impl Reach {
+impl PlannedBackend {
     pub(super) fn settings(&self, metrics: &Metrics) -> BackendSettings {
-        let defaults = BackendSettings::new(Arc::clone(&self.name), self.endpoints.clone());
+        let Reach {
+            name,
+            speaks,
+            connect_timeout,
+        } = &self.reach;
+        let defaults = BackendSettings::new(Arc::clone(name), self.endpoints.clone());
         BackendSettings {
-            metrics: metrics.backend(&self.name),
-            speaks: self.speaks,
-            connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
+            metrics: metrics.backend(name),
+            speaks: *speaks,
+            connect_timeout: connect_timeout.unwrap_or(defaults.connect_timeout),
             ..defaults
         }
     }

@@ -1,7 +1,36 @@
 //! Identity: who may have a certificate, and the authority that signs it.
 
-mod authority;
-mod tokens;
+// What is kept,
+mod folder;
 
-pub use authority::{Authority, AuthorityError, Issued, LIFETIME, Stored};
-pub use tokens::{TokenFault, Tokens};
+// who signs,
+mod authority;
+mod roots;
+mod trust;
+
+// who may have something signed,
+mod attest;
+mod tokens;
+mod used;
+
+// and who somebody is who has.
+mod peer;
+
+use jitney_api::Workload;
+
+pub use attest::{Attest, AttestError, Bootstrap};
+pub use authority::{Authority, AuthorityError, CertificateRequest, Issued, KeyHash, LIFETIME, Stored};
+pub use folder::{Folder, FolderError, Lock, Readable};
+pub use peer::{Peer, PeerFault};
+pub use roots::{Root, RootId, RootState, Roots, RootsError};
+pub use tokens::{Claims, TokenFault, Tokens, TokensError};
+pub use trust::{BUNDLE_FILE, Trust, TrustError};
+pub use used::{FORGET_EVERY, Used, UsedError};
+
+/// Who the control plane is to its sidecars. Nobody else gets a certificate for this.
+pub fn control_plane() -> Workload {
+    Workload {
+        namespace: "jitney".to_owned(),
+        account: "control-plane".to_owned(),
+    }
+}

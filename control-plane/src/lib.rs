@@ -1,7 +1,29 @@
 //! The control plane: `source → store → push → status`.
 
+// The program around it.
+pub mod config;
+pub mod inquire;
+pub mod run;
+
+pub mod admin;
+pub mod lifecycle;
+pub mod log;
+pub mod metrics;
+
+// Where resources come from, and where they are kept,
 pub mod files;
-pub mod identity;
-pub mod push;
-pub mod status;
 pub mod store;
+
+// who may have what,
+pub mod identity;
+
+// what sidecars can ask for,
+pub mod certificates;
+pub mod push;
+pub mod reports;
+
+// on which port,
+pub mod serve;
+
+// and what became of it.
+pub mod status;

@@ -13,7 +13,15 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::status::Sidecars;
+mod admission;
+mod term;
+
+pub use admission::Admission;
+use term::Waiting;
+pub use term::{Ending, Term, TermEnd};
+
+use crate::identity::RootId;
+use crate::status::{Connected, Sidecars};
 use crate::store::{Snapshot, Store};
 
 /// Tells whose sidecar is at the other end of a connection. Never by what the sidecar says.
@@ -23,6 +31,35 @@ pub trait Authenticate: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// What the sidecar is told when there is none.
     fn workload(&self, request: &Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Workload, Status>;
+
+    /// Lets a stream begin; by default whenever there is a workload, and for ever.
+    ///
+    /// # Errors
+    /// What the sidecar is told when it may not.
+    fn admit(&self, request: &Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Admitted, Status> {
+        self.workload(request).map(Admitted::from)
+    }
+}
+
+/// A stream that may begin.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// Whose sidecar it is.
+    pub workload: Workload,
+    /// The root that signed its certificate, where there is one.
+    pub root: Option<RootId>,
+    /// How long it lasts.
+    pub term: Term,
+}
+
+impl From<Workload> for Admitted {
+    fn from(workload: Workload) -> Self {
+        Self {
+            workload,
+            root: None,
+            term: Term::default(),
+        }
+    }
 }
 
 /// The service.
@@ -44,8 +81,8 @@ impl<A: Authenticate> AggregatedDiscoveryService for Push<A> {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let workload = self.authenticate.workload(&request)?;
-        let responses = Responses::new(&self.store, &self.sidecars, workload, request.into_inner());
+        let admitted = self.authenticate.admit(&request)?;
+        let responses = Responses::new(&self.store, &self.sidecars, admitted, request.into_inner());
         Ok(Response::new(responses))
     }
 }
@@ -56,44 +93,44 @@ impl<A: Authenticate> AggregatedDiscoveryService for Push<A> {
 pub struct Responses<R> {
     requests: R,
     store: Arc<Store>,
-    sidecars: Arc<Sidecars>,
     changes: WatchStream<u64>,
+    term: Waiting,
     snapshot: Arc<Snapshot>,
     workload: Workload,
-    stream: u64,
+    sidecar: Connected,
     feed: Feed,
 }
 
 impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<R> {
-    /// A stream that has just been opened by a sidecar of this workload.
-    pub fn new(store: &Arc<Store>, sidecars: &Arc<Sidecars>, workload: Workload, requests: R) -> Self {
+    /// A stream that has just been opened.
+    pub fn new(store: &Arc<Store>, sidecars: &Arc<Sidecars>, admitted: Admitted, requests: R) -> Self {
         // Before the snapshot is taken, so that no change falls between the two.
         let changes = WatchStream::from_changes(store.subscribe());
         Self {
             requests,
             changes,
             snapshot: store.snapshot(),
-            stream: sidecars.open(workload.clone()),
+            sidecar: sidecars.open(admitted.workload.clone(), admitted.root),
             store: Arc::clone(store),
-            sidecars: Arc::clone(sidecars),
-            workload,
+            term: admitted.term.wait(),
+            workload: admitted.workload,
             feed: Feed::new(),
         }
     }
 
     fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
-        if let Some(node) = &request.node {
-            self.sidecars.named(self.stream, &node.id);
-        }
-        if let Some(kind) = Kind::of(&request.type_url) {
-            let held = request.initial_resource_versions.iter();
-            self.sidecars.holds(self.stream, kind, held);
-        }
         let answer = self
             .feed
             .request(request, &self.snapshot.to(&self.workload))
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.sidecars.answered(self.stream, answer);
+        if let Some(node) = &request.node {
+            self.sidecar.named(&node.id);
+        }
+        if let Some(kind) = Kind::of(&request.type_url) {
+            self.sidecar.dropped(kind, &request.resource_names_unsubscribe);
+            self.sidecar.holds(kind, request.initial_resource_versions.iter());
+        }
+        self.sidecar.answered(answer, &self.snapshot);
         Ok(())
     }
 
@@ -125,19 +162,21 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Stream for
                 Poll::Pending => break,
             }
         }
+        if let Poll::Ready(status) = this.term.poll(cx) {
+            return Poll::Ready(Some(Err(status)));
+        }
         while let Poll::Ready(Some(_)) = Pin::new(&mut this.changes).poll_next(cx) {
             this.catch_up();
         }
         match this.feed.poll(&this.snapshot.to(&this.workload)) {
-            Some(response) => Poll::Ready(Some(Ok(response))),
+            Some(response) => {
+                if let Some(kind) = Kind::of(&response.type_url) {
+                    this.sidecar.sent(kind);
+                }
+                Poll::Ready(Some(Ok(response)))
+            }
             None => Poll::Pending,
         }
-    }
-}
-
-impl<R> Drop for Responses<R> {
-    fn drop(&mut self) {
-        self.sidecars.close(self.stream);
     }
 }
 

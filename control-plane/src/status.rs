@@ -1,20 +1,32 @@
 //! What runs where: each sidecar that is connected, what it acknowledged and what it rejected.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use jitney_api::Workload;
-use jitney_api::push::{Answer, Kind, Nack, Version, View as _};
+use jitney_api::push::{Answer, Kind, MAX_NAMES, Nack, Version};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+mod findings;
+mod progress;
+
+pub use findings::{Findings, Found};
+pub use progress::{Overview, Progress, Rejection, Standing, Totals};
+
+use crate::identity::RootId;
+use crate::metrics::Counts;
 use crate::store::Snapshot;
 
 /// Every sidecar that is connected.
 #[derive(Debug, Default)]
 pub struct Sidecars {
-    streams: Mutex<HashMap<u64, Sidecar>>,
+    /// By the number of their stream. Locked for no longer than it takes to add, remove or list.
+    streams: Mutex<BTreeMap<u64, Arc<Mutex<Sidecar>>>>,
     numbers: AtomicU64,
+    counts: Counts,
 }
 
 /// One sidecar, for as long as its stream is open.
@@ -24,65 +36,141 @@ pub struct Sidecar {
     pub workload: Workload,
     /// What it calls itself.
     pub node: String,
-    runs: HashMap<(Kind, Arc<str>), Version>,
-    rejected: HashMap<(Kind, Arc<str>), Nack>,
+    /// When its stream was opened.
+    pub since: SystemTime,
+    /// The root that signed its certificate.
+    pub root: Option<RootId>,
+    opened: Instant,
+    /// By type and name.
+    runs: [BTreeMap<Arc<str>, Version>; Kind::ALL.len()],
+    rejected: BTreeMap<(Kind, Arc<str>), Rejected>,
 }
 
-/// How far a policy has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Sidecars that are to run it.
-    pub selected: usize,
-    /// Those that run it in its present version, with all its routes.
-    pub acked: usize,
-    /// Those that cannot.
-    pub rejected: usize,
-    /// Those that have not said yet.
-    pub stale: usize,
-    /// The node that rejected it last, and what it said.
-    pub last_rejection: Option<(String, Nack)>,
+#[derive(Clone, Debug)]
+struct Rejected {
+    nack: Nack,
+    at: Instant,
+}
+
+/// A stream that is open; it is noted as closed when this is dropped.
+#[derive(Debug)]
+pub struct Connected {
+    sidecars: Arc<Sidecars>,
+    number: u64,
+    sidecar: Arc<Mutex<Sidecar>>,
 }
 
 impl Sidecars {
-    /// A stream has been opened; what it says is noted under the number given.
-    pub fn open(&self, workload: Workload) -> u64 {
+    /// With counters that somebody else reads as well.
+    pub fn new(counts: Counts) -> Self {
+        Self {
+            counts,
+            ..Self::default()
+        }
+    }
+
+    /// A stream has been opened by a sidecar of this workload, whose certificate this root signed.
+    pub fn open(self: &Arc<Self>, workload: Workload, root: Option<RootId>) -> Connected {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let sidecar = Sidecar {
+        let sidecar = Arc::new(Mutex::new(Sidecar {
             workload,
             node: String::new(),
-            runs: HashMap::new(),
-            rejected: HashMap::new(),
-        };
-        self.streams.lock().insert(number, sidecar);
-        number
-    }
-
-    /// The stream has ended.
-    pub fn close(&self, stream: u64) {
-        self.streams.lock().remove(&stream);
-    }
-
-    /// The sidecar has said who it is.
-    pub fn named(&self, stream: u64, node: &str) {
-        if let Some(sidecar) = self.streams.lock().get_mut(&stream) {
-            node.clone_into(&mut sidecar.node);
+            since: SystemTime::now(),
+            root,
+            opened: Instant::now(),
+            runs: Default::default(),
+            rejected: BTreeMap::new(),
+        }));
+        self.streams.lock().insert(number, Arc::clone(&sidecar));
+        Connected {
+            sidecars: Arc::clone(self),
+            number,
+            sidecar,
         }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.streams.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Looks at each sidecar that is connected now, the longest connected first. Only the one that is
+    /// looked at waits meanwhile.
+    pub fn each(&self, mut look: impl FnMut(&Sidecar)) {
+        let all: Vec<_> = self.streams.lock().values().cloned().collect();
+        all.iter().for_each(|sidecar| look(&sidecar.lock()));
+    }
+}
+
+impl Sidecar {
+    /// The version of a resource that it has applied. Of endpoints and backends that is not known.
+    pub fn runs(&self, kind: Kind, name: &str) -> Option<Version> {
+        self.runs[kind as usize].get(name).copied()
+    }
+
+    /// Every resource that it is known to have applied.
+    pub fn all_runs(&self) -> impl Iterator<Item = (Kind, &Arc<str>, Version)> {
+        let kinds = Kind::ALL.into_iter().zip(&self.runs);
+        kinds.flat_map(|(kind, runs)| runs.iter().map(move |(name, version)| (kind, name, *version)))
+    }
+
+    /// Every resource whose latest version it cannot run.
+    pub fn all_rejected(&self) -> impl Iterator<Item = (Kind, &Nack)> {
+        self.rejected
+            .iter()
+            .map(|((kind, _), rejected)| (*kind, &rejected.nack))
+    }
+}
+
+impl Connected {
+    /// The sidecar has said who it is.
+    pub fn named(&self, node: &str) {
+        self.sidecar.lock().node = cut(node, NODE_BYTES);
     }
 
     /// It came with these, from an earlier stream or from its disk.
-    pub fn holds<'a>(&self, stream: u64, kind: Kind, held: impl Iterator<Item = (&'a String, &'a String)>) {
+    pub fn holds<'a>(&self, kind: Kind, held: impl Iterator<Item = (&'a String, &'a String)>) {
         if !is_followed(kind) {
             return;
         }
-        if let Some(sidecar) = self.streams.lock().get_mut(&stream) {
-            let known = held
-                .filter_map(|(name, version)| Some(((kind, name.as_str().into()), version.parse().ok()?)));
-            sidecar.runs.extend(known);
-        }
+        let known = held.filter_map(|(name, version)| Some((name.as_str().into(), version.parse().ok()?)));
+        let mut sidecar = self.sidecar.lock();
+        let runs = &mut sidecar.runs[kind as usize];
+        let room = MAX_NAMES.saturating_sub(runs.len());
+        runs.extend(known.take(room));
     }
 
-    /// It has answered a response.
-    pub fn answered(&self, stream: u64, answer: Answer) {
+    /// It wants these no more, and so has dropped them, unless another pattern stands for them too:
+    /// then they are counted again with their next version.
+    pub fn dropped(&self, kind: Kind, patterns: &[String]) {
+        if patterns.is_empty() || !is_followed(kind) {
+            return;
+        }
+        let mut sidecar = self.sidecar.lock();
+        let is_dropped = |name: &str| {
+            patterns.iter().any(|pattern| {
+                let prefix = pattern.strip_suffix('*').filter(|prefix| prefix.ends_with('/'));
+                *pattern == *name || prefix.is_some_and(|prefix| name.starts_with(prefix))
+            })
+        };
+        sidecar.runs[kind as usize].retain(|name, _| !is_dropped(name));
+        sidecar
+            .rejected
+            .retain(|(of, name), _| *of != kind || !is_dropped(name));
+    }
+
+    /// A response of this type is on its way to it.
+    pub fn sent(&self, kind: Kind) {
+        self.sidecars.counts.pushed(kind);
+    }
+
+    /// It has answered a response that was made of this set.
+    pub fn answered(&self, answer: Answer, snapshot: &Snapshot) {
         let Answer::Applied {
             kind,
             applied,
@@ -91,67 +179,75 @@ impl Sidecars {
         else {
             return;
         };
-        for nack in &rejected {
-            tracing::warn!(%kind, name = %nack.name, field = nack.field, reason = nack.reason, "a sidecar rejected a resource");
-        }
-        let mut streams = self.streams.lock();
-        let Some(sidecar) = streams.get_mut(&stream).filter(|_| is_followed(kind)) else {
-            return;
-        };
+        let now = Instant::now();
+        let mut sidecar = self.sidecar.lock();
         for (name, version) in applied {
-            sidecar.rejected.remove(&(kind, Arc::clone(&name)));
-            match version {
-                Some(version) => sidecar.runs.insert((kind, name), version),
-                None => sidecar.runs.remove(&(kind, name)),
-            };
+            if let Some(changed) = changed(snapshot, kind, &name, version).filter(|at| *at > sidecar.opened) {
+                self.sidecars
+                    .counts
+                    .propagated(now.saturating_duration_since(changed));
+            }
+            if is_followed(kind) {
+                sidecar.applied(kind, name, version);
+            }
         }
         for nack in rejected {
-            sidecar.rejected.insert((kind, Arc::clone(&nack.name)), nack);
+            tracing::warn!(%kind, name = %nack.name, node = sidecar.node, field = nack.field, reason = nack.reason,
+                "a sidecar rejected a resource");
+            self.sidecars.counts.rejected(kind);
+            if is_followed(kind) {
+                sidecar.cannot_run(kind, nack, now);
+            }
         }
     }
+}
 
-    /// Every sidecar that is connected now.
-    pub fn all(&self) -> Vec<Sidecar> {
-        self.streams.lock().values().cloned().collect()
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.sidecars.streams.lock().remove(&self.number);
     }
+}
 
-    /// How far a policy has come, of which `routes` are the names of its routes.
-    pub fn progress(&self, snapshot: &Snapshot, policy: &Arc<str>, routes: &[Arc<str>]) -> Progress {
-        let mut progress = Progress::default();
-        let parts = || {
-            let routes = routes.iter().map(|route| (Kind::Route, route));
-            std::iter::once((Kind::Policy, policy)).chain(routes)
+impl Sidecar {
+    fn applied(&mut self, kind: Kind, name: Arc<str>, version: Option<Version>) {
+        self.rejected.remove(&(kind, Arc::clone(&name)));
+        let runs = &mut self.runs[kind as usize];
+        match version {
+            Some(version) => runs.insert(name, version),
+            None => runs.remove(&name),
         };
-        for sidecar in self.streams.lock().values() {
-            let sight = snapshot.to(&sidecar.workload);
-            let key = (Kind::Policy, Arc::clone(policy));
-            let has_it = sidecar.runs.contains_key(&key) || sidecar.rejected.contains_key(&key);
-            if !has_it && !sight.is_own(Kind::Policy, policy) {
-                continue;
-            }
-            progress.selected += 1;
-            let present = |(kind, name): (Kind, &Arc<str>)| {
-                let version = sight.get(kind, name).map(|held| held.version);
-                version.is_some() && sidecar.runs.get(&(kind, Arc::clone(name))).copied() == version
-            };
-            let refused = parts().find_map(|(kind, name)| {
-                let nack = sidecar.rejected.get(&(kind, Arc::clone(name)))?;
-                (nack.version == sight.get(kind, name).map(|held| held.version)).then_some(nack)
-            });
-            if let Some(nack) = refused {
-                progress.rejected += 1;
-                progress.last_rejection = Some((sidecar.node.clone(), nack.clone()));
-            } else if parts().all(present) {
-                progress.acked += 1;
-            } else {
-                progress.stale += 1;
-            }
-        }
-        progress
     }
+
+    fn cannot_run(&mut self, kind: Kind, nack: Nack, at: Instant) {
+        let nack = Nack {
+            field: cut(&nack.field, FIELD_BYTES),
+            reason: cut(&nack.reason, REASON_BYTES),
+            ..nack
+        };
+        let key = (kind, Arc::clone(&nack.name));
+        self.rejected.insert(key, Rejected { nack, at });
+    }
+}
+
+/// When what a sidecar has just applied changed where it comes from; `None` when it is history.
+fn changed(snapshot: &Snapshot, kind: Kind, name: &str, version: Option<Version>) -> Option<Instant> {
+    let entry = snapshot.entry(kind, name)?;
+    (Some(entry.held.version) == version).then_some(entry.changed)
 }
 
 /// Endpoints come and go by the thousand, and nobody asks which sidecar has which.
 const fn is_followed(kind: Kind) -> bool {
     !matches!(kind, Kind::Endpoint | Kind::Backend)
 }
+
+/// The beginning of a text that a sidecar has sent: it is kept, and must not be long.
+fn cut(text: &str, bytes: usize) -> String {
+    text[..text.floor_char_boundary(bytes)].to_owned()
+}
+
+/// A node's name: as long as a name in DNS.
+const NODE_BYTES: usize = 253;
+/// A path in a document.
+const FIELD_BYTES: usize = 256;
+/// A few sentences.
+const REASON_BYTES: usize = 1024;

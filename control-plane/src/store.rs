@@ -7,13 +7,26 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use jitney_api::Workload;
 use jitney_api::push::{Held, Kind, Pushed, Readers, View};
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The present set, and who wants to know when there is another.
 #[derive(Debug)]
 pub struct Store {
     present: ArcSwap<Snapshot>,
     generation: watch::Sender<u64>,
+    /// What each part of the set holds, by whoever writes it.
+    parts: Mutex<[Vec<Pushed>; 2]>,
+}
+
+/// Who writes a part of the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The source: policies, backends and endpoints.
+    Source,
+    /// The authority: who signs.
+    Trust,
 }
 
 impl Default for Store {
@@ -21,6 +34,7 @@ impl Default for Store {
         Self {
             present: ArcSwap::default(),
             generation: watch::Sender::new(0),
+            parts: Mutex::default(),
         }
     }
 }
@@ -36,10 +50,18 @@ impl Store {
         self.generation.subscribe()
     }
 
-    /// Replaces the set. False when the new one holds the same. One source writes; many may read.
+    /// Replaces what the source pushes. False when the new one holds the same.
     pub fn replace(&self, pushed: Vec<Pushed>) -> bool {
-        let present = self.present.load_full();
-        let Some(next) = present.next(pushed) else {
+        self.replace_part(Part::Source, pushed, Instant::now())
+    }
+
+    /// Replaces one part of the set, which changed where it comes from at `changed`. False when the
+    /// new one holds the same.
+    pub fn replace_part(&self, part: Part, pushed: Vec<Pushed>, changed: Instant) -> bool {
+        // Held until the set is in force, so that no writer undoes what another one did.
+        let mut parts = self.parts.lock();
+        parts[part as usize] = pushed;
+        let Some(next) = self.present.load_full().next(parts.iter().flatten(), changed) else {
             return false;
         };
         let generation = next.generation;
@@ -63,10 +85,23 @@ pub struct Snapshot {
 /// What one generation changed.
 type Changes = Arc<[(Kind, Arc<str>)]>;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    held: Held,
-    readers: Readers,
+/// A resource in a set.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its version and encoding.
+    pub held: Held,
+    /// Who may read it.
+    pub readers: Readers,
+    /// The generation since which it is as it is.
+    pub generation: u64,
+    /// When it changed where it comes from.
+    pub changed: Instant,
+}
+
+impl Entry {
+    fn is_same(&self, other: &Self) -> bool {
+        self.held == other.held && self.readers == other.readers
+    }
 }
 
 impl Snapshot {
@@ -76,10 +111,27 @@ impl Snapshot {
     }
 
     /// Every resource of a type, with its name.
-    pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Arc<str>, &Held)> {
-        self.kinds[kind as usize]
-            .iter()
-            .map(|(name, entry)| (name, &entry.held))
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+        self.kinds[kind as usize].iter()
+    }
+
+    /// Every resource whose name begins so.
+    pub fn below(&self, kind: Kind, prefix: &str) -> Vec<(&Arc<str>, &Entry)> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let from = self.kinds[kind as usize].range::<str, _>(from);
+        from.take_while(|(name, _)| name.starts_with(prefix)).collect()
+    }
+
+    /// The resource of a name.
+    pub fn entry(&self, kind: Kind, name: &str) -> Option<&Entry> {
+        self.kinds[kind as usize].get(name)
+    }
+
+    /// The names of a type that a workload is to have without asking.
+    pub fn own_of(&self, workload: &Workload, kind: Kind) -> impl Iterator<Item = &Arc<str>> {
+        let own = self.own.get(workload).into_iter().flatten();
+        let of_kind = own.filter(move |(of, _)| *of == kind);
+        of_kind.map(|(_, name)| name)
     }
 
     /// What changed after a generation; `None` when that is too long ago to be remembered.
@@ -97,7 +149,7 @@ impl Snapshot {
         }
     }
 
-    fn next(&self, pushed: Vec<Pushed>) -> Option<Self> {
+    fn next<'a>(&self, pushed: impl Iterator<Item = &'a Pushed>, changed: Instant) -> Option<Self> {
         let mut next = Self {
             generation: self.generation + 1,
             ..Self::default()
@@ -109,11 +161,17 @@ impl Snapshot {
                     own.push((one.kind, Arc::clone(&one.name)));
                 }
             }
-            let entry = Entry {
-                held: one.held,
-                readers: one.readers,
+            let mut entry = Entry {
+                held: one.held.clone(),
+                readers: one.readers.clone(),
+                generation: next.generation,
+                changed,
             };
-            next.kinds[one.kind as usize].insert(one.name, entry);
+            let before = self.entry(one.kind, &one.name);
+            if let Some(before) = before.filter(|before| before.is_same(&entry)) {
+                (entry.generation, entry.changed) = (before.generation, before.changed);
+            }
+            next.kinds[one.kind as usize].insert(Arc::clone(&one.name), entry);
         }
         let changes: Changes = Kind::ALL
             .into_iter()
@@ -139,7 +197,7 @@ impl Snapshot {
         let (before, after) = (&self.kinds[kind as usize], &other.kinds[kind as usize]);
         let new = after
             .iter()
-            .filter(|(name, entry)| before.get(*name) != Some(entry));
+            .filter(|(name, entry)| !before.get(*name).is_some_and(|before| before.is_same(entry)));
         let gone = before.iter().filter(|(name, _)| !after.contains_key(*name));
         new.chain(gone).map(|(name, _)| Arc::clone(name)).collect()
     }
@@ -152,7 +210,14 @@ pub struct Sight<'a> {
     workload: &'a Workload,
 }
 
-impl Sight<'_> {
+impl<'a> Sight<'a> {
+    /// The resource of a name, if the workload may read it.
+    pub fn entry(&self, kind: Kind, name: &str) -> Option<&'a Entry> {
+        self.snapshot
+            .entry(kind, name)
+            .filter(|entry| self.may_read(entry))
+    }
+
     fn may_read(&self, entry: &Entry) -> bool {
         match &entry.readers {
             Readers::Everyone => true,
@@ -163,14 +228,11 @@ impl Sight<'_> {
 
 impl View for Sight<'_> {
     fn get(&self, kind: Kind, name: &str) -> Option<Held> {
-        let entry = self.snapshot.kinds[kind as usize].get(name)?;
-        self.may_read(entry).then(|| entry.held.clone())
+        self.entry(kind, name).map(|entry| entry.held.clone())
     }
 
     fn below(&self, kind: Kind, prefix: &str) -> Vec<Arc<str>> {
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        let from = self.snapshot.kinds[kind as usize].range::<str, _>(from);
-        let below = from.take_while(|(name, _)| name.starts_with(prefix));
+        let below = self.snapshot.below(kind, prefix).into_iter();
         let mine = below.filter(|(_, entry)| self.may_read(entry));
         mine.map(|(name, _)| Arc::clone(name)).collect()
     }
@@ -179,13 +241,11 @@ impl View for Sight<'_> {
         if kind == Kind::TrustBundle {
             return self.below(kind, "");
         }
-        let own = self.snapshot.own.get(self.workload).into_iter().flatten();
-        let of_kind = own.filter(|(of, _)| *of == kind);
-        of_kind.map(|(_, name)| Arc::clone(name)).collect()
+        self.snapshot.own_of(self.workload, kind).cloned().collect()
     }
 
     fn is_own(&self, kind: Kind, name: &str) -> bool {
-        let entry = self.snapshot.kinds[kind as usize].get(name);
+        let entry = self.snapshot.entry(kind, name);
         entry.is_some_and(|entry| match &entry.readers {
             Readers::Everyone => kind == Kind::TrustBundle,
             Readers::Workloads(workloads) => workloads.contains(self.workload),

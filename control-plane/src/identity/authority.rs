@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
 use jitney_api::{SpiffeId, Workload, is_trust_domain};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -18,6 +19,12 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: Vec<u8>,
 }
+
+/// A request for a certificate, whose signature shows that the asker has the key.
+pub struct CertificateRequest(CertificateSigningRequestParams);
+
+/// The SHA-256 of a public key (SubjectPublicKeyInfo, DER).
+pub type KeyHash = [u8; 32];
 
 /// An authority as it is kept: secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,6 +86,31 @@ impl fmt::Debug for Stored {
     }
 }
 
+impl fmt::Debug for CertificateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CertificateRequest")
+    }
+}
+
+impl CertificateRequest {
+    /// Reads a request (PKCS #10, DER).
+    ///
+    /// # Errors
+    /// When it cannot be read, or its signature does not show that the asker has the key.
+    pub fn read(request: &[u8]) -> Result<Self, AuthorityError> {
+        CertificateSigningRequestParams::from_der(&request.into())
+            .map(Self)
+            .map_err(AuthorityError::Request)
+    }
+
+    /// The key that it is for.
+    pub fn key_hash(&self) -> KeyHash {
+        let key = self.0.public_key.subject_public_key_info();
+        let hash = digest::digest(&digest::SHA256, &key);
+        hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+}
+
 impl Authority {
     /// A new authority, with a root and a key of its own.
     ///
@@ -129,19 +161,17 @@ impl Authority {
         &self.root
     }
 
-    /// Signs a request (DER) for a workload. Of the request only the key is used: what else it asks
-    /// for, names above all, is not for the asker to say.
+    /// Signs a request for a workload. Of the request only the key is used: what else it asks for,
+    /// names above all, is not for the asker to say.
     ///
     /// # Errors
-    /// When the request cannot be read, or its signature does not show that the asker has the key.
+    /// When the certificate cannot be made.
     pub fn sign(
         &self,
-        request: &[u8],
+        request: &CertificateRequest,
         workload: &Workload,
         now: SystemTime,
     ) -> Result<Issued, AuthorityError> {
-        let request = CertificateSigningRequestParams::from_der(&request.into());
-        let request = request.map_err(AuthorityError::Request)?;
         let id = SpiffeId {
             trust_domain: self.trust_domain.clone(),
             workload: workload.clone(),
@@ -161,7 +191,7 @@ impl Authority {
         ];
         params.use_authority_key_identifier_extension = true;
         let signed = params
-            .signed_by(&request.public_key, &self.issuer)
+            .signed_by(&request.0.public_key, &self.issuer)
             .map_err(AuthorityError::Signing)?;
         Ok(Issued {
             id,

@@ -1,9 +1,8 @@
 //! Bootstrap tokens: how a sidecar that has no certificate yet shows whose it is, outside Kubernetes.
 //!
-//! A token names a workload and a mesh, is signed by the control plane's own key, is good for a
-//! while, and for one use: who reads it later, in a log or a process list, can do nothing with it.
+//! A token names a workload and a mesh, is signed by the control plane's own key, and is good for a
+//! while. That it is good for one key only is kept in [`super::used`].
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,14 +11,24 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jitney_api::{Workload, is_segment};
-use parking_lot::Mutex;
+
+use super::folder::{Folder, FolderError, Readable};
 
 /// Makes tokens for one mesh, and tells whose they are.
 pub struct Tokens {
     key: hmac::Key,
     trust_domain: String,
-    /// Tokens that were used, until they expire.
-    used: Mutex<HashMap<[u8; 16], SystemTime>>,
+}
+
+/// What a token says, which is known to be true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// Whose it is.
+    pub workload: Workload,
+    /// Tells it from every other token.
+    pub number: [u8; 16],
+    /// Until when it is good; to the second.
+    pub expires: SystemTime,
 }
 
 /// Why a token shows nothing.
@@ -37,12 +46,17 @@ pub enum TokenFault {
     /// Its time is up.
     #[error("token: expired")]
     Expired,
-    /// It was used before.
-    #[error("token: used before")]
-    Replayed,
-    /// So many were used lately that no more can be remembered.
-    #[error("token: too many were used lately, try again later")]
-    Busy,
+}
+
+/// Why there are no tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum TokensError {
+    /// The folder does not let us.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// What is kept there is no key.
+    #[error("{KEY_FILE}: expected 32 bytes in Base64")]
+    Key,
 }
 
 impl fmt::Debug for Tokens {
@@ -59,8 +73,26 @@ impl Tokens {
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key),
             trust_domain: trust_domain.to_owned(),
-            used: Mutex::default(),
         }
+    }
+
+    /// With the key that is kept in a folder; a new one where there is none.
+    ///
+    /// # Errors
+    /// When what is kept there is no key, or nothing can be kept there.
+    ///
+    /// # Panics
+    /// When the system has no random numbers, without which nothing is secret.
+    pub fn open(folder: &Folder, trust_domain: &str) -> Result<Self, TokensError> {
+        let _lock = folder.lock()?;
+        if let Some(text) = folder.read(KEY_FILE)? {
+            let key = URL_SAFE_NO_PAD.decode(text.trim()).ok();
+            let key: Option<[u8; 32]> = key.and_then(|key| key.try_into().ok());
+            return Ok(Self::new(trust_domain, &key.ok_or(TokensError::Key)?));
+        }
+        let key: [u8; 32] = random();
+        folder.write(KEY_FILE, &URL_SAFE_NO_PAD.encode(key), Readable::ByOwner)?;
+        Ok(Self::new(trust_domain, &key))
     }
 
     /// A token for a workload, good for `lifetime`.
@@ -68,10 +100,7 @@ impl Tokens {
     /// # Panics
     /// When the system has no random numbers, without which nothing is secret.
     pub fn mint(&self, workload: &Workload, lifetime: Duration, now: SystemTime) -> String {
-        let mut number = [0; 16];
-        SystemRandom::new()
-            .fill(&mut number)
-            .expect("the system has random numbers");
+        let number: [u8; 16] = random();
         let claims = format!(
             "{}\n{}\n{}\n{}\n{}",
             self.trust_domain,
@@ -86,11 +115,11 @@ impl Tokens {
         format!("v1.{claims}.{signature}")
     }
 
-    /// Whose token this is. It is used up thereby.
+    /// What a token says.
     ///
     /// # Errors
-    /// Why it shows nothing. It is not used up then.
-    pub fn redeem(&self, token: &str, now: SystemTime) -> Result<Workload, TokenFault> {
+    /// Why it shows nothing.
+    pub fn read(&self, token: &str, now: SystemTime) -> Result<Claims, TokenFault> {
         let (claims, signature) = token
             .strip_prefix("v1.")
             .and_then(|rest| rest.split_once('.'))
@@ -122,36 +151,35 @@ impl Tokens {
         if !is_segment(namespace) || !is_segment(account) {
             return Err(TokenFault::Malformed);
         }
-        self.use_up(number, expires, now)?;
-        Ok(Workload {
+        let workload = Workload {
             namespace: namespace.to_owned(),
             account: account.to_owned(),
+        };
+        Ok(Claims {
+            workload,
+            number,
+            expires,
         })
     }
+}
 
-    fn use_up(&self, number: [u8; 16], expires: SystemTime, now: SystemTime) -> Result<(), TokenFault> {
-        let mut used = self.used.lock();
-        if used.contains_key(&number) {
-            return Err(TokenFault::Replayed);
-        }
-        if used.len() >= MOST_USED {
-            used.retain(|_, expires| *expires > now);
-        }
-        // To forget one that has not expired would be to let it be used again.
-        if used.len() >= MOST_USED {
-            return Err(TokenFault::Busy);
-        }
-        used.insert(number, expires);
-        Ok(())
-    }
+/// Random bytes.
+///
+/// # Panics
+/// When the system has none, without which nothing is secret.
+pub(super) fn random<const N: usize>() -> [u8; N] {
+    let mut number = [0; N];
+    SystemRandom::new()
+        .fill(&mut number)
+        .expect("the system has random numbers");
+    number
 }
 
 fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Tokens remembered as used: as many sidecars can come within the lifetime of a token.
-const MOST_USED: usize = 100_000;
+const KEY_FILE: &str = "token-key";
 
 #[cfg(test)]
 mod tests {
@@ -175,37 +203,44 @@ mod tests {
     }
 
     #[test]
-    fn a_token_shows_whose_it_is_once() {
+    fn a_token_shows_whose_it_is_until_it_expires() {
         let tokens = tokens("example.org");
         let token = tokens.mint(&users(), HOUR, now());
-        assert_eq!(tokens.redeem(&token, now()), Ok(users()));
-        assert_eq!(tokens.redeem(&token, now()), Err(TokenFault::Replayed));
-        let another = tokens.mint(&users(), HOUR, now());
-        assert_eq!(tokens.redeem(&another, now()), Ok(users()));
+        let claims = tokens
+            .read(&token, now() + HOUR - Duration::from_secs(1))
+            .unwrap();
+        assert_eq!((claims.workload, claims.expires), (users(), now() + HOUR));
+        assert_eq!(tokens.read(&token, now() + HOUR), Err(TokenFault::Expired));
+        let another = tokens.read(&tokens.mint(&users(), HOUR, now()), now()).unwrap();
+        assert_ne!(another.number, claims.number);
     }
 
     #[test]
-    fn a_token_expires_and_then_need_not_be_remembered() {
-        let tokens = tokens("example.org");
-        let token = tokens.mint(&users(), HOUR, now());
-        assert_eq!(tokens.redeem(&token, now() + HOUR), Err(TokenFault::Expired));
-        assert_eq!(
-            tokens.redeem(&token, now() + HOUR - Duration::from_secs(1)),
-            Ok(users())
-        );
-        assert_eq!(tokens.redeem(&token, now() + HOUR), Err(TokenFault::Expired));
+    fn the_key_is_kept() {
+        let path = tempfile::tempdir().unwrap();
+        let folder = Folder::open(path.path()).unwrap();
+        let token = Tokens::open(&folder, "example.org")
+            .unwrap()
+            .mint(&users(), HOUR, now());
+        let again = Tokens::open(&folder, "example.org").unwrap();
+        assert!(again.read(&token, now()).is_ok());
+        std::fs::write(folder.path(KEY_FILE), "short").unwrap();
+        assert!(matches!(
+            Tokens::open(&folder, "example.org"),
+            Err(TokensError::Key)
+        ));
     }
 
     #[test]
     fn a_token_of_another_mesh_or_key_shows_nothing() {
         let token = tokens("example.com").mint(&users(), HOUR, now());
         assert_eq!(
-            tokens("example.org").redeem(&token, now()),
+            tokens("example.org").read(&token, now()),
             Err(TokenFault::TrustDomain)
         );
         let token = Tokens::new("example.org", &[8; 32]).mint(&users(), HOUR, now());
         assert_eq!(
-            tokens("example.org").redeem(&token, now()),
+            tokens("example.org").read(&token, now()),
             Err(TokenFault::Signature)
         );
     }
@@ -218,15 +253,11 @@ mod tests {
             let mut changed = token.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
-            assert!(tokens.redeem(&changed, now()).is_err(), "{changed}");
+            assert!(tokens.read(&changed, now()).is_err(), "{changed}");
         }
         for nonsense in ["", "v1", "v1.", "v1..", "v2.AA.AA", "v1.AA.AA.AA", "v1.é.é"] {
-            assert!(tokens.redeem(nonsense, now()).is_err(), "{nonsense}");
+            assert!(tokens.read(nonsense, now()).is_err(), "{nonsense}");
         }
-        assert_eq!(
-            tokens.redeem(&token, now()),
-            Ok(users()),
-            "none of this used it up"
-        );
+        assert!(tokens.read(&token, now()).is_ok());
     }
 }

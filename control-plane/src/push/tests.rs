@@ -68,13 +68,11 @@ impl Plane {
     }
 
     fn open(&self, account: &str, requests: Requests) -> Responses<Requests> {
-        Responses::new(&self.store, &self.sidecars, workload(account), requests)
+        Responses::new(&self.store, &self.sidecars, workload(account).into(), requests)
     }
 
     fn progress(&self, policy: &str) -> (usize, usize, usize, usize) {
-        let progress = self
-            .sidecars
-            .progress(&self.store.snapshot(), &policy.into(), &[]);
+        let progress = self.sidecars.progress(&self.store.snapshot(), policy);
         (
             progress.selected,
             progress.acked,
@@ -143,12 +141,8 @@ async fn each_sidecar_gets_its_own_and_the_status_says_who_runs_it() {
     assert_eq!(users.runs.keys().collect::<Vec<_>>(), ["shop/users"]);
     assert_eq!(orders.runs.keys().collect::<Vec<_>>(), ["shop/orders"]);
     assert_eq!(plane.progress("shop/users"), (1, 1, 0, 0));
-    let mut nodes: Vec<String> = plane
-        .sidecars
-        .all()
-        .into_iter()
-        .map(|sidecar| sidecar.node)
-        .collect();
+    let mut nodes = Vec::new();
+    plane.sidecars.each(|sidecar| nodes.push(sidecar.node.clone()));
     nodes.sort();
     assert_eq!(nodes, ["orders-1", "users-1"]);
     drop(users);
@@ -182,12 +176,10 @@ async fn a_rejection_is_in_the_status_until_there_is_a_better_version() {
     other.settle().await;
     assert_eq!(users.runs["shop/users"], "1", "the last good version");
     assert_eq!(plane.progress("shop/users"), (2, 0, 2, 0));
-    let progress = plane
-        .sidecars
-        .progress(&plane.store.snapshot(), &"shop/users".into(), &[]);
-    let (node, nack) = progress.last_rejection.unwrap();
+    let progress = plane.sidecars.progress(&plane.store.snapshot(), "shop/users");
+    let last = progress.last_rejection.unwrap();
     assert_eq!(
-        (node.as_str(), nack.reason.as_str()),
+        (last.node.as_str(), last.nack.reason.as_str()),
         ("users-1", "too large for this sidecar")
     );
     plane.store.replace(vec![policy("shop/users", "3", "users")]);

@@ -120,3 +120,25 @@ fn what_is_too_long_ago_is_not_remembered() {
     assert_eq!(changed(&snapshot, 71 - 64).unwrap().len(), 64);
     assert_eq!(changed(&snapshot, 72), None, "a generation of another replica");
 }
+
+#[test]
+fn each_writer_replaces_its_own_part() {
+    let store = Store::default();
+    let bundle = |content| vec![pushed(Kind::TrustBundle, "example.org", content, &[])];
+    let source = || vec![pushed(Kind::Policy, "shop/users", "1", &["users"])];
+    assert!(store.replace_part(Part::Trust, bundle("1"), Instant::now()));
+    assert!(store.replace(source()));
+    let snapshot = store.snapshot();
+    assert_eq!(changed(&snapshot, 1).unwrap(), [(Kind::Policy, "shop/users")]);
+    assert!(snapshot.entry(Kind::TrustBundle, "example.org").is_some());
+    assert!(store.replace_part(Part::Trust, bundle("2"), Instant::now()));
+    assert!(!store.replace(source()));
+    let snapshot = store.snapshot();
+    assert_eq!(
+        changed(&snapshot, 2).unwrap(),
+        [(Kind::TrustBundle, "example.org")]
+    );
+    let generation = |kind, name| snapshot.entry(kind, name).unwrap().generation;
+    assert_eq!(generation(Kind::Policy, "shop/users"), 2, "as it is since then");
+    assert_eq!(generation(Kind::TrustBundle, "example.org"), 3);
+}

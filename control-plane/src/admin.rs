@@ -1,0 +1,109 @@
+//! The admin endpoint: what the control plane knows, in a thread and a runtime of its own, so that it
+//! answers while sidecars come by the thousand.
+//!
+//! Whoever can reach it may read; what changes state is POST, and from this machine only.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+
+mod local;
+mod page;
+mod rotation;
+mod server;
+mod views;
+
+pub use server::start;
+
+use crate::files::Files;
+use crate::identity::Trust;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::status::{Findings, Sidecars};
+use crate::store::Store;
+
+/// What the admin endpoint shows and changes.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// What is pushed.
+    pub store: Arc<Store>,
+    /// Who it is pushed to.
+    pub sidecars: Arc<Sidecars>,
+    /// What they have noticed.
+    pub findings: Arc<Findings>,
+    /// Where it comes from.
+    pub files: Arc<Files>,
+    /// Who signs.
+    pub trust: Arc<Trust>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether sidecars should come here.
+    pub lifecycle: Lifecycle,
+}
+
+/// The routes, to be served with the peer's address in each request's extensions.
+fn router(admin: Admin) -> Router {
+    let changing = Router::new()
+        .route("/trust/add", post(rotation::add))
+        .route("/trust/switch", post(rotation::switch))
+        .route("/trust/drop", post(rotation::drop_old))
+        .layer(middleware::from_fn(local::only));
+    Router::new()
+        .route("/", get(page::page))
+        .route("/ready", get(ready))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/sidecars", get(sidecars))
+        .route("/policies", get(policies))
+        .merge(changing)
+        .fallback(|| async { (StatusCode::NOT_FOUND, "no such page; / lists what there is\n") })
+        .layer(middleware::map_response(harden))
+        .with_state(admin)
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    match admin.lifecycle.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let text = admin.metrics.render(&views::levels(&admin));
+    ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response()
+}
+
+async fn status(State(admin): State<Admin>) -> Response {
+    Json(views::status(&admin)).into_response()
+}
+
+async fn sidecars(State(admin): State<Admin>) -> Response {
+    Json(views::sidecars(&admin)).into_response()
+}
+
+async fn policies(State(admin): State<Admin>) -> Response {
+    Json(views::policies(&admin)).into_response()
+}
+
+/// Nothing here is for a browser to guess at, keep or frame.
+async fn harden(mut response: Response) -> Response {
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        ("x-frame-options", "DENY"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

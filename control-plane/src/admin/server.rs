@@ -1,0 +1,101 @@
+//! The thread that serves the admin endpoint, with bounds of its own.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use super::{Admin, router};
+
+/// Serves `admin` on `listener` until the process ends.
+///
+/// # Errors
+/// When the system grants no thread or no runtime.
+pub fn start(listener: TcpListener, admin: Admin) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(move || runtime.block_on(accept(listener, router(admin))))?;
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, router: Router) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "the admin endpoint cannot be served");
+            return;
+        }
+    };
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // A closed semaphore is the only error, and nobody closes this one.
+    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    converse(stream, peer, router).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: another try at once would spin.
+                tracing::debug!(%error, "no connection accepted on the admin endpoint");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, peer: SocketAddr, router: Router) {
+    let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), peer, request));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "connection to the admin endpoint ended");
+    }
+}
+
+async fn answer(
+    router: Router,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    request.extensions_mut().insert(ConnectInfo(peer));
+    let answered = tokio::time::timeout(PATIENCE, router.oneshot(request.map(Body::new))).await;
+    answered.unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        Ok(response)
+    })
+}
+
+/// A few browsers and scrapers; each costs a file descriptor that a sidecar could need.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Scrapers that come every 15 s keep their connection.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// The longest that one answer may take, the reading of its request included.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const HEAD_BYTES_MAX: usize = 64 * 1024;

@@ -1,0 +1,237 @@
+//! What the pages show, as JSON.
+
+use std::time::SystemTime;
+
+use jitney_api::Diagnostic;
+use jitney_api::push::{Conflict, Kind, Readers};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Admin;
+use super::rotation::{Trusting, last_certificate};
+use crate::metrics::Levels;
+use crate::status::{Found, Overview, Progress, Rejection};
+use crate::store::Snapshot;
+
+/// How everything stands.
+pub(super) fn status(admin: &Admin) -> Value {
+    let snapshot = admin.store.snapshot();
+    let overview = admin.sidecars.overview(&snapshot);
+    let standing = admin.files.standing();
+    let policies = overview.policies.iter();
+    let policies = policies.map(|(name, progress)| policy(admin, &snapshot, name, progress));
+    let totals = overview.sidecars;
+    json!({
+        "ready": admin.lifecycle.ready().is_ok(),
+        "generation": snapshot.generation(),
+        "source": {
+            "files": standing.sources,
+            "refused": faults(&standing.refused),
+            "warnings": faults(&standing.warnings),
+            "conflicts": standing.conflicts.iter().map(conflict).collect::<Vec<_>>(),
+        },
+        "sidecars": {
+            "connected": totals.connected(),
+            "acked": totals.acked,
+            "rejected": totals.rejected,
+            "stale": totals.stale,
+        },
+        "policies": policies.collect::<Vec<_>>(),
+        "trust": trust(admin, &overview),
+    })
+}
+
+fn policy(admin: &Admin, snapshot: &Snapshot, name: &str, progress: &Progress) -> Value {
+    let version = snapshot.entry(Kind::Policy, name).map(|entry| entry.held.version);
+    let findings = version.map_or_else(Vec::new, |version| admin.findings.of(name, version));
+    json!({
+        "name": name,
+        "version": version.map(|version| version.to_string()),
+        "generation": progress.generation,
+        "text": progress.text(),
+        "sidecars": {
+            "selected": progress.selected,
+            "acked": progress.acked,
+            "rejected": progress.rejected,
+            "stale": progress.stale,
+            "lastRejection": progress.last_rejection.as_ref().map(rejection),
+        },
+        "findings": found(&findings),
+    })
+}
+
+/// How many have found something, and the worst and the last of it.
+fn found(findings: &[Found]) -> Value {
+    let worst = findings
+        .iter()
+        .max_by(|one, other| one.since.total_cmp(&other.since));
+    let one = |found: &Found| {
+        json!({
+            "workload": found.workload.to_string(),
+            "at": at(found.at),
+            "before": found.before,
+            "since": found.since,
+        })
+    };
+    json!({
+        "sidecars": findings.len(),
+        "worst": worst.map(one),
+        "last": findings.last().map(one),
+    })
+}
+
+fn trust(admin: &Admin, overview: &Overview) -> Value {
+    let (roots, trusting) = (admin.trust.roots(), Trusting::of(admin, overview));
+    let step = trusting.next_step(roots.all());
+    let roots = roots.all().iter().map(|root| {
+        json!({
+            "id": root.id.to_string(),
+            "state": root.state.as_str(),
+            "since": at(root.since),
+            "notAfter": at(root.not_after),
+            "sidecarsThatTrustIt": trusting.trust(root.id),
+            "sidecarCertificates": trusting.hold(root.id),
+            "lastCertificateExpires": last_certificate(root).map(at),
+        })
+    });
+    json!({
+        "trustDomain": admin.trust.trust_domain(),
+        "roots": roots.collect::<Vec<_>>(),
+        "rotation": {
+            "step": step.name,
+            "isSafe": step.waits_for == 0,
+            "waitsFor": step.waits_for,
+            "text": step.text,
+        },
+    })
+}
+
+/// Every sidecar that is connected.
+pub(super) fn sidecars(admin: &Admin) -> Value {
+    let mut all = Vec::new();
+    admin.sidecars.each(|sidecar| {
+        let runs = sidecar
+            .all_runs()
+            .map(|(kind, name, version)| json!({"type": kind.as_str(), "name": &**name, "version": version.to_string()}));
+        let rejected = sidecar.all_rejected().map(|(kind, nack)| {
+            json!({
+                "type": kind.as_str(),
+                "name": &*nack.name,
+                "version": nack.version.map(|version| version.to_string()),
+                "field": nack.field,
+                "reason": nack.reason,
+            })
+        });
+        all.push(json!({
+            "node": sidecar.node,
+            "workload": sidecar.workload.to_string(),
+            "since": at(sidecar.since),
+            "root": sidecar.root.map(|root| root.to_string()),
+            "versions": runs.collect::<Vec<_>>(),
+            "rejected": rejected.collect::<Vec<_>>(),
+        }));
+    });
+    json!({ "sidecars": all })
+}
+
+/// Every resource, with who may read it.
+pub(super) fn policies(admin: &Admin) -> Value {
+    let snapshot = admin.store.snapshot();
+    let of_kind = |kind: Kind| snapshot.all(kind).map(move |(name, entry)| (kind, name, entry));
+    let all = Kind::ALL
+        .into_iter()
+        .flat_map(of_kind)
+        .map(|(kind, name, entry)| {
+            let readers = match &entry.readers {
+                Readers::Everyone => json!("everyone"),
+                Readers::Workloads(workloads) => workloads.iter().map(ToString::to_string).collect(),
+            };
+            json!({
+                "type": kind.as_str(),
+                "name": &**name,
+                "version": entry.held.version.to_string(),
+                "generation": entry.generation,
+                "readers": readers,
+            })
+        });
+    json!({ "generation": snapshot.generation(), "resources": all.collect::<Vec<_>>() })
+}
+
+/// What a scrape says beside what is counted as it happens.
+pub(super) fn levels(admin: &Admin) -> Levels {
+    let snapshot = admin.store.snapshot();
+    let overview = admin.sidecars.overview(&snapshot);
+    let (standing, trusting) = (admin.files.standing(), Trusting::of(admin, &overview));
+    let mut policies = [0; 3];
+    for progress in overview.policies.values() {
+        let state = match progress {
+            Progress { rejected: 1.., .. } => 2,
+            Progress { stale: 1.., .. } => 1,
+            Progress { .. } => 0,
+        };
+        policies[state] += 1;
+    }
+    let totals = overview.sidecars;
+    let roots = admin.trust.roots();
+    let roots = roots.all().iter();
+    Levels {
+        sidecars: [totals.acked, totals.stale, totals.rejected],
+        policies,
+        conflicts: standing.conflicts.len(),
+        is_source_good: standing.refused.is_empty(),
+        generation: snapshot.generation(),
+        roots: roots
+            .map(|root| {
+                (
+                    root.id.to_string(),
+                    trusting.trust(root.id),
+                    trusting.hold(root.id),
+                )
+            })
+            .collect(),
+    }
+}
+
+fn faults(faults: &[Diagnostic]) -> Vec<Value> {
+    let fault = |fault: &Diagnostic| {
+        json!({
+            "file": &*fault.file,
+            "line": fault.line,
+            "column": fault.column,
+            "field": fault.field,
+            "message": fault.message,
+            "text": fault.to_string(),
+        })
+    };
+    faults.iter().map(fault).collect()
+}
+
+fn conflict(conflict: &Conflict) -> Value {
+    json!({
+        "policy": conflict.policy,
+        "target": conflict.target,
+        "winner": conflict.winner,
+        "reason": conflict.reason,
+    })
+}
+
+fn rejection(rejection: &Rejection) -> Value {
+    let nack = &rejection.nack;
+    json!({
+        "node": rejection.node,
+        "type": rejection.kind.as_str(),
+        "name": &*nack.name,
+        "version": nack.version.map(|version| version.to_string()),
+        "field": nack.field,
+        "reason": nack.reason,
+    })
+}
+
+/// RFC 3339, to the second.
+fn at(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time).replace_nanosecond(0);
+    time.ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,64 @@
+//! The command line as it is written.
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("jitney-control-plane").chain(line.split_whitespace()))
+}
+
+#[track_caller]
+fn run(line: &str) -> RunArgs {
+    let Command::Run(args) = parse(line).unwrap().command else {
+        panic!("{line}");
+    };
+    *args
+}
+
+#[track_caller]
+fn refused(line: &str, expected: &str) {
+    let told = parse(line).unwrap_err().to_string();
+    assert!(told.contains(expected), "{told}");
+}
+
+#[test]
+fn defaults_are_for_one_machine() {
+    let args = run("run --source files:policies");
+    assert_eq!(args.paths(), [PathBuf::from("policies")]);
+    assert!(args.listen.ip().is_loopback() && args.admin.ip().is_loopback());
+    assert_eq!(args.mesh.trust_domain, "cluster.local");
+    assert_eq!(args.stream_age, Duration::from_secs(1800));
+}
+
+#[test]
+fn several_sources_may_be_given() {
+    let args = run("run --source files:a,files:b --source files:c:d");
+    assert_eq!(args.paths(), ["a", "b", "c:d"].map(PathBuf::from));
+}
+
+#[test]
+fn what_cannot_be_is_told() {
+    refused("run", "--source");
+    refused("run --source kubernetes", "comes later");
+    refused("run --source policies", "expected files:PATH");
+    refused("run --source files:", "expected files:PATH");
+    refused("run --source files:a --listen localhost", "expected ip:port");
+    refused("run --source files:a --trust-domain Example", "lower-case");
+    refused("run --source files:a --stream-age 0s", "more than nothing");
+    refused("token users", "expected NAMESPACE/ACCOUNT");
+    refused("token shop/us%65rs", "SPIFFE ID");
+    refused("token shop/users --lifetime 1000h", "at most 168h");
+    refused("check", "PATH");
+}
+
+#[test]
+fn every_flag_has_a_variable() {
+    use clap::CommandFactory as _;
+    let program = Cli::command();
+    for command in program.get_subcommands() {
+        let flags = command.get_arguments().filter(|flag| flag.get_long().is_some());
+        for flag in flags.filter(|flag| flag.get_id() != "help") {
+            let variable = flag.get_env().unwrap_or_default().to_string_lossy().into_owned();
+            assert!(variable.starts_with("JITNEY_"), "{flag}");
+        }
+    }
+}

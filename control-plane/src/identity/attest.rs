@@ -1,0 +1,81 @@
+//! How a sidecar without a certificate shows whose it is.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jitney_api::Workload;
+use tonic::async_trait;
+
+use super::authority::KeyHash;
+use super::tokens::{TokenFault, Tokens};
+use super::used::{Used, UsedError};
+
+/// Tells whose token one is.
+#[async_trait]
+pub trait Attest: Send + Sync + fmt::Debug {
+    /// The workload that a token shows, for the owner of a key.
+    ///
+    /// # Errors
+    /// Why it shows none.
+    ///
+    /// # Cancellation
+    /// The token may be taken for that key all the same; the same question has the same answer then.
+    async fn workload(&self, token: &str, key: &KeyHash) -> Result<Workload, AttestError>;
+}
+
+/// Why a token shows nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestError {
+    /// It is none of ours, or used up: the same token will never do.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be told now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Tokens that the control plane made itself: for files, where nobody else makes any.
+#[derive(Debug)]
+pub struct Bootstrap {
+    tokens: Tokens,
+    used: Arc<Used>,
+}
+
+impl Bootstrap {
+    /// Takes each token for one key.
+    pub const fn new(tokens: Tokens, used: Arc<Used>) -> Self {
+        Self { tokens, used }
+    }
+}
+
+#[async_trait]
+impl Attest for Bootstrap {
+    async fn workload(&self, token: &str, key: &KeyHash) -> Result<Workload, AttestError> {
+        let now = SystemTime::now();
+        let claims = self.tokens.read(token, now)?;
+        let (used, noted, key) = (Arc::clone(&self.used), claims.clone(), *key);
+        let noted = tokio::task::spawn_blocking(move || used.note(&noted, &key, now)).await;
+        noted.map_err(|_| AttestError::Unavailable("token: cannot be noted as used".into()))??;
+        Ok(claims.workload)
+    }
+}
+
+impl From<TokenFault> for AttestError {
+    fn from(fault: TokenFault) -> Self {
+        Self::Refused(fault.to_string())
+    }
+}
+
+impl From<UsedError> for AttestError {
+    fn from(error: UsedError) -> Self {
+        match error {
+            UsedError::Replayed => Self::Refused(error.to_string()),
+            UsedError::Busy => Self::Unavailable(error.to_string()),
+            UsedError::Unnoted(cause) => {
+                tracing::error!(%cause, "a token cannot be noted as used");
+                Self::Unavailable("token: cannot be noted as used".into())
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Trust: the roots in force, kept in the state folder, and their rotation.
+//!
+//! A root is exchanged in three steps, each of which waits until it hurts nobody: add the next one,
+//! switch to it when every sidecar knows it, drop the old one when no sidecar needs it. Whether a step
+//! hurts is for the caller to say; here is only what the roots themselves allow.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use jitney_api::push::{Held, Kind, Pushed, Readers, Version};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::folder::{Folder, FolderError, Readable};
+use super::roots::{RootId, RootState, Roots, RootsError};
+
+/// The roots in force. Replicas that share the folder take over what another one changed.
+#[derive(Debug)]
+pub struct Trust {
+    folder: Folder,
+    trust_domain: String,
+    present: ArcSwap<Roots>,
+    changed: watch::Sender<()>,
+    /// Held while the roots are replaced, so that no reading overtakes a later one.
+    bundles: Mutex<Bundles>,
+}
+
+/// Versions of the last bundles, and the roots in each.
+type Bundles = VecDeque<(Version, Vec<RootId>)>;
+
+/// Why there is no trust, or why it does not change.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The folder does not let us.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// What is kept there cannot be used, or not be changed so.
+    #[error("{FILE}: {0}")]
+    Roots(#[from] RootsError),
+    /// There is one already.
+    #[error("there is a next root already: switch to it first")]
+    NextExists,
+    /// There is none.
+    #[error("there is no next root: add one first")]
+    NoNext,
+    /// There is none.
+    #[error("there is no old root to drop")]
+    NoOld,
+}
+
+impl Trust {
+    /// The trust that is kept in a folder; a new one, with a root of its own, where there is none.
+    ///
+    /// # Errors
+    /// When what is kept there cannot be used, is another mesh's, or nothing can be kept there.
+    pub fn open(folder: &Folder, trust_domain: &str, now: SystemTime) -> Result<Self, TrustError> {
+        let _lock = folder.lock()?;
+        let roots = match folder.read(FILE)? {
+            Some(text) => Roots::from_json(trust_domain, &text)?,
+            None => {
+                let roots = Roots::generate(trust_domain, now)?;
+                folder.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?;
+                roots
+            }
+        };
+        folder.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
+        let trust = Self {
+            folder: folder.clone(),
+            trust_domain: trust_domain.to_owned(),
+            present: ArcSwap::from_pointee(roots),
+            changed: watch::Sender::new(()),
+            bundles: Mutex::default(),
+        };
+        trust.remember(&mut trust.bundles.lock());
+        Ok(trust)
+    }
+
+    /// The mesh.
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// The file that holds the roots and their keys.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path(FILE)
+    }
+
+    /// The roots in force.
+    pub fn roots(&self) -> Arc<Roots> {
+        self.present.load_full()
+    }
+
+    /// Tells of every change of the roots.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// What sidecars are told of the roots in force: a resource for everyone.
+    pub fn pushed(&self) -> Pushed {
+        Pushed {
+            kind: Kind::TrustBundle,
+            name: self.trust_domain.as_str().into(),
+            held: Held::of(&self.roots().bundle()),
+            readers: Readers::Everyone,
+        }
+    }
+
+    /// The roots in a version of the bundle; `None` when it is none of the last ones.
+    pub fn in_bundle(&self, version: Version) -> Option<Vec<RootId>> {
+        let bundles = self.bundles.lock();
+        let (_, roots) = bundles.iter().find(|(known, _)| *known == version)?;
+        Some(roots.clone())
+    }
+
+    /// Makes another root, which is trusted from now on and signs nothing yet.
+    ///
+    /// # Errors
+    /// When there is one already, or the folder cannot be written.
+    pub fn add(&self, now: SystemTime) -> Result<(), TrustError> {
+        self.change(|roots| match roots.in_state(RootState::Next) {
+            Some(_) => Err(TrustError::NextExists),
+            None => Ok(roots.with_next(&self.trust_domain, now)?),
+        })
+    }
+
+    /// Has the next root sign from now on.
+    ///
+    /// # Errors
+    /// When there is none, or the folder cannot be written.
+    pub fn switch(&self, now: SystemTime) -> Result<(), TrustError> {
+        self.change(|roots| match roots.in_state(RootState::Next) {
+            Some(_) => Ok(roots.switched(&self.trust_domain, now)?),
+            None => Err(TrustError::NoNext),
+        })
+    }
+
+    /// Trusts the old roots no more.
+    ///
+    /// # Errors
+    /// When there is none, or the folder cannot be written.
+    pub fn drop_old(&self) -> Result<(), TrustError> {
+        self.change(|roots| match roots.in_state(RootState::Old) {
+            Some(_) => Ok(roots.without_old(&self.trust_domain)?),
+            None => Err(TrustError::NoOld),
+        })
+    }
+
+    /// Takes over what another replica may have changed. True when it has.
+    ///
+    /// # Errors
+    /// When the file cannot be read or used. What was in force stays.
+    pub fn reload(&self) -> Result<bool, TrustError> {
+        let mut bundles = self.bundles.lock();
+        let text = self.folder.read(FILE)?.unwrap_or_default();
+        let roots = Roots::from_json(&self.trust_domain, &text)?;
+        if text == self.roots().to_json(&self.trust_domain)? {
+            return Ok(false);
+        }
+        self.present.store(Arc::new(roots));
+        self.remember(&mut bundles);
+        drop(bundles);
+        self.changed.send_replace(());
+        Ok(true)
+    }
+
+    /// Changes what is in the file, not what was read from it some time ago.
+    fn change(&self, change: impl FnOnce(&Roots) -> Result<Roots, TrustError>) -> Result<(), TrustError> {
+        let mut bundles = self.bundles.lock();
+        let lock = self.folder.lock()?;
+        let text = self.folder.read(FILE)?.unwrap_or_default();
+        let roots = change(&Roots::from_json(&self.trust_domain, &text)?)?;
+        self.folder
+            .write(FILE, &roots.to_json(&self.trust_domain)?, Readable::ByOwner)?;
+        self.folder.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
+        drop(lock);
+        self.present.store(Arc::new(roots));
+        self.remember(&mut bundles);
+        drop(bundles);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    fn remember(&self, bundles: &mut Bundles) {
+        let roots = self.roots().all().iter().map(|root| root.id).collect();
+        bundles.push_back((self.pushed().held.version, roots));
+        if bundles.len() > MOST_BUNDLES {
+            bundles.pop_front();
+        }
+    }
+}
+
+/// Bundles that are remembered: those of a few rotations, which sidecars may still hold.
+const MOST_BUNDLES: usize = 16;
+
+/// Roots and keys.
+const FILE: &str = "authority.json";
+/// The roots' certificates alone, for a sidecar's `--trust-bundle`.
+pub const BUNDLE_FILE: &str = "roots.pem";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Rotation, and what survives a restart.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::super::roots::RootId;
+use super::*;
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn open(folder: &tempfile::TempDir) -> Trust {
+    let folder = Folder::open(folder.path()).unwrap();
+    Trust::open(&folder, "example.org", now()).unwrap()
+}
+
+fn states(trust: &Trust) -> Vec<RootState> {
+    trust.roots().all().iter().map(|root| root.state).collect()
+}
+
+fn ids(trust: &Trust) -> Vec<RootId> {
+    trust.roots().all().iter().map(|root| root.id).collect()
+}
+
+#[test]
+fn a_restart_keeps_the_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(&folder);
+    let again = open(&folder);
+    assert_eq!(first.roots().pem(), again.roots().pem());
+    assert_eq!(first.pushed(), again.pushed());
+    let written = std::fs::read_to_string(folder.path().join(BUNDLE_FILE)).unwrap();
+    assert_eq!(written, first.roots().pem());
+    assert_eq!(written.matches("BEGIN CERTIFICATE").count(), 1);
+    let error = Trust::open(&Folder::open(folder.path()).unwrap(), "example.com", now()).unwrap_err();
+    assert!(error.to_string().contains("\"example.org\""), "{error}");
+}
+
+#[test]
+fn a_rotation_adds_switches_and_drops() {
+    use RootState::{Issuing, Next, Old};
+    let folder = tempfile::tempdir().unwrap();
+    let trust = open(&folder);
+    let old = trust.roots().issuing().id;
+    assert!(matches!(trust.switch(now()), Err(TrustError::NoNext)));
+    assert!(matches!(trust.drop_old(), Err(TrustError::NoOld)));
+    let mut changed = trust.subscribe();
+    changed.mark_unchanged();
+    trust.add(now()).unwrap();
+    assert!(changed.has_changed().unwrap());
+    assert!(matches!(trust.add(now()), Err(TrustError::NextExists)));
+    assert_eq!(states(&trust), [Issuing, Next]);
+    let bundle = trust.roots().bundle();
+    assert_eq!((bundle.roots.len(), &bundle.issuer), (2, &bundle.roots[0]));
+    trust.switch(now() + Duration::from_secs(60)).unwrap();
+    assert_eq!(states(&trust), [Old, Issuing]);
+    let bundle = trust.roots().bundle();
+    assert_eq!((bundle.roots.len(), &bundle.issuer), (2, &bundle.roots[1]));
+    assert_eq!(trust.roots().issuing().since, now() + Duration::from_secs(60));
+    trust.drop_old().unwrap();
+    assert_eq!(states(&trust), [Issuing]);
+    assert_ne!(trust.roots().issuing().id, old);
+    assert_eq!(ids(&open(&folder)), ids(&trust), "and all of that is kept");
+}
+
+#[test]
+fn another_replica_takes_over_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (open(&folder), open(&folder));
+    assert!(!other.reload().unwrap());
+    one.add(now()).unwrap();
+    assert!(other.reload().unwrap());
+    assert_eq!(ids(&one), ids(&other));
+    assert!(!other.reload().unwrap());
+    one.switch(now()).unwrap();
+    other.add(now()).unwrap();
+    assert_eq!(
+        other.roots().all().len(),
+        3,
+        "what is changed is what is in the file"
+    );
+    std::fs::write(one.file(), "{").unwrap();
+    assert!(
+        one.reload()
+            .unwrap_err()
+            .to_string()
+            .starts_with("authority.json: ")
+    );
+    assert_eq!(one.roots().all().len(), 2, "what was in force stays");
+}
+
+#[test]
+fn what_is_kept_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let trust = open(&folder);
+    let text = std::fs::read_to_string(trust.file()).unwrap();
+    for (from, to, expected) in [
+        ("\"Issuing\"", "\"Next\"", "found 0 issuing roots"),
+        ("\"Issuing\"", "\"Signing\"", "unknown variant"),
+        ("BEGIN CERT", "BEGIN CART", "stored authority"),
+        ("\"since\"", "\"sinse\"", "unknown field"),
+    ] {
+        let error = Roots::from_json("example.org", &text.replace(from, to)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}

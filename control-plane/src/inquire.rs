@@ -1,0 +1,88 @@
+//! `check`, `token` and `trust`: what documents and the state say, without running anything.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use jitney_api::{Diagnostic, Documents, Sources, check};
+
+use crate::config::{CheckArgs, Mesh, TokenArgs};
+use crate::identity::{Folder, FolderError, Tokens, TokensError, Trust, TrustError, control_plane};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum InquireError {
+    /// The answer cannot be written.
+    #[error(transparent)]
+    Output(#[from] io::Error),
+    /// The state folder does not let us.
+    #[error(transparent)]
+    State(#[from] FolderError),
+    /// There are no tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// There is no trust.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// Whoever has its certificate is believed by every sidecar.
+    #[error("{0} is the control plane itself, which needs no token")]
+    Reserved(jitney_api::Workload),
+}
+
+/// Prints each fault and warning of documents.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn check_files(args: &CheckArgs) -> Result<ExitCode, InquireError> {
+    let sources = match Sources::load(&args.paths) {
+        Ok(sources) => sources,
+        Err(faults) => {
+            complain(&faults)?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let documents = Documents::read(&sources);
+    let found = check(&documents);
+    complain(&found)?;
+    if found.iter().any(Diagnostic::is_error) {
+        return Ok(ExitCode::FAILURE);
+    }
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let documents = counted(documents.documents.len(), "document");
+    let files = counted(sources.files.len(), "file");
+    writeln!(io::stdout(), "{documents} in {files}: no faults")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a token. The key that it is signed with is made if there is none, so that tokens can be had
+/// before the control plane runs.
+///
+/// # Errors
+/// When the state cannot be used, or the output not be written.
+pub fn print_token(args: &TokenArgs) -> Result<ExitCode, InquireError> {
+    if args.workload == control_plane() {
+        return Err(InquireError::Reserved(args.workload.clone()));
+    }
+    let state = Folder::open(&args.mesh.state)?;
+    let tokens = Tokens::open(&state, &args.mesh.trust_domain)?;
+    let token = tokens.mint(&args.workload, args.lifetime, SystemTime::now());
+    writeln!(io::stdout(), "{token}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the roots, which are made if there are none, so that sidecars can be started first.
+///
+/// # Errors
+/// When the state cannot be used, or the output not be written.
+pub fn print_roots(mesh: &Mesh) -> Result<ExitCode, InquireError> {
+    let state = Folder::open(&mesh.state)?;
+    let trust = Trust::open(&state, &mesh.trust_domain, SystemTime::now())?;
+    write!(io::stdout(), "{}", trust.roots().pem())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn complain(faults: &[Diagnostic]) -> io::Result<()> {
+    faults
+        .iter()
+        .try_for_each(|fault| writeln!(io::stderr(), "{fault}"))
+}

@@ -1,0 +1,62 @@
+//! Where the control plane stands between its start and its end: who serves, and who tells others
+//! whether it does, look here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+/// A handle on it; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    synced: AtomicBool,
+    draining: watch::Sender<bool>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        let inner = Inner {
+            synced: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Everything that the source holds has been read once: what is pushed from now on is whole.
+    pub fn synced(&self) {
+        self.inner.synced.store(true, Ordering::Release);
+    }
+
+    /// The control plane goes away.
+    pub fn drain(&self) {
+        self.inner.draining.send_replace(true);
+    }
+
+    /// Becomes true when the control plane goes away.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.inner.draining.subscribe()
+    }
+
+    /// Whether sidecars should come here.
+    ///
+    /// # Errors
+    /// Why not, in a word.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        if *self.inner.draining.borrow() {
+            return Err("draining");
+        }
+        if !self.inner.synced.load(Ordering::Acquire) {
+            return Err("the source is not read yet");
+        }
+        Ok(())
+    }
+}

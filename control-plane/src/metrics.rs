@@ -1,0 +1,348 @@
+//! The one place where the control plane's metrics have names: what is counted, and what a scrape says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jitney_api::push::Kind;
+use parking_lot::Mutex;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// What is counted as it happens. A clone counts together with the one it was cloned from.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    pushes: Family<OfType, Counter>,
+    nacks: Family<OfType, Counter>,
+    propagation: Histogram,
+    certificates: Family<OfResult, Counter>,
+    refusals: Family<OfReason, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfType {
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRoot {
+    root: String,
+}
+
+/// What became of a request for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signing {
+    /// Signed, for a token.
+    Token,
+    /// Signed, for a certificate that is good still.
+    Renewal,
+    /// Not signed.
+    Refused,
+}
+
+/// Why somebody was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// TLS could not agree, or the certificate is no good.
+    Handshake,
+    /// The call needs a certificate that names a workload.
+    Unauthenticated,
+    /// Too many streams begin at once.
+    Admission,
+    /// As many sidecars as there may be are here.
+    Full,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let counts = Self {
+            pushes: Family::default(),
+            nacks: Family::default(),
+            propagation: Histogram::new(PROPAGATION),
+            certificates: Family::default(),
+            refusals: Family::default(),
+        };
+        // Every series is there from the first scrape on.
+        for kind in Kind::ALL {
+            let of = OfType {
+                r#type: kind.as_str(),
+            };
+            drop(counts.pushes.get_or_create(&of));
+            drop(counts.nacks.get_or_create(&of));
+        }
+        for result in [Signing::Token, Signing::Renewal, Signing::Refused] {
+            drop(counts.certificates.get_or_create(&result.label()));
+        }
+        for reason in [
+            Refusal::Handshake,
+            Refusal::Unauthenticated,
+            Refusal::Admission,
+            Refusal::Full,
+        ] {
+            drop(counts.refusals.get_or_create(&reason.label()));
+        }
+        counts
+    }
+}
+
+impl Counts {
+    /// A response was sent.
+    pub fn pushed(&self, kind: Kind) {
+        self.pushes
+            .get_or_create(&OfType {
+                r#type: kind.as_str(),
+            })
+            .inc();
+    }
+
+    /// A sidecar rejected a resource.
+    pub fn rejected(&self, kind: Kind) {
+        self.nacks
+            .get_or_create(&OfType {
+                r#type: kind.as_str(),
+            })
+            .inc();
+    }
+
+    /// A sidecar has applied a change, so long after it was made.
+    pub fn propagated(&self, took: Duration) {
+        self.propagation.observe(took.as_secs_f64());
+    }
+
+    /// A certificate was asked for.
+    pub fn signing(&self, result: Signing) {
+        self.certificates.get_or_create(&result.label()).inc();
+    }
+
+    /// Somebody was turned away.
+    pub fn refused(&self, reason: Refusal) {
+        self.refusals.get_or_create(&reason.label()).inc();
+    }
+}
+
+impl Signing {
+    const fn label(self) -> OfResult {
+        let result = match self {
+            Self::Token => "token",
+            Self::Renewal => "renewal",
+            Self::Refused => "refused",
+        };
+        OfResult { result }
+    }
+}
+
+impl Refusal {
+    const fn label(self) -> OfReason {
+        let reason = match self {
+            Self::Handshake => "handshake",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Admission => "admission",
+            Self::Full => "full",
+        };
+        OfReason { reason }
+    }
+}
+
+/// How things are at the time of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Levels {
+    /// Sidecars by how they stand: acked, stale, rejected.
+    pub sidecars: [usize; 3],
+    /// Policies by how they stand: programmed everywhere, pending somewhere, rejected somewhere.
+    pub policies: [usize; 3],
+    /// Policies that are not in force for all that they are for.
+    pub conflicts: usize,
+    /// Whether the source as it is now is in force.
+    pub is_source_good: bool,
+    /// Counts the sets that were pushed.
+    pub generation: u64,
+    /// By root: sidecars that trust it, and sidecars whose certificate it signed.
+    pub roots: Vec<(String, usize, usize)>,
+}
+
+/// What a scrape says.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// What is counted as it happens.
+    pub counts: Counts,
+    scrape: Arc<Mutex<Scrape>>,
+}
+
+#[derive(Debug)]
+struct Scrape {
+    registry: Registry,
+    connected: Gauge,
+    sidecars: Family<OfState, Gauge>,
+    policies: Family<OfState, Gauge>,
+    conflicts: Gauge,
+    source: Gauge,
+    generation: Gauge,
+    bundle: Family<OfRoot, Gauge>,
+    certificates: Family<OfRoot, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new() -> Self {
+        let counts = Counts::default();
+        let mut scrape = Scrape {
+            registry: Registry::default(),
+            connected: Gauge::default(),
+            sidecars: Family::default(),
+            policies: Family::default(),
+            conflicts: Gauge::default(),
+            source: Gauge::default(),
+            generation: Gauge::default(),
+            bundle: Family::default(),
+            certificates: Family::default(),
+        };
+        scrape.register(&counts);
+        Self {
+            counts,
+            scrape: Arc::new(Mutex::new(scrape)),
+        }
+    }
+
+    /// The exposition, as OpenMetrics text.
+    pub fn render(&self, levels: &Levels) -> String {
+        let scrape = self.scrape.lock();
+        scrape.set(levels);
+        let mut out = String::with_capacity(8 * 1024);
+        // Writing to a string does not fail; an encoder that did would leave the text cut short, which
+        // a scraper notices by the missing end mark.
+        if text::encode(&mut out, &scrape.registry).is_err() {
+            out.clear();
+        }
+        out
+    }
+}
+
+impl Scrape {
+    fn register(&mut self, counts: &Counts) {
+        let to = &mut self.registry;
+        to.register(
+            "jitney_xds_connected",
+            "Sidecars with an open stream",
+            self.connected.clone(),
+        );
+        to.register(
+            "jitney_xds_pushes",
+            "Responses sent, by type of resource",
+            counts.pushes.clone(),
+        );
+        to.register(
+            "jitney_xds_nacks",
+            "Resources that a sidecar rejected, by type",
+            counts.nacks.clone(),
+        );
+        to.register(
+            "jitney_config_propagation_seconds",
+            "From a change where it was made to its acknowledgement by a sidecar",
+            counts.propagation.clone(),
+        );
+        to.register(
+            "jitney_certificates_issued",
+            "Certificates asked for, by result",
+            counts.certificates.clone(),
+        );
+        to.register(
+            "jitney_refused",
+            "Who was turned away, by reason",
+            counts.refusals.clone(),
+        );
+        to.register(
+            "jitney_sidecars",
+            "Sidecars by how they stand to what they are to run",
+            self.sidecars.clone(),
+        );
+        to.register(
+            "jitney_policies",
+            "Policies by how far they have come",
+            self.policies.clone(),
+        );
+        to.register(
+            "jitney_policy_conflicts",
+            "Targets that a policy is for and another one has",
+            self.conflicts.clone(),
+        );
+        to.register(
+            "jitney_source_accepted",
+            "1 when the source as it is now is in force",
+            self.source.clone(),
+        );
+        to.register(
+            "jitney_snapshot_generation",
+            "Counts the sets that were pushed",
+            self.generation.clone(),
+        );
+        to.register(
+            "jitney_trust_bundle_sidecars",
+            "Sidecars that trust a root: when all do, it can sign",
+            self.bundle.clone(),
+        );
+        to.register(
+            "jitney_sidecar_certificates",
+            "Sidecars whose certificate a root signed: when none has, it can be dropped",
+            self.certificates.clone(),
+        );
+    }
+
+    fn set(&self, levels: &Levels) {
+        let connected = levels.sidecars.iter().sum();
+        set(&self.connected, connected);
+        for (state, count) in ["acked", "stale", "rejected"].into_iter().zip(levels.sidecars) {
+            set(&self.sidecars.get_or_create(&OfState { state }), count);
+        }
+        for (state, count) in ["programmed", "pending", "rejected"]
+            .into_iter()
+            .zip(levels.policies)
+        {
+            set(&self.policies.get_or_create(&OfState { state }), count);
+        }
+        set(&self.conflicts, levels.conflicts);
+        set(&self.source, usize::from(levels.is_source_good));
+        self.generation
+            .set(i64::try_from(levels.generation).unwrap_or(i64::MAX));
+        // Roots come and go; four at most.
+        self.bundle.clear();
+        self.certificates.clear();
+        for (root, trusting, certificates) in &levels.roots {
+            let of = OfRoot { root: root.clone() };
+            set(&self.bundle.get_or_create(&of), *trusting);
+            set(&self.certificates.get_or_create(&of), *certificates);
+        }
+    }
+}
+
+fn set(gauge: &Gauge, count: usize) {
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+}
+
+/// Seconds: from where the wait for quiet files begins to the longest back-off of a sidecar.
+const PROPAGATION: [f64; 14] = [
+    0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0,
+];

@@ -1,0 +1,220 @@
+//! The port for sidecars: connections taken in, told apart by their certificates, and served.
+//!
+//! A connection is one task with a few small buffers: ten thousand of them are the normal case.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+mod caller;
+mod routes;
+mod tls;
+
+pub use caller::{Caller, Gate, Nobody};
+pub use routes::Routes;
+pub use tls::{Tls, TlsError};
+
+use crate::identity::{Peer, Trust};
+use crate::metrics::{Counts, Refusal};
+use crate::push::{Ending, TermEnd};
+
+/// What connections are served with.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// How they are secured.
+    pub tls: Arc<Tls>,
+    /// Who they may be.
+    pub trust: Arc<Trust>,
+    /// What they can call.
+    pub routes: Routes,
+    /// How long one lasts, by a fifth more or less, so that those that began together do not end
+    /// together.
+    pub age: Duration,
+    /// The most of them; more wait to be accepted.
+    pub most: usize,
+    /// Where those that are turned away are counted.
+    pub counts: Counts,
+    /// True once the control plane goes away.
+    pub draining: watch::Receiver<bool>,
+}
+
+impl Port {
+    /// Serves connections until the control plane goes away and the last one has ended, or has had
+    /// [`LEAVING`] to end.
+    ///
+    /// # Cancellation
+    /// Ends every connection at once.
+    pub async fn serve(self, listener: TcpListener) {
+        let port = Arc::new(self);
+        let mut connections = JoinSet::new();
+        let room = Arc::new(Semaphore::new(port.most));
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let numbers = AtomicU64::new(0);
+        let mut draining = port.draining.clone();
+        loop {
+            let accepted = async {
+                let permit = Arc::clone(&room).acquire_owned().await;
+                (permit, listener.accept().await)
+            };
+            tokio::select! {
+                () = begun(&mut draining) => break,
+                // Keeps what is known of ended connections from growing.
+                Some(_) = connections.join_next() => {}
+                (permit, accepted) = accepted => match accepted {
+                    Ok((stream, address)) => {
+                        let number = numbers.fetch_add(1, Ordering::Relaxed);
+                        let (port, handshakes) = (Arc::clone(&port), Arc::clone(&handshakes));
+                        connections.spawn(async move {
+                            Box::pin(port.connection(stream, address, number, &handshakes)).await;
+                            drop(permit);
+                        });
+                    }
+                    Err(error) => {
+                        // Out of file descriptors, most likely: another try at once would spin.
+                        tracing::warn!(%error, "no connection accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        drop(listener);
+        let left = async { while connections.join_next().await.is_some() {} };
+        if timeout(LEAVING, left).await.is_err() {
+            tracing::warn!(connections = connections.len(), "connections were cut off");
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, number: u64, handshakes: &Semaphore) {
+        // Responses are small, and each is waited for.
+        drop(stream.set_nodelay(true));
+        let Ok(permit) = handshakes.acquire().await else {
+            return;
+        };
+        let accepting = TlsAcceptor::from(self.tls.config()).accept(stream);
+        let stream = match timeout(HANDSHAKE, accepting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.counts.refused(Refusal::Handshake);
+                tracing::info!(%address, %error, "no TLS with a caller");
+                return;
+            }
+            Err(_) => {
+                self.counts.refused(Refusal::Handshake);
+                tracing::debug!(%address, "a caller did not finish its handshake");
+                return;
+            }
+        };
+        drop(permit);
+        let (end, term) = TermEnd::new();
+        let caller = Caller::new(self.peer(&stream), term, number);
+        self.converse(stream, caller, end).await;
+    }
+
+    /// Who is at the other end, by the certificate that TLS has verified.
+    fn peer(&self, stream: &TlsStream<TcpStream>) -> Result<Peer, Nobody> {
+        let certificates = stream.get_ref().1.peer_certificates();
+        let certificate = certificates
+            .and_then(|chain| chain.first())
+            .ok_or(Nobody::NoCertificate)?;
+        Ok(Peer::read(
+            certificate,
+            self.trust.trust_domain(),
+            &self.trust.roots(),
+        )?)
+    }
+
+    async fn converse(&self, stream: TlsStream<TcpStream>, caller: Caller, end: TermEnd) {
+        // To be signed for takes a moment; to hold a place without a name is not to be had.
+        let age = if caller.is_nobody() {
+            SIGNING
+        } else {
+            spread(self.age)
+        };
+        let (routes, by) = (self.routes.clone(), caller.clone());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let caller = &by;
+            request.extensions_mut().insert(caller.clone());
+            let answered = routes.clone().answer(request);
+            async move { Ok::<_, Infallible>(answered.await) }
+        });
+        let served = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_PATIENCE)
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_frame_size(FRAME)
+            .max_send_buf_size(FRAME as usize)
+            .max_header_list_size(HEADERS_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut served = std::pin::pin!(served);
+        let mut draining = self.draining.clone();
+        let ending = tokio::select! {
+            ended = served.as_mut() => return told(ended),
+            () = sleep(age) => Ending::Age,
+            () = caller.until_nobody(&self.trust) => Ending::Certificate,
+            () = begun(&mut draining) => Ending::Drain,
+        };
+        end.end(ending);
+        served.as_mut().graceful_shutdown();
+        if let Ok(ended) = timeout(LEAVING, served).await {
+            told(ended);
+        }
+    }
+}
+
+/// Returns when the control plane goes away.
+async fn begun(draining: &mut watch::Receiver<bool>) {
+    // An error means that whoever could say so is gone, and that is the same.
+    drop(draining.wait_for(|draining| *draining).await);
+}
+
+fn told(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// A time that is a fifth longer or shorter.
+fn spread(time: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    // Each hasher state starts from random keys of the system.
+    let random = u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or_default();
+    time.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
+}
+
+/// Handshakes at once. Who only opens connections and says nothing takes a place for five seconds.
+const HANDSHAKES_MAX: usize = 1024;
+/// The longest that one may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a connection lasts whose other end has no name.
+const SIGNING: Duration = Duration::from_secs(30);
+/// How long a connection has to end after it was told to.
+pub const LEAVING: Duration = Duration::from_secs(5);
+/// How often a silent sidecar is asked whether it is there, and how long it has to say so: one that is
+/// dead must not be counted as running anything.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_PATIENCE: Duration = Duration::from_secs(5);
+/// Calls at once on a connection: the push, a signing, a few reports.
+const STREAMS_MAX: u32 = 16;
+/// Bytes that a sidecar may send ahead, and that a connection may thus keep in memory.
+const WINDOW: u32 = 64 * 1024;
+/// The least that HTTP/2 allows.
+const FRAME: u32 = 16 * 1024;
+const HEADERS_MAX: u32 = 16 * 1024;
+/// How long to wait when no connection can be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

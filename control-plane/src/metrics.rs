@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 #[derive(Clone, Debug)]
 pub struct Counts {
     pushes: Family<OfType, Counter>,
+    resources: Family<OfType, Counter>,
     nacks: Family<OfType, Counter>,
     propagation: Histogram,
     certificates: Family<OfResult, Counter>,
@@ -75,6 +76,7 @@ impl Default for Counts {
     fn default() -> Self {
         let counts = Self {
             pushes: Family::default(),
+            resources: Family::default(),
             nacks: Family::default(),
             propagation: Histogram::new(PROPAGATION),
             certificates: Family::default(),
@@ -86,6 +88,7 @@ impl Default for Counts {
                 r#type: kind.as_str(),
             };
             drop(counts.pushes.get_or_create(&of));
+            drop(counts.resources.get_or_create(&of));
             drop(counts.nacks.get_or_create(&of));
         }
         for result in [Signing::Token, Signing::Renewal, Signing::Refused] {
@@ -104,13 +107,13 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// A response was sent.
-    pub fn pushed(&self, kind: Kind) {
-        self.pushes
-            .get_or_create(&OfType {
-                r#type: kind.as_str(),
-            })
-            .inc();
+    /// A response was sent, with so many resources.
+    pub fn pushed(&self, kind: Kind, resources: usize) {
+        let of = OfType {
+            r#type: kind.as_str(),
+        };
+        self.pushes.get_or_create(&of).inc();
+        self.resources.get_or_create(&of).inc_by(resources as u64);
     }
 
     /// A sidecar rejected a resource.
@@ -243,6 +246,12 @@ impl Metrics {
 
 impl Scrape {
     fn register(&mut self, counts: &Counts) {
+        self.register_push(counts);
+        self.register_identity(counts);
+        self.register_standing();
+    }
+
+    fn register_push(&mut self, counts: &Counts) {
         let to = &mut self.registry;
         to.register(
             "jitney_xds_connected",
@@ -255,6 +264,11 @@ impl Scrape {
             counts.pushes.clone(),
         );
         to.register(
+            "jitney_xds_resources",
+            "Resources in them: none where a sidecar came back and nothing had changed",
+            counts.resources.clone(),
+        );
+        to.register(
             "jitney_xds_nacks",
             "Resources that a sidecar rejected, by type",
             counts.nacks.clone(),
@@ -264,6 +278,10 @@ impl Scrape {
             "From a change where it was made to its acknowledgement by a sidecar",
             counts.propagation.clone(),
         );
+    }
+
+    fn register_identity(&mut self, counts: &Counts) {
+        let to = &mut self.registry;
         to.register(
             "jitney_certificates_issued",
             "Certificates asked for, by result",
@@ -274,6 +292,20 @@ impl Scrape {
             "Who was turned away, by reason",
             counts.refusals.clone(),
         );
+        to.register(
+            "jitney_trust_bundle_sidecars",
+            "Sidecars that trust a root: when all do, it can sign",
+            self.bundle.clone(),
+        );
+        to.register(
+            "jitney_sidecar_certificates",
+            "Sidecars whose certificate a root signed: when none has, it can be dropped",
+            self.certificates.clone(),
+        );
+    }
+
+    fn register_standing(&mut self) {
+        let to = &mut self.registry;
         to.register(
             "jitney_sidecars",
             "Sidecars by how they stand to what they are to run",
@@ -298,16 +330,6 @@ impl Scrape {
             "jitney_snapshot_generation",
             "Counts the sets that were pushed",
             self.generation.clone(),
-        );
-        to.register(
-            "jitney_trust_bundle_sidecars",
-            "Sidecars that trust a root: when all do, it can sign",
-            self.bundle.clone(),
-        );
-        to.register(
-            "jitney_sidecar_certificates",
-            "Sidecars whose certificate a root signed: when none has, it can be dropped",
-            self.certificates.clone(),
         );
     }
 

@@ -171,7 +171,7 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Stream for
         match this.feed.poll(&this.snapshot.to(&this.workload)) {
             Some(response) => {
                 if let Some(kind) = Kind::of(&response.type_url) {
-                    this.sidecar.sent(kind);
+                    this.sidecar.sent(kind, response.resources.len());
                 }
                 Poll::Ready(Some(Ok(response)))
             }

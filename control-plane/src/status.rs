@@ -165,8 +165,8 @@ impl Connected {
     }
 
     /// A response of this type is on its way to it.
-    pub fn sent(&self, kind: Kind) {
-        self.sidecars.counts.pushed(kind);
+    pub fn sent(&self, kind: Kind, resources: usize) {
+        self.sidecars.counts.pushed(kind, resources);
     }
 
     /// It has answered a response that was made of this set.

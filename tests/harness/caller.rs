@@ -215,3 +215,19 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     Ok(socket)
 }
+
+/// The sum of the samples of one metric whose label set contains `labels`, of an admin endpoint.
+///
+/// # Panics
+/// If the admin endpoint does not answer or a sample is not a number.
+pub async fn metric(admin: SocketAddr, name: &str, labels: &str) -> f64 {
+    let answer = get(admin, "/metrics").await;
+    let text = answer.expect("the admin endpoint answers").text();
+    let of_name = text.lines().filter_map(|line| line.strip_prefix(name));
+    let samples = of_name.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels));
+    let value = |rest: &str| {
+        let value = rest.split(' ').next_back().unwrap_or("");
+        value.parse::<f64>().expect("a sample is a number")
+    };
+    samples.map(value).sum()
+}

@@ -6,6 +6,8 @@ pub mod wait;
 
 // The three ends of a test: who calls, what is tested, who answers.
 pub mod caller;
+pub mod control_plane;
+mod process;
 pub mod programs;
 pub mod proxy;
 pub mod upstream;
@@ -14,7 +16,9 @@ pub mod model;
 pub mod policy;
 
 pub use caller::{Answer, Caller};
+pub use control_plane::TestControlPlane;
 pub use policy::Route;
+pub use process::Process;
 pub use proxy::TestProxy;
 pub use random::Random;
 pub use upstream::{Reply, Seen, TestUpstream};

@@ -28,6 +28,7 @@ mod simulation;
 // The program around the data path, as a process.
 mod admin;
 mod cli;
+mod mesh;
 mod policy_files;
 
 // The real sidecar between real sockets.

@@ -30,6 +30,7 @@ mod admin;
 mod cli;
 mod mesh;
 mod policy_files;
+mod pushed;
 
 // The real sidecar between real sockets.
 mod e2e;

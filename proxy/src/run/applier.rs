@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::fleet::Fleet;
 use super::plan::Plan;
@@ -19,7 +20,12 @@ pub(super) struct Applier {
     log: LogControl,
     /// What the plan in force says is to be logged.
     logged: Arc<Mutex<Option<String>>>,
+    /// The policy that was noted last.
+    noted: Arc<Mutex<Option<Value>>>,
 }
+
+/// Where a plan comes from that no file says.
+pub(super) const CONTROL_PLANE: &str = "control plane";
 
 impl Applier {
     pub(super) fn new(
@@ -34,6 +40,7 @@ impl Applier {
             status: Arc::clone(status),
             log: log.clone(),
             logged: Arc::default(),
+            noted: Arc::default(),
         }
     }
 
@@ -49,7 +56,12 @@ impl Applier {
         let level = level.map_err(|error| vec![format!("spec.logLevel: {error}")])?;
         self.fleet.apply(&plan).map_err(|fault| vec![fault])?;
         self.log_at(plan.log_level, level);
-        self.status.applied(plan.sources, plan.effective, plan.warnings);
+        // Endpoints come and go without a change of policy.
+        let mut noted = self.noted.lock();
+        if noted.as_ref() != Some(&plan.effective) || plan.sources != [CONTROL_PLANE] {
+            *noted = Some(plan.effective.clone());
+            self.status.applied(plan.sources, plan.effective, plan.warnings);
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jitney_api::push::{Assembly, Listening};
 use jitney_api::{CompiledBackend, CompiledPolicy, Documents, Workload};
 
-use super::Applier;
+use super::applier::{Applier, CONTROL_PLANE};
 use super::plan::{Plan, PlannedBackend, PlannedListener, by_flags, effective, local_name};
 use crate::config::RunArgs;
 use crate::control::Force;
@@ -51,7 +51,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
     Plan {
         effective: effective(&Documents::read(&pushed.sources()), policies),
-        sources: vec!["control plane".into()],
+        sources: vec![CONTROL_PLANE.into()],
         log_level: pushed.runtime().log_level,
         listeners,
         backends,

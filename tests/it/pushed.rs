@@ -1,0 +1,195 @@
+//! Everything pushed: listeners, backends, endpoints and caps, in sidecars that were given nothing but the
+//! control plane's address.
+
+use std::time::Duration;
+
+use jitney_tests::caller::get;
+use jitney_tests::{Reply, Seen, TestControlPlane, TestProxy, TestUpstream, model, wait};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+/// Orders call users: the callee's sidecar batches, the caller's finds it.
+fn mesh(users: &TestUpstream, ports: [u16; 2], more: &str) -> String {
+    let [inbound, outbound] = ports;
+    let service = users.address;
+    format!(
+        r#"
+kind: Backend
+metadata: {{name: users, namespace: shop}}
+spec: {{endpoints: ["127.0.0.1:{inbound}"]}}
+---
+kind: Listener
+metadata: {{name: users-inbound, namespace: shop}}
+spec: {{address: "127.0.0.1:{inbound}", backend: users, local: "{service}"}}
+---
+kind: Listener
+metadata: {{name: orders-to-users, namespace: shop}}
+spec: {{address: "127.0.0.1:{outbound}", backend: users, workload: orders}}
+---
+kind: BatchPolicy
+metadata: {{name: users, namespace: shop}}
+spec:
+  targetRefs: [{{kind: Backend, name: users}}]
+  routes:
+  - name: by-id
+    match: {{method: GET, path: {{type: Template, value: "/users/{{id}}"}}}}
+    codec: {{keyedGet: {{batchPath: "/users?ids={{id}}", key: /id}}}}
+    batch: {{maxSize: 20, dispatch: Fixed, timeout: 20ms}}
+{more}"#
+    )
+}
+
+/// Ports that nobody listens on at the moment.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+async fn start(plane: &TestControlPlane, workload: &str) -> TestProxy {
+    plane
+        .sidecar(&format!("shop/{workload}"), workload)
+        .pushed()
+        .start()
+        .await
+}
+
+async fn config(proxy: &TestProxy) -> Value {
+    serde_json::from_str(&proxy.admin("/config").await.text()).unwrap()
+}
+
+/// Waits until `/config` satisfies `fact`.
+async fn until_config(proxy: &TestProxy, fact: impl Fn(&Value) -> bool) -> Value {
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    loop {
+        let seen = config(proxy).await;
+        if fact(&seen) {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < end, "{seen:#}\n{}", proxy.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn held(config: &Value, kind: &str) -> Vec<String> {
+    let resources = config["controlPlane"]["resources"].as_array().unwrap().iter();
+    let of_kind = resources.filter(|one| one["type"] == kind);
+    of_kind
+        .map(|one| one["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_caller_and_a_callee_find_each_other_and_get_no_more_than_they_need() {
+    let users = TestUpstream::start(model::users).await;
+    let ports = free_ports();
+    let stranger = "---\nkind: Backend\nmetadata: {name: stranger, namespace: shop}\nspec: {endpoints: ['10.9.9.9:80']}\n";
+    let plane = TestControlPlane::start(&mesh(&users, ports, stranger)).await;
+    let callee = start(&plane, "users").await;
+    let caller = start(&plane, "orders").await;
+    assert_eq!(caller.address.port(), ports[1]);
+    let mut calls = JoinSet::new();
+    for id in 0..10 {
+        let address = caller.address;
+        calls.spawn(async move { (id, get(address, &format!("/users/{id}")).await) });
+    }
+    for (id, answer) in calls.join_all().await {
+        assert_eq!(answer.unwrap().text(), model::user(&id.to_string(), ""));
+    }
+    assert!(
+        users.seen().len() < 10,
+        "the callee's sidecar batched: {}",
+        users.seen().len()
+    );
+    let seen = config(&caller).await;
+    assert_eq!(held(&seen, "backend"), ["shop/users"]);
+    assert_eq!(
+        held(&seen, "endpoint"),
+        [format!("shop/users/127.0.0.1:{}", ports[0])]
+    );
+    assert_eq!(held(&seen, "policy"), [""; 0], "it is the callee's");
+    assert_eq!(held(&config(&callee).await, "policy"), ["shop/users"]);
+}
+
+#[tokio::test]
+async fn endpoints_change_while_calls_go_on() {
+    let named = |name: &'static str| move |_: &Seen| Reply::json(200, format!("\"{name}\""));
+    let (one, other) = (
+        TestUpstream::start(named("one")).await,
+        TestUpstream::start(named("other")).await,
+    );
+    let [port] = free_ports();
+    let documents = |upstream: &TestUpstream| {
+        format!(
+            "kind: Backend\nmetadata: {{name: users}}\nspec: {{endpoints: ['{}']}}\n---\nkind: Listener\n\
+             metadata: {{name: out}}\nspec: {{address: '127.0.0.1:{port}', workload: orders}}\n",
+            upstream.address
+        )
+    };
+    let plane = TestControlPlane::start(&documents(&one)).await;
+    let proxy = plane.sidecar("default/orders", "orders").pushed().start().await;
+    let asked = async || get(proxy.address, "/x").await.unwrap();
+    assert_eq!(asked().await.text(), "\"one\"");
+    plane.write(&documents(&other));
+    loop {
+        let answer = asked().await;
+        assert_eq!(answer.status, 200);
+        if answer.text() == "\"other\"" {
+            break;
+        }
+    }
+    assert_eq!(
+        config(&proxy).await["policy"]["generation"],
+        1,
+        "no policy changed"
+    );
+}
+
+#[tokio::test]
+async fn caps_and_log_level_change_live_from_one_push_without_a_reconnect() {
+    let users = TestUpstream::start(model::users).await;
+    let ports = free_ports();
+    let runtime = "---\nkind: Runtime\nmetadata: {name: users, namespace: shop}\n\
+                   spec: {logLevel: 'warn,jitney_proxy=debug', mode: Shadow, maxSize: 5, timeout: 1ms, window: {max: 2}}\n";
+    let plane = TestControlPlane::start(&mesh(&users, ports, "")).await;
+    let proxy = start(&plane, "users").await;
+    let route = async || {
+        let answer = proxy.admin("/backends").await.text();
+        let backends: Value = serde_json::from_str(&answer).unwrap();
+        backends["backends"][0]["routes"][0].clone()
+    };
+    assert_eq!(proxy.admin("/log-level").await.text(), "info\n");
+    assert_eq!(route().await["mode"], "Active");
+    plane.write(&mesh(&users, ports, runtime));
+    until_config(&proxy, |seen| seen["policy"]["generation"] == 2).await;
+    assert_eq!(
+        proxy.admin("/log-level").await.text(),
+        "warn,jitney_proxy=debug\n"
+    );
+    assert_eq!(route().await["mode"], "Shadow");
+    assert_eq!(route().await["max_size"], 5);
+    plane.write(&mesh(&users, ports, ""));
+    until_config(&proxy, |seen| seen["policy"]["generation"] == 3).await;
+    assert_eq!(proxy.admin("/log-level").await.text(), "info\n");
+    assert_eq!(route().await["max_size"], 20);
+    assert_eq!(proxy.log().matches("connected control_plane").count(), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_told_and_the_rest_goes_on() {
+    let users = TestUpstream::start(model::users).await;
+    let taken = TestUpstream::start(model::users).await;
+    let ports = free_ports();
+    let plane = TestControlPlane::start(&mesh(&users, ports, "")).await;
+    let proxy = start(&plane, "users").await;
+    plane.write(&mesh(&users, [taken.address.port(), ports[1]], ""));
+    wait::until("it is told", || plane.log().contains("cannot listen on")).await;
+    assert_eq!(get(proxy.address, "/users/1").await.unwrap().status, 200);
+    let [free] = free_ports();
+    plane.write(&mesh(&users, [free, ports[1]], ""));
+    wait::until("it moves", || {
+        proxy
+            .log()
+            .contains(&format!("listening address=127.0.0.1:{free}"))
+    })
+    .await;
+}

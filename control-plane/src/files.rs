@@ -1,14 +1,18 @@
 //! A folder of files as the source: what is good in it is pushed, as a whole; what is not keeps the
 //! last good set in force, and is told by file, line, column and field.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jitney_api::push::{Conflict, Pushed, Resources, resources};
 use jitney_api::{Diagnostic, Documents, Reading, Sources, Watch, check};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use crate::store::Store;
+use crate::store::{Part, Store};
 
 /// Files that are watched for as long as this lives.
 #[derive(Debug)]
@@ -53,7 +57,10 @@ impl Files {
         store.replace(pushed);
         let standing = Arc::new(Mutex::new(standing));
         let (to, noted) = (Arc::clone(store), Arc::clone(&standing));
-        let watch = Watch::start(paths, first, move |reading| changed(&reading, &to, &noted))?;
+        let watched = paths.clone();
+        let watch = Watch::start(paths, first, move |reading| {
+            changed(&reading, &watched, &to, &noted);
+        })?;
         Ok(Self {
             standing,
             _watch: watch,
@@ -66,11 +73,12 @@ impl Files {
     }
 }
 
-fn changed(reading: &Reading, store: &Store, standing: &Mutex<Standing>) {
+fn changed(reading: &Reading, paths: &[PathBuf], store: &Store, standing: &Mutex<Standing>) {
+    let at = last_change(paths);
     match reading.as_ref().map_err(Clone::clone).and_then(read) {
         Ok((pushed, now)) => {
             *standing.lock() = now;
-            let is_news = store.replace(pushed);
+            let is_news = store.replace_part(Part::Source, pushed, at);
             tracing::info!(generation = store.snapshot().generation(), is_news, "files read");
         }
         Err(faults) => {
@@ -102,6 +110,42 @@ fn read(sources: &Sources) -> Result<(Vec<Pushed>, Standing), Vec<Diagnostic>> {
     };
     Ok((pushed, standing))
 }
+
+/// When files or folders changed last, as their system noted it. The watch reports later: once they
+/// have been quiet.
+fn last_change(paths: &[PathBuf]) -> Instant {
+    let inside = paths
+        .iter()
+        .filter_map(|path| fs::read_dir(path).ok())
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    let times = inside
+        .chain(paths.iter().cloned())
+        .filter_map(|path| changed_at(&path));
+    let ago = times
+        .max()
+        .and_then(|last| SystemTime::now().duration_since(last).ok());
+    let now = Instant::now();
+    // What has changed without a trace, as by a mount, has changed now.
+    ago.filter(|ago| *ago < LONGEST_NOTICE)
+        .and_then(|ago| now.checked_sub(ago))
+        .unwrap_or(now)
+}
+
+/// A file that is put in the place of another brings its old content's time along, but not the time
+/// of the renaming.
+fn changed_at(path: &Path) -> Option<SystemTime> {
+    let noted = fs::metadata(path).ok()?;
+    let since = Duration::new(
+        noted.ctime().try_into().ok()?,
+        noted.ctime_nsec().try_into().ok()?,
+    );
+    UNIX_EPOCH.checked_add(since)
+}
+
+/// The longest that the watch takes to report a change.
+const LONGEST_NOTICE: Duration = Duration::from_secs(5);
 
 fn lines(faults: &[Diagnostic]) -> String {
     faults
@@ -157,10 +201,10 @@ spec:
         fs::write(file, text).unwrap();
         let noticed = async {
             while files.standing() == before && !generation.has_changed().unwrap() {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let limit = std::time::Duration::from_secs(10);
+        let limit = Duration::from_secs(10);
         tokio::time::timeout(limit, noticed)
             .await
             .expect("the change is noticed");

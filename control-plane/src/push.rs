@@ -106,11 +106,13 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<
     pub fn new(store: &Arc<Store>, sidecars: &Arc<Sidecars>, admitted: Admitted, requests: R) -> Self {
         // Before the snapshot is taken, so that no change falls between the two.
         let changes = WatchStream::from_changes(store.subscribe());
+        let snapshot = store.snapshot();
+        let opened = snapshot.generation();
         Self {
             requests,
             changes,
-            snapshot: store.snapshot(),
-            sidecar: sidecars.open(admitted.workload.clone(), admitted.root),
+            snapshot,
+            sidecar: sidecars.open(admitted.workload.clone(), admitted.root, opened),
             store: Arc::clone(store),
             term: admitted.term.wait(),
             workload: admitted.workload,

@@ -40,7 +40,8 @@ pub struct Sidecar {
     pub since: SystemTime,
     /// The root that signed its certificate.
     pub root: Option<RootId>,
-    opened: Instant,
+    /// The generation that there was when its stream was opened: what is older is no news to it.
+    opened: u64,
     /// By type and name.
     runs: [BTreeMap<Arc<str>, Version>; Kind::ALL.len()],
     rejected: BTreeMap<(Kind, Arc<str>), Rejected>,
@@ -69,15 +70,16 @@ impl Sidecars {
         }
     }
 
-    /// A stream has been opened by a sidecar of this workload, whose certificate this root signed.
-    pub fn open(self: &Arc<Self>, workload: Workload, root: Option<RootId>) -> Connected {
+    /// A stream has been opened at this generation by a sidecar of this workload, whose certificate
+    /// this root signed.
+    pub fn open(self: &Arc<Self>, workload: Workload, root: Option<RootId>, opened: u64) -> Connected {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let sidecar = Arc::new(Mutex::new(Sidecar {
             workload,
             node: String::new(),
             since: SystemTime::now(),
             root,
-            opened: Instant::now(),
+            opened,
             runs: Default::default(),
             rejected: BTreeMap::new(),
         }));
@@ -182,7 +184,7 @@ impl Connected {
         let now = Instant::now();
         let mut sidecar = self.sidecar.lock();
         for (name, version) in applied {
-            if let Some(changed) = changed(snapshot, kind, &name, version).filter(|at| *at > sidecar.opened) {
+            if let Some(changed) = changed(snapshot, kind, &name, version, sidecar.opened) {
                 self.sidecars
                     .counts
                     .propagated(now.saturating_duration_since(changed));
@@ -229,10 +231,17 @@ impl Sidecar {
     }
 }
 
-/// When what a sidecar has just applied changed where it comes from; `None` when it is history.
-fn changed(snapshot: &Snapshot, kind: Kind, name: &str, version: Option<Version>) -> Option<Instant> {
+/// When what a sidecar has just applied changed where it comes from; `None` when it is older than the
+/// sidecar's stream, or there is a later version.
+fn changed(
+    snapshot: &Snapshot,
+    kind: Kind,
+    name: &str,
+    version: Option<Version>,
+    opened: u64,
+) -> Option<Instant> {
     let entry = snapshot.entry(kind, name)?;
-    (Some(entry.held.version) == version).then_some(entry.changed)
+    (Some(entry.held.version) == version && entry.generation > opened).then_some(entry.changed)
 }
 
 /// Endpoints come and go by the thousand, and nobody asks which sidecar has which.

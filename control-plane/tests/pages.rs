@@ -1,0 +1,78 @@
+//! The admin endpoint, asked over a socket.
+
+use crate::plane::{Plane, SHOP, ask};
+
+#[test]
+fn every_page_answers_as_it_should() {
+    let plane = Plane::start(&[]);
+    for (method, path, expected) in [
+        ("GET", "/", 200),
+        ("GET", "/ready", 200),
+        ("GET", "/live", 200),
+        ("GET", "/status", 200),
+        ("GET", "/sidecars", 200),
+        ("GET", "/policies", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/nothing", 404),
+        ("POST", "/status", 405),
+        ("GET", "/trust/add", 405),
+        ("POST", "/trust/drop", 409),
+    ] {
+        let answer = ask(plane.admin, method, path, "");
+        assert_eq!(answer.status, expected, "{method} {path}: {}", answer.body);
+        assert!(answer.head.contains("x-content-type-options: nosniff"), "{path}");
+    }
+    let page = plane.get("/");
+    assert!(page.head.contains("default-src 'none'"));
+    assert!(!page.body.contains("{{nonce}}") && !page.body.contains("http://www.example"));
+}
+
+#[test]
+fn a_web_page_changes_nothing() {
+    let plane = Plane::start(&[]);
+    for header in [
+        "origin: http://127.0.0.1\r\n",
+        "sec-fetch-site: cross-site\r\n",
+        "via: 1.1 a\r\n",
+    ] {
+        assert_eq!(ask(plane.admin, "POST", "/trust/add", header).status, 403);
+    }
+    assert_eq!(plane.status()["trust"]["roots"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_refused_source_and_a_conflict_are_shown() {
+    let plane = Plane::start(&[]);
+    plane
+        .folder
+        .write(&SHOP.replace("keyedGet: {batchPath: \"/users", "keydGet: {batchPath: \"/users"));
+    let status = plane.until("it is refused", |status| {
+        !status["source"]["refused"].as_array().unwrap().is_empty()
+    });
+    let refused = &status["source"]["refused"][0];
+    assert_eq!(
+        (&refused["line"], &refused["column"]),
+        (&17.into(), &13.into()),
+        "{refused}"
+    );
+    assert!(plane.get("/metrics").body.contains("jitney_source_accepted 0\n"));
+    assert_eq!(plane.get("/ready").status, 200, "the last good set is in force");
+    let another = SHOP.replace(
+        "{name: orders, namespace: shop}\nspec:\n  targetRefs: [{kind: Backend, name: orders}]",
+        "{name: users2, namespace: shop}\nspec:\n  targetRefs: [{kind: Backend, name: users}]",
+    );
+    plane.folder.write(&another);
+    let status = plane.until("it is taken, with a conflict", |status| {
+        status["source"]["refused"].as_array().unwrap().is_empty()
+            && !status["source"]["conflicts"].as_array().unwrap().is_empty()
+    });
+    let conflict = &status["source"]["conflicts"][0];
+    assert_eq!(
+        (&conflict["policy"], &conflict["winner"]),
+        (&"shop/users2".into(), &"shop/users".into())
+    );
+    assert!(
+        conflict["reason"].as_str().unwrap().contains("older"),
+        "{conflict}"
+    );
+}

@@ -1,0 +1,123 @@
+//! The command line: what is printed, what is kept, and with which status it ends.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use tonic::Code;
+
+use crate::client::Identity;
+use crate::plane::{Place, Plane, SHOP, TRUST_DOMAIN, program};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_roots_and_what_is_known_of_tokens() {
+    let plane = Plane::start(&[]);
+    let state = plane.folder.state().display().to_string();
+    let arguments = [
+        "token",
+        "shop/users",
+        "--state",
+        &state,
+        "--trust-domain",
+        TRUST_DOMAIN,
+    ];
+    let token = text(&program(&arguments).stdout);
+    let token = token.trim();
+    let one = Identity::new();
+    one.sign(&plane, token).await.unwrap();
+    let roots = plane.folder.roots();
+    let (_, folder) = plane.end(Signal::SIGKILL);
+    let plane = Plane::start_in(folder, &[]);
+    assert_eq!(plane.folder.roots(), roots);
+    let printed = program(&[
+        "trust",
+        "roots",
+        "--state",
+        &state,
+        "--trust-domain",
+        TRUST_DOMAIN,
+    ]);
+    assert_eq!(text(&printed.stdout), roots);
+    let refused = Identity::new().sign(&plane, token).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("used before"), "{refused}");
+    one.sign(&plane, token).await.unwrap();
+    let (status, _) = plane.end(Signal::SIGINT);
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn faults_of_the_source_at_start_are_told_by_place() {
+    let place = Place::new();
+    place.write(
+        &SHOP
+            .replace("10.0.0.1:80", "nowhere")
+            .replace("maxSize: 8", "maxSize: many"),
+    );
+    let source = format!("files:{}", place.files().display());
+    let state = place.state().display().to_string();
+    let ended = program(&[
+        "run",
+        "--source",
+        &source,
+        "--state",
+        &state,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]);
+    assert_eq!(ended.status.code(), Some(1));
+    let told = text(&ended.stderr);
+    assert!(
+        told.contains("shop.yaml:4:") && told.contains("shop.yaml:18:"),
+        "{told}"
+    );
+    assert!(
+        !fs::exists(&state).unwrap(),
+        "nothing is made for what does not start"
+    );
+    let checked = program(&["check", &place.files().display().to_string()]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert_eq!(text(&checked.stderr), told);
+}
+
+#[test]
+fn check_says_when_there_is_nothing_to_say() {
+    let place = Place::new();
+    let checked = program(&["check", &place.files().display().to_string()]);
+    assert_eq!(text(&checked.stdout), "4 documents in 1 file: no faults\n");
+    assert!(checked.status.success());
+}
+
+#[test]
+fn nobody_is_the_control_plane_but_itself() {
+    let place = Place::new();
+    let state = place.state().display().to_string();
+    let refused = program(&["token", "jitney/control-plane", "--state", &state]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("the control plane itself"));
+}
+
+#[test]
+fn a_state_of_another_mesh_is_not_taken() {
+    let plane = Plane::start(&[]);
+    let state = plane.folder.state().display().to_string();
+    let refused = program(&[
+        "trust",
+        "roots",
+        "--state",
+        &state,
+        "--trust-domain",
+        "example.com",
+    ]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = text(&refused.stderr);
+    assert!(
+        told.contains("\"example.org\"") && told.contains("\"example.com\""),
+        "{told}"
+    );
+}

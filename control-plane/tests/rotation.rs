@@ -1,0 +1,111 @@
+//! The exchange of the root, with sidecars that are connected meanwhile.
+
+use jitney_api::push::Kind;
+use tonic::Code;
+
+use crate::client::{Identity, Sidecar};
+use crate::plane::{Plane, ask, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_waits_for_the_sidecars() {
+    let plane = Plane::start(&[]);
+    let (mut users, mut identity) = Sidecar::running(&plane, "users").await;
+    let old = plane.folder.roots();
+    assert_eq!(
+        plane.post("/trust/switch").status,
+        409,
+        "there is nothing to switch to"
+    );
+    assert_eq!(plane.post("/trust/add").status, 200);
+    assert_eq!(plane.post("/trust/add").status, 409);
+    let early = plane.post("/trust/switch");
+    assert_eq!(early.status, 409);
+    assert!(
+        early
+            .body
+            .starts_with("1 of 1 connected sidecars do not trust root "),
+        "{}",
+        early.body
+    );
+    users.take_until(Kind::TrustBundle).await.unwrap();
+    plane.until("switching is safe", |status| {
+        status["trust"]["rotation"]["isSafe"] == true
+    });
+    assert_eq!(plane.post("/trust/switch").status, 200);
+    // New connections are answered with the new root's certificate, and old certificates are good still.
+    users.take_until(Kind::TrustBundle).await.unwrap();
+    assert!(identity.connect_to(plane.address, &old).await.is_err());
+    let early = plane.post("/trust/drop");
+    assert_eq!(early.status, 409);
+    assert!(
+        early
+            .body
+            .starts_with("1 of 1 connected sidecars have a certificate "),
+        "{}",
+        early.body
+    );
+    let renewed = identity.sign(&plane, "").await.unwrap();
+    let trust = renewed.trust.unwrap();
+    assert_eq!((trust.roots.len(), &trust.issuer), (2, &trust.roots[1]));
+    let before = Identity {
+        key: rcgen::KeyPair::from_pem(&identity.key.serialize_pem()).unwrap(),
+        certificate: identity.certificate.replace(renewed.chain[0].to_vec()),
+    };
+    users.open(identity.connect(&plane).await.unwrap()).await.unwrap();
+    plane.until("dropping is safe", |status| {
+        status["trust"]["rotation"]["step"] == "drop" && status["trust"]["rotation"]["isSafe"] == true
+    });
+    let metrics = plane.get("/metrics").body;
+    assert_eq!(metrics.matches("jitney_trust_bundle_sidecars{root=").count(), 2);
+    assert_eq!(plane.post("/trust/drop").status, 200);
+    users.take_until(Kind::TrustBundle).await.unwrap();
+    assert_eq!(plane.folder.roots().matches("BEGIN").count(), 1);
+    let mut refused = Sidecar::new("users-2");
+    if let Ok(channel) = before.connect(&plane).await {
+        assert!(
+            refused.open(channel).await.is_err(),
+            "its root is trusted no more"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_drop_ends_the_streams_of_the_old_root() {
+    let plane = Plane::start(&[]);
+    let (mut users, _identity) = Sidecar::running(&plane, "users").await;
+    plane.post("/trust/add");
+    assert_eq!(plane.post("/trust/switch?force=true").status, 200);
+    assert_eq!(plane.post("/trust/drop?force=true").status, 200);
+    let ended = users.end().await;
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_takes_over_what_another_one_changed() {
+    let plane = Plane::start(&[]);
+    let replica = plane.replica();
+    plane.post("/trust/add");
+    let ids = |status: &serde_json::Value| {
+        let roots = status["trust"]["roots"].as_array().unwrap();
+        roots
+            .iter()
+            .map(|root| root["id"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let expected = ids(&plane.status());
+    assert_eq!(expected.len(), 2);
+    until(replica.admin, "the same roots", |status| ids(status) == expected);
+    assert_eq!(ask(replica.admin, "POST", "/trust/switch", "").status, 200);
+    plane.until("the other way, too", |status| {
+        status["trust"]["roots"][0]["state"] == "Old"
+    });
+    let token = plane.folder.token("users");
+    let identity = Identity::new();
+    identity.sign(&plane, &token).await.unwrap();
+    assert!(
+        identity
+            .connect_to(replica.address, &plane.folder.roots())
+            .await
+            .is_ok()
+    );
+}

@@ -1,8 +1,8 @@
 //! The sidecar's end of the control plane: who this sidecar is, what it is pushed, and what it says to
 //! that. In a thread of its own, so that reading a policy never holds up a call.
 //!
-//! [`Control::start`] brings back the last good set from disk, then keeps one stream open for as long as the
-//! process lives: over mTLS, with a certificate that it renews, to whichever of the control planes answers.
+//! [`Control::new`] brings back the last good set from disk; [`Control::start`] keeps one stream open for as
+//! long as the process lives: over mTLS, with a certificate that it renews, to whichever of the control planes answers.
 //! What comes is put in force through [`Force`] before it is acknowledged.
 
 use std::io;
@@ -21,6 +21,7 @@ mod identity;
 mod session;
 mod snapshot;
 mod trust;
+mod watch;
 
 pub use channel::{ControlPlaneUrl, NotAControlPlane};
 
@@ -79,15 +80,17 @@ pub type Shared = Arc<Mutex<Standing>>;
 
 /// The sidecar's end.
 #[derive(Debug)]
-pub struct Control;
+pub struct Control {
+    session: Session,
+}
 
 impl Control {
-    /// Brings back the last good set, and begins to ask for the present one.
+    /// Brings back the last good set. That there is no control plane, no token or no snapshot is no error:
+    /// it is tried again until there is.
     ///
     /// # Errors
-    /// When the roots cannot be read, or the system grants no thread or runtime. That there is no control
-    /// plane, no token or no snapshot is none: it is tried again until there is.
-    pub fn start(settings: Settings, metrics: &Metrics, force: Box<dyn Force>) -> io::Result<Shared> {
+    /// When the roots cannot be read.
+    pub fn new(settings: Settings, metrics: &Metrics, force: Box<dyn Force>) -> io::Result<Self> {
         let standing = Shared::default();
         metrics.process().control_plane.begin();
         let trust = Trust::read(&settings.trust_bundle)?;
@@ -96,22 +99,42 @@ impl Control {
         if let Some(disk) = &disk {
             duty.restore(disk, &trust);
         }
-        let identity = Identity::new(settings.token_file.clone(), Arc::clone(&standing));
         let session = Session {
+            identity: Identity::new(settings.token_file, Arc::clone(&standing)),
             urls: settings.urls,
             trust,
-            identity,
             duty,
             disk,
-            standing: Arc::clone(&standing),
+            standing,
             metrics: metrics.clone(),
         };
+        Ok(Self { session })
+    }
+
+    /// What is known of the control plane, from now on.
+    pub fn standing(&self) -> Shared {
+        Arc::clone(&self.session.standing)
+    }
+
+    /// Keeps a stream open, for ever, in a thread of its own.
+    ///
+    /// # Errors
+    /// When the system grants no thread or runtime.
+    pub fn start(self) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || runtime.block_on(session.run()))?;
-        Ok(standing)
+            .spawn(move || runtime.block_on(self.run()))?;
+        Ok(())
+    }
+
+    /// Keeps a stream open, for ever.
+    ///
+    /// # Cancellation
+    /// Ends the stream; what is in force stays.
+    pub async fn run(self) {
+        Box::pin(self.session.run()).await;
     }
 }

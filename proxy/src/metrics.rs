@@ -23,6 +23,7 @@ use crate::error::ErrorKind;
 use cell::Buckets;
 use jitney_core::Bypass;
 use jitney_core::batch::{FlushReason, Snapshot};
+use jitney_core::decline::Tally;
 
 /// Every metric of the process; a cheap handle.
 #[derive(Clone, Debug)]
@@ -288,6 +289,21 @@ impl Metrics {
             handles.push(handle);
         }
         handles
+    }
+
+    /// Calls that were answered since start, to whatever backend, and those of them that failed: with a
+    /// status of 5xx.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        let mut add = |calls: &CallMetrics| {
+            tally.calls += calls.replies.total();
+            tally.failed += calls.replies.value(StatusClass::ServerError);
+        };
+        for backend in self.inner.backends.lock().iter() {
+            add(&backend.pass_through);
+            backend.routes.lock().iter().for_each(|route| add(&route.calls));
+        }
+        tally
     }
 
     /// Everything as OpenMetrics text, which Prometheus' own text parser reads as well.

@@ -146,8 +146,12 @@ impl Process {
         }
         let control = match control {
             Some(settings) => {
-                let control = Control::start(settings, &metrics, Box::new(Pushed(applier.clone())));
-                Some(control.map_err(|error| RunError::System("ask the control plane", error))?)
+                let force = Box::new(Pushed(applier.clone()));
+                let failed = |error| RunError::System("ask the control plane", error);
+                let control = Control::new(settings, &metrics, force).map_err(failed)?;
+                let standing = control.standing();
+                control.start().map_err(failed)?;
+                Some(standing)
             }
             None => None,
         };

@@ -20,6 +20,7 @@ pub mod budget;
 pub mod quarantine;
 
 pub mod breaker;
+pub mod decline;
 pub mod rate;
 pub mod retry;
 mod sliding;

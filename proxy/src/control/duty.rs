@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use jitney_api::Workload;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
-use jitney_api::push::config::{Kept, Snapshot, TrustBundle};
+use jitney_api::push::config::{Finding, Kept, Snapshot, TrustBundle};
 use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::snapshot::Disk;
 use super::trust::Trust;
+use super::watch::Watch;
 use super::{Force, Settings, Shared};
 use crate::metrics::Metrics;
 
@@ -30,6 +32,7 @@ pub(super) struct Duty {
     is_in_force: bool,
     /// Something was applied that is not on disk.
     is_unsaved: bool,
+    watch: Watch,
     force: Box<dyn Force>,
     standing: Shared,
     metrics: Metrics,
@@ -70,6 +73,7 @@ impl Duty {
             has_policies: false,
             is_in_force: false,
             is_unsaved: false,
+            watch: Watch::default(),
             force,
             standing,
             metrics,
@@ -157,6 +161,10 @@ impl Duty {
             reject(&mut delta, &reason);
             self.ask();
         }
+        if taken.changed {
+            let tally = self.metrics.tally();
+            self.watch.changed(policies_of(&delta), tally, Instant::now());
+        }
         for name in taken.again {
             self.subscriber.subscribe(Kind::Policy, &name);
         }
@@ -168,6 +176,27 @@ impl Duty {
         }
         self.subscriber.answer(delta);
         self.show();
+    }
+
+    /// When to look next whether calls fail more often than before the last change.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.watch.next()
+    }
+
+    /// What is to be reported: that calls fail more often since these policies changed.
+    pub(super) fn look(&mut self) -> Vec<Finding> {
+        let found = self.watch.look(self.metrics.tally(), Instant::now());
+        let Some((policies, grown)) = found else {
+            return Vec::new();
+        };
+        let version = |name: &String| self.held.get(&(Kind::Policy, name.clone()));
+        let finding = |name: String| Finding {
+            version: version(&name).map_or_else(String::new, |(version, _)| version.clone()),
+            before: grown.before,
+            since: grown.since,
+            name,
+        };
+        policies.into_iter().map(finding).collect()
     }
 
     /// Roots are trusted when they come: the next stream may need them.
@@ -282,6 +311,23 @@ impl Duty {
         if let Err(error) = disk.save(&snapshot) {
             tracing::error!(%error, "the last good set is not on disk");
         }
+    }
+}
+
+/// The policies that what is applied of a response belongs to.
+fn policies_of(delta: &Delta) -> BTreeSet<String> {
+    let is_rejected = |name: &str| delta.rejected.iter().any(|rejection| rejection.name == name);
+    let names = delta
+        .changes
+        .iter()
+        .map(name_of)
+        .filter(|name| !is_rejected(name));
+    match delta.kind {
+        Kind::Policy => names.map(str::to_owned).collect(),
+        Kind::Route => names
+            .filter_map(|name| Some(name.rsplit_once('/')?.0.to_owned()))
+            .collect(),
+        Kind::TrustBundle | Kind::Runtime | Kind::Backend | Kind::Endpoint => BTreeSet::new(),
     }
 }
 

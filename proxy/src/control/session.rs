@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use jitney_api::push::ads::DeltaDiscoveryRequest;
 use jitney_api::push::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use jitney_api::push::config::reports_client::ReportsClient;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -85,6 +86,7 @@ impl Session {
         self.duty.open(&id.workload);
         let (requests, sent) = mpsc::channel(REQUESTS);
         self.speak(&requests).await;
+        let mut reports = ReportsClient::with_origin(channel.clone(), url.origin());
         let mut client = AggregatedDiscoveryServiceClient::with_origin(channel, url.origin());
         let responses = client
             .delta_aggregated_resources(ReceiverStream::new(sent))
@@ -109,6 +111,17 @@ impl Session {
                     save_at = None;
                     if let Some(disk) = &self.disk {
                         self.duty.save(disk);
+                    }
+                }
+                () = sleep_until(self.duty.look_at()) => {
+                    for finding in self.duty.look() {
+                        let (policy, before, since) = (&finding.name, finding.before, finding.since);
+                        tracing::warn!(policy, before, since, "calls fail more often since a policy changed");
+                        // Told again by whoever looks at the metrics.
+                        let told = tokio::time::timeout(REPORT, reports.report(finding)).await;
+                        if let Ok(Err(status)) = told {
+                            tracing::debug!(%status, "the control plane took no report");
+                        }
                     }
                 }
                 () = tokio::time::sleep(fresh_for) => match self.identity.renew(url, &self.trust).await {
@@ -174,6 +187,9 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// Requests that are not sent yet: a slow control plane holds up only this thread.
 const REQUESTS: usize = 16;
+
+/// The longest that the taking of a report may hold up what is pushed.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// What changes in quick succession is written once.
 const SAVE_AFTER: Duration = Duration::from_millis(100);

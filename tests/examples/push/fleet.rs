@@ -1,0 +1,92 @@
+//! Many sidecars in one process.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use jitney_api::Workload;
+use jitney_api::push::{Assembly, OwnLimits};
+use jitney_proxy::control::{Control, Force, Settings};
+use jitney_proxy::metrics::Metrics;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+use crate::plane::Plane;
+
+/// The sidecars; they end when this is dropped.
+pub(crate) struct Fleet {
+    count: usize,
+    began: Instant,
+    applied: Receiver<Instant>,
+    _runtime: Runtime,
+}
+
+/// A data path that does nothing but what has to be done before it could.
+struct Compiles {
+    applied: SyncSender<Instant>,
+}
+
+impl Force for Compiles {
+    fn apply(&mut self, pushed: &Assembly, _: &Workload) -> Result<(), String> {
+        let (inbound, outbound) = (pushed.inbound(), pushed.outbound("shop/orders"));
+        if inbound.policy.routes().is_empty() || outbound.is_none_or(|(to, _)| to.endpoints.is_empty()) {
+            return Err("it is not what was written".into());
+        }
+        self.applied
+            .send(Instant::now())
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Fleet {
+    pub(crate) fn start(count: usize, plane: &Plane) -> anyhow::Result<Self> {
+        let runtime = Runtime::new()?;
+        let (sender, applied) = sync_channel(16 * count);
+        let (metrics, began) = (Metrics::new(), Instant::now());
+        for number in 0..count {
+            let settings = Settings {
+                urls: vec![format!("https://{}", plane.address).parse()?],
+                node: format!("users-{number}"),
+                token_file: plane.token(number)?,
+                trust_bundle: plane.folder.path().join("state/roots.pem"),
+                snapshot: None,
+                limits: OwnLimits::default(),
+            };
+            let force = Compiles {
+                applied: sender.clone(),
+            };
+            let control = Control::new(settings, &metrics, Box::new(force))?;
+            runtime.spawn(control.run());
+        }
+        Ok(Self {
+            count,
+            began,
+            applied,
+            _runtime: runtime,
+        })
+    }
+
+    /// Waits until each has what it is to have; gives the time that this took.
+    pub(crate) fn all_connected(&self) -> anyhow::Result<Duration> {
+        let took = self.all_applied(self.began)?;
+        took.last().copied().context("there is a last one")
+    }
+
+    /// Waits until each has applied a change that was made at that time; gives how long each took.
+    pub(crate) fn all_applied(&self, since: Instant) -> anyhow::Result<Vec<Duration>> {
+        let mut took = Vec::with_capacity(self.count);
+        while took.len() < self.count {
+            match self.applied.recv_timeout(PATIENCE) {
+                Ok(at) => took.push(at - since),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    bail!("{} of {} sidecars applied the change", took.len(), self.count);
+                }
+            }
+        }
+        took.sort_unstable();
+        Ok(took)
+    }
+}
+
+/// How long nothing may happen.
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,111 @@
+//! How long a change takes from the file to the sidecars that run it, over mTLS:
+//! `cargo run --release --example push [SIDECARS…]`, by default 100 and 1,000.
+//!
+//! The control plane is a process of its own. The sidecars are the real client code of the sidecar, many in
+//! one process, each with a key, a certificate and a connection of its own, and with a data path that only
+//! compiles what it is to run. The time is from the write of the file to the moment at which a sidecar has
+//! applied the change, right before its acknowledgement leaves; the pauses in which the control plane waits
+//! for the file to be quiet are in it.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+mod fleet;
+mod plane;
+
+use fleet::Fleet;
+use plane::Plane;
+
+/// What changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Policy,
+    Endpoint,
+}
+
+/// Times of one kind of change, over several of them.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn percentile(&self, share: usize) -> u128 {
+        let at = (self.0.len() - 1) * share / 100;
+        self.0[at].as_millis()
+    }
+}
+
+fn measure(plane: &Plane, fleet: &Fleet, change: Change) -> anyhow::Result<Times> {
+    let mut took = Vec::new();
+    for _ in 0..CHANGES {
+        let since = plane.change(change)?;
+        took.extend(fleet.all_applied(since)?);
+    }
+    took.sort_unstable();
+    Ok(Times(took))
+}
+
+fn run(count: usize) -> anyhow::Result<()> {
+    let plane = Plane::start(count)?;
+    let empty = plane.resident()?;
+    let fleet = Fleet::start(count, &plane)?;
+    let connected = fleet.all_connected()?;
+    let held = plane.resident()?;
+    let idle = plane.idle_cpu(IDLE)?;
+    let policy = measure(&plane, &fleet, Change::Policy)?;
+    let endpoint = measure(&plane, &fleet, Change::Endpoint)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "| {count} | {} | {} | {} | {} | {} | {} | {} | {} | {idle:.1} |",
+        connected.as_millis(),
+        policy.percentile(50),
+        policy.percentile(99),
+        policy.percentile(100),
+        endpoint.percentile(50),
+        endpoint.percentile(99),
+        plane.resident()? >> 20,
+        (held - empty) / count as u64 / 1024,
+    )?;
+    Ok(())
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.peek().is_some_and(|first| first == plane::ROLE) {
+        return plane::serve(arguments);
+    }
+    let counts = arguments.map(|count| {
+        count
+            .parse()
+            .with_context(|| format!("{count:?} is no number of sidecars"))
+    });
+    let mut counts = counts.collect::<anyhow::Result<Vec<usize>>>()?;
+    if counts.is_empty() {
+        counts = vec![100, 1000];
+    }
+    let columns = [
+        "sidecars",
+        "all connected, ms",
+        "policy p50 ms",
+        "p99",
+        "worst",
+        "endpoint p50 ms",
+        "p99",
+        "control plane, MiB",
+        "KiB a sidecar",
+        "idle, % of a core",
+    ];
+    let header = format!(
+        "| {} |\n|{}\n",
+        columns.join(" | "),
+        "---:|".repeat(columns.len())
+    );
+    std::io::stdout().write_all(header.as_bytes())?;
+    counts.into_iter().try_for_each(run)
+}
+
+/// Changes of each kind.
+const CHANGES: usize = 10;
+/// How long the idle control plane is looked at.
+const IDLE: Duration = Duration::from_secs(5);

@@ -1,0 +1,181 @@
+//! The control plane, as a process, and the files that it reads.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, ensure};
+use clap::Parser as _;
+use jitney_api::Workload;
+use jitney_control_plane::config::{Cli, Command as Asked};
+use jitney_control_plane::identity::{Folder, Tokens};
+use tokio::time::Instant;
+
+use crate::Change;
+
+/// A control plane, ended when dropped.
+pub(crate) struct Plane {
+    child: Child,
+    pub(crate) address: String,
+    pub(crate) folder: tempfile::TempDir,
+    tokens: Tokens,
+    /// How often each thing was changed.
+    changes: Mutex<[usize; 2]>,
+}
+
+/// The argument that turns this program into the control plane.
+pub(crate) const ROLE: &str = "control-plane";
+
+/// Becomes the control plane: the same code as its program.
+pub(crate) fn serve(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    match Cli::parse_from(arguments).command {
+        Asked::Run(args) => {
+            let _code = jitney_control_plane::run::run(&args)?;
+        }
+        other @ (Asked::Token(_) | Asked::Check(_) | Asked::Trust(_)) => {
+            anyhow::bail!("the role is to run, not {other:?}")
+        }
+    }
+    Ok(())
+}
+
+impl Plane {
+    pub(crate) fn start(sidecars: usize) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (source, state) = (folder.path().join("mesh.yaml"), folder.path().join("state"));
+        fs::write(&source, mesh([0, 0]))?;
+        let tokens = Tokens::open(&Folder::open(&state)?, DOMAIN)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([ROLE, "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--trust-domain", DOMAIN, "--log-level", "info"])
+            // How fast they may come is not what is measured.
+            .args(["--max-streams-per-second", "100000"])
+            .args(["--max-sidecars", &(sidecars + 100).to_string()])
+            .arg("--source")
+            .arg(format!("files:{}", source.display()))
+            .arg("--state")
+            .arg(&state)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let address = listening(&mut child)?;
+        Ok(Self {
+            child,
+            address,
+            folder,
+            tokens,
+            changes: Mutex::default(),
+        })
+    }
+
+    /// A file with a token for the workload that all sidecars are of.
+    pub(crate) fn token(&self, number: usize) -> anyhow::Result<std::path::PathBuf> {
+        let workload = Workload {
+            namespace: "shop".into(),
+            account: "users".into(),
+        };
+        let token = self
+            .tokens
+            .mint(&workload, Duration::from_secs(3600), SystemTime::now());
+        let file = self.folder.path().join(format!("{number}.token"));
+        fs::write(&file, token)?;
+        Ok(file)
+    }
+
+    /// Changes a file; gives the time at which it was.
+    pub(crate) fn change(&self, change: Change) -> anyhow::Result<Instant> {
+        let mut changes = self.changes.lock().expect("nobody panicked with it");
+        changes[change as usize] += 1;
+        let partial = self.folder.path().join("partial");
+        fs::write(&partial, mesh(*changes))?;
+        let since = Instant::now();
+        fs::rename(partial, self.folder.path().join("mesh.yaml"))?;
+        Ok(since)
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        let pages = fs::read_to_string(self.proc().join("statm"))?;
+        let pages = pages.split(' ').nth(1).context("statm has a second number")?;
+        Ok(pages.parse::<u64>()? * 4096)
+    }
+
+    /// Percent of a core that it takes while nothing changes.
+    pub(crate) fn idle_cpu(&self, time: Duration) -> anyhow::Result<f64> {
+        let ticks = || -> anyhow::Result<f64> {
+            let stat = fs::read_to_string(self.proc().join("stat"))?;
+            let (_, rest) = stat.rsplit_once(')').context("stat has a name")?;
+            let fields = rest.split_whitespace().skip(11).take(2);
+            fields.map(|field| Ok(field.parse::<f64>()?)).sum()
+        };
+        let before = ticks()?;
+        std::thread::park_timeout(time);
+        Ok((ticks()? - before) / time.as_secs_f64())
+    }
+
+    fn proc(&self) -> std::path::PathBuf {
+        Path::new("/proc").join(self.child.id().to_string())
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        // Already gone is fine.
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// Where the control plane listens, from its log; the rest of the log is read and dropped.
+fn listening(child: &mut Child) -> anyhow::Result<String> {
+    let log = BufReader::new(child.stderr.take().context("piped")?);
+    let mut lines = log.lines();
+    for line in lines.by_ref() {
+        let line = line?;
+        let Some((_, address)) = line
+            .split_once("listening address=")
+            .filter(|_| !line.contains("admin"))
+        else {
+            ensure!(!line.contains("cannot"), "{line}");
+            continue;
+        };
+        let address = address.to_owned();
+        std::thread::spawn(move || lines.for_each(drop));
+        return Ok(address);
+    }
+    anyhow::bail!("the control plane ended before it listened")
+}
+
+/// The documents of a shop, in which the two numbers change a policy and an endpoint.
+fn mesh([policy, endpoint]: [usize; 2]) -> String {
+    let (size, host) = (policy + 1, endpoint + 1);
+    format!(
+        r#"
+kind: Backend
+metadata: {{name: users, namespace: shop}}
+spec: {{endpoints: ["10.0.0.1:80"]}}
+---
+kind: Backend
+metadata: {{name: orders, namespace: shop}}
+spec: {{endpoints: ["10.0.1.{host}:80", "10.0.2.1:80", "10.0.2.2:80"]}}
+---
+kind: Listener
+metadata: {{name: to-orders, namespace: shop}}
+spec: {{address: "127.0.0.1:1", backend: orders, workload: users}}
+---
+kind: BatchPolicy
+metadata: {{name: users, namespace: shop}}
+spec:
+  targetRefs: [{{kind: Backend, name: users}}]
+  routes:
+  - name: by-id
+    match: {{method: GET, path: {{type: Template, value: "/users/{{id}}"}}}}
+    codec: {{keyedGet: {{batchPath: "/users?ids={{id}}", key: /id}}}}
+    batch: {{maxSize: {size}}}
+"#
+    )
+}
+
+const DOMAIN: &str = "bench.example";

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Admin;
 use super::rotation::{Trusting, last_certificate};
 use crate::metrics::Levels;
-use crate::status::{Found, Overview, Progress, Rejection};
+use crate::status::{Found, Overview, Progress, Rejection, Totals};
 use crate::store::Snapshot;
 
 /// How everything stands.
@@ -21,7 +21,11 @@ pub(super) fn status(admin: &Admin) -> Value {
     let standing = admin.files.standing();
     let policies = overview.policies.iter();
     let policies = policies.map(|(name, progress)| policy(admin, &snapshot, name, progress));
-    let totals = overview.sidecars;
+    let workloads = overview.workloads.iter().map(|(workload, of)| {
+        let mut shown = totals(*of);
+        shown["workload"] = workload.to_string().into();
+        shown
+    });
     json!({
         "ready": admin.lifecycle.ready().is_ok(),
         "generation": snapshot.generation(),
@@ -31,14 +35,19 @@ pub(super) fn status(admin: &Admin) -> Value {
             "warnings": faults(&standing.warnings),
             "conflicts": standing.conflicts.iter().map(conflict).collect::<Vec<_>>(),
         },
-        "sidecars": {
-            "connected": totals.connected(),
-            "acked": totals.acked,
-            "rejected": totals.rejected,
-            "stale": totals.stale,
-        },
+        "sidecars": totals(overview.sidecars),
+        "workloads": workloads.collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
         "trust": trust(admin, &overview),
+    })
+}
+
+fn totals(of: Totals) -> Value {
+    json!({
+        "connected": of.connected(),
+        "acked": of.acked,
+        "rejected": of.rejected,
+        "stale": of.stale,
     })
 }
 

@@ -209,6 +209,73 @@ async fn a_sidecar_that_moves_to_another_replica_is_sent_nothing_again() {
 }
 
 #[tokio::test]
+async fn a_sidecar_that_claims_what_is_not_for_it_is_not_counted() {
+    let plane = Plane::new();
+    let orders = policy("shop/orders", "1", "orders");
+    let version = orders.held.version.to_string();
+    plane.store.replace(vec![orders]);
+    let mut users = plane.stub("users");
+    users.subscriber.hold(Kind::Policy, "shop/orders", &version);
+    users.settle().await;
+    assert_eq!(plane.progress("shop/orders"), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_a_sidecar_asked_for_counts_until_it_wants_it_no_more() {
+    let plane = Plane::new();
+    let outbound = Pushed {
+        readers: Readers::Everyone,
+        ..policy("shop/out", "1", "users")
+    };
+    plane.store.replace(vec![outbound]);
+    let mut users = plane.stub("users");
+    users.settle().await;
+    assert_eq!(plane.progress("shop/out"), (0, 0, 0, 0));
+    users.subscriber.subscribe(Kind::Policy, "shop/out");
+    users.settle().await;
+    assert_eq!(plane.progress("shop/out"), (1, 1, 0, 0));
+    users.subscriber.unsubscribe(Kind::Policy, "shop/out");
+    users.settle().await;
+    assert_eq!(plane.progress("shop/out"), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_a_sidecar_says_is_kept_to_a_bound() {
+    let plane = Plane::new();
+    plane.store.replace(vec![policy("shop/users", "bad", "users")]);
+    let mut users = plane.stub(&"é".repeat(1000));
+    users.subscriber.subscribe(Kind::Policy, "*");
+    users.settle().await;
+    let mut nodes = Vec::new();
+    plane.sidecars.each(|sidecar| nodes.push(sidecar.node.len()));
+    assert_eq!(nodes, [252], "whole letters");
+}
+
+#[tokio::test]
+async fn a_term_ends_the_stream_and_says_why() {
+    let plane = Plane::new();
+    for (ending, code) in [
+        (Ending::Age, tonic::Code::Unavailable),
+        (Ending::Drain, tonic::Code::Unavailable),
+        (Ending::Certificate, tonic::Code::Unauthenticated),
+    ] {
+        let (end, term) = TermEnd::new();
+        let (_requests, received) = channel(16);
+        let admitted = Admitted {
+            term,
+            ..workload("users").into()
+        };
+        let mut responses = Responses::new(&plane.store, &plane.sidecars, admitted, Requests::from(received));
+        let waiting = tokio::spawn(async move { responses.next().await });
+        tokio::task::yield_now().await;
+        end.end(ending);
+        let status = waiting.await.unwrap().unwrap().unwrap_err();
+        assert_eq!(status.code(), code);
+    }
+    assert!(plane.sidecars.is_empty());
+}
+
+#[tokio::test]
 async fn who_missed_more_than_is_remembered_catches_up() {
     let plane = Plane::new();
     let mut users = plane.stub("users");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jitney_api::Workload;
 use jitney_api::push::{Kind, Nack, Version};
 use tokio::time::Instant;
 
@@ -17,6 +18,8 @@ pub struct Overview {
     pub policies: BTreeMap<Arc<str>, Progress>,
     /// How many sidecars there are, by how they stand.
     pub sidecars: Totals,
+    /// The same by workload.
+    pub workloads: BTreeMap<Workload, Totals>,
     /// How many certificates of connected sidecars each root signed.
     pub certificates: BTreeMap<RootId, usize>,
     /// How many sidecars have applied each version of the trust bundle; `None`: none at all.
@@ -240,6 +243,8 @@ impl Overview {
             }
         }
         self.sidecars.count(worst);
+        let of_workload = self.workloads.entry(sidecar.workload.clone());
+        of_workload.or_default().count(worst);
         if let Some(root) = sidecar.root {
             *self.certificates.entry(root).or_default() += 1;
         }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use tonic::Code;
 
 use crate::client::{Identity, Sidecar};
-use crate::plane::{Plane, SHOP};
+use crate::plane::{Plane, SHOP, until};
 
 fn policy<'a>(status: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
     let policies = status["policies"].as_array().unwrap();
@@ -68,6 +68,33 @@ async fn a_stream_that_has_reached_its_age_ends_and_the_next_brings_nothing_agai
     users.open(identity.connect(&plane).await.unwrap()).await.unwrap();
     assert!(users.end().await.message().contains("age"));
     assert_eq!(users.sent, sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_restart_nor_a_replica_sends_anything_again() {
+    let plane = Plane::start(&[]);
+    let (mut users, identity) = Sidecar::running(&plane, "users").await;
+    let sent = users.sent;
+    let (_, folder) = plane.end(Signal::SIGKILL);
+    users.end().await;
+    let plane = Plane::start_in(folder, &[]);
+    users.open(identity.connect(&plane).await.unwrap()).await.unwrap();
+    plane.until("what it came with counts", |status| {
+        policy(status, "shop/users")["sidecars"]["acked"] == 1
+    });
+    let replica = plane.replica();
+    let channel = identity.connect_to(replica.address, &plane.folder.roots()).await;
+    users.open(channel.unwrap()).await.unwrap();
+    until(replica.admin, "there, too", |status| {
+        policy(status, "shop/users")["sidecars"]["acked"] == 1
+    });
+    plane.folder.write(&SHOP.replace("maxSize: 8", "maxSize: 4"));
+    users.take_until(Kind::Route).await.unwrap();
+    assert_eq!(
+        users.sent,
+        sent + 1,
+        "the route that has changed, and nothing else"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,6 +31,7 @@ mod cli;
 mod mesh;
 mod policy_files;
 mod pushed;
+mod trust;
 
 // The real sidecar between real sockets.
 mod e2e;

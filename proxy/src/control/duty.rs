@@ -125,11 +125,22 @@ impl Duty {
 
     /// A stream was opened for a workload: what is said next is what is wanted and what is held.
     pub(super) fn open(&mut self, workload: &Workload) {
-        if self.workload.as_ref() != Some(workload) {
-            self.workload = Some(workload.clone());
-            self.is_unsaved = true;
+        if let Some(other) = self.workload.as_ref().filter(|other| *other != workload) {
+            tracing::warn!(%workload, %other, "what was kept on disk is another workload's, and is dropped");
+            self.forget();
         }
+        self.workload = Some(workload.clone());
         self.subscriber.open();
+    }
+
+    fn forget(&mut self) {
+        for (kind, name) in std::mem::take(&mut self.held).into_keys() {
+            self.assembly.remove(kind, &name);
+            self.subscriber.release(kind, &name);
+        }
+        self.known.clear();
+        self.ask();
+        self.is_in_force = false;
     }
 
     /// What is to be said; to be asked until `None`.

@@ -108,6 +108,11 @@ impl Subscriber {
         held.insert(name.to_owned(), version.to_owned());
     }
 
+    /// Holds a resource no longer, so that it is sent again.
+    pub fn release(&mut self, kind: Kind, name: &str) {
+        self.interests[kind.index()].held.remove(name);
+    }
+
     /// The version of a resource that is applied.
     pub fn held(&self, kind: Kind, name: &str) -> Option<&str> {
         self.interests[kind.index()].held.get(name).map(String::as_str)

@@ -1,0 +1,152 @@
+//! Certificates of real sidecars: whose they are decides what is read, and roots are replaced under load.
+
+use std::fs;
+use std::time::Duration;
+
+use jitney_tests::caller::{get, post};
+use jitney_tests::{TestControlPlane, TestProxy, TestUpstream, model, wait};
+use serde_json::Value;
+
+const USERS: &str = r#"
+kind: Backend
+metadata: {name: users, namespace: shop}
+spec: {endpoints: ["127.0.0.1:9"]}
+---
+kind: Backend
+metadata: {name: orders, namespace: shop}
+spec: {endpoints: ["127.0.0.1:9"]}
+---
+kind: BatchPolicy
+metadata: {name: users, namespace: shop}
+spec:
+  targetRefs: [{kind: Backend, name: users}]
+  routes:
+  - name: by-id
+    match: {method: GET, path: {type: Template, value: "/users/{id}"}}
+    codec: {keyedGet: {batchPath: "/users?ids={id}", key: /id}}
+"#;
+
+async fn control_plane(proxy: &TestProxy) -> Value {
+    let config: Value = serde_json::from_str(&proxy.admin("/config").await.text()).unwrap();
+    config["controlPlane"].clone()
+}
+
+fn held(control_plane: &Value, kind: &str) -> usize {
+    let resources = control_plane["resources"].as_array().unwrap().iter();
+    resources.filter(|one| one["type"] == kind).count()
+}
+
+#[tokio::test]
+async fn a_sidecar_reads_what_its_certificate_entitles_it_to() {
+    let upstream = TestUpstream::start(model::users).await;
+    let plane = TestControlPlane::start(USERS).await;
+    let start = |workload: &str| {
+        let settings = plane.sidecar(workload, "users-1");
+        settings.upstream(upstream.address).start()
+    };
+    let users = start("shop/users").await;
+    // What the first one kept on disk must not become the other one's, either.
+    let snapshots = plane.folder().join("snapshots/users-1");
+    let is_kept = || fs::read_dir(&snapshots).is_ok_and(|mut files| files.next().is_some());
+    wait::until("it is on disk", is_kept).await;
+    let orders = start("shop/orders").await;
+    let connected = || orders.log().contains("connected control_plane");
+    wait::until("it is connected", connected).await;
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    while control_plane(&orders).await["fromSnapshot"] == true {
+        assert!(tokio::time::Instant::now() < end, "{}", orders.log());
+    }
+    let (its, others) = (control_plane(&users).await, control_plane(&orders).await);
+    assert_eq!(its["identity"], "spiffe://cluster.local/ns/shop/sa/users");
+    assert_eq!((held(&its, "policy"), held(&its, "route")), (1, 1));
+    assert_eq!(others["identity"], "spiffe://cluster.local/ns/shop/sa/orders");
+    assert_eq!(
+        (held(&others, "policy"), held(&others, "route")),
+        (0, 0),
+        "whatever it calls itself"
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_was_used_gives_nothing_and_the_log_says_why() {
+    let upstream = TestUpstream::start(model::users).await;
+    let plane = TestControlPlane::start(USERS).await;
+    let settings = |node: &str| plane.sidecar("shop/users", node).upstream(upstream.address);
+    let (first, second) = (settings("users-1"), settings("thief"));
+    let tokens = ["users-1.0.token", "thief.0.token"].map(|name| plane.folder().join(name));
+    fs::copy(&tokens[0], &tokens[1]).unwrap();
+    let _proxy = first.start().await;
+    let thief = second.spawn();
+    wait::until("it is refused", || thief.log().contains("used before")).await;
+    assert!(!thief.log().contains("certificate received"), "{}", thief.log());
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_another_ones_is_not_believed() {
+    let upstream = TestUpstream::start(model::users).await;
+    let (plane, impostor) = (
+        TestControlPlane::start(USERS).await,
+        TestControlPlane::start(USERS).await,
+    );
+    let [roots, others] = [&plane, &impostor].map(|plane| plane.folder().join("state/roots.pem"));
+    fs::copy(others, roots).unwrap();
+    let settings = plane.sidecar("shop/users", "users-1");
+    let proxy = settings.upstream(upstream.address).spawn();
+    wait::until("it is not believed", || {
+        proxy.log().contains("invalid peer certificate")
+    })
+    .await;
+    assert!(!proxy.log().contains("certificate received"), "{}", proxy.log());
+}
+
+#[tokio::test]
+async fn roots_are_replaced_step_by_step_and_no_call_fails() {
+    let upstream = TestUpstream::start(model::users).await;
+    let plane = TestControlPlane::start(USERS).await;
+    let proxy = plane
+        .sidecar("shop/users", "users-1")
+        .upstream(upstream.address)
+        .start()
+        .await;
+    let first = control_plane(&proxy).await["certificateExpires"].clone();
+    let step = async |name: &str| post(plane.admin, &format!("/trust/{name}"), "").await.unwrap();
+    // Each is refused until it is safe.
+    for name in ["add", "switch", "drop"] {
+        let end = tokio::time::Instant::now() + 2 * wait::PATIENCE;
+        loop {
+            let answer = step(name).await;
+            if answer.status == 200 {
+                break;
+            }
+            assert_eq!(answer.status, 409, "{}", answer.text());
+            assert!(
+                tokio::time::Instant::now() < end,
+                "{name}: {}\n{}",
+                answer.text(),
+                proxy.log()
+            );
+            assert_eq!(
+                get(proxy.address, "/users/7").await.unwrap().text(),
+                model::user("7", "")
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(
+        plane.page("/status").await["trust"]["roots"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_ne!(
+        control_plane(&proxy).await["certificateExpires"],
+        first,
+        "it has a new one"
+    );
+    assert_eq!(proxy.metric("jitney_control_plane_connected", "").await, 1.0);
+    // And the control plane can still tell it something.
+    plane.write(&USERS.replace("key: /id}}", "key: /id}}\n    batch: {maxSize: 3}"));
+    let told = |told: &Value| told["generation"] != 1 && told["sidecars"]["acked"] == 1;
+    plane.until_policy("shop/users", told).await;
+}

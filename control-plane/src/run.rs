@@ -108,7 +108,6 @@ impl Process {
         let used = Arc::new(Used::open(&state, now)?);
         let tls = Arc::new(Tls::new(&trust, now)?);
         store.replace_part(Part::Trust, vec![trust.pushed()], Instant::now());
-        lifecycle.synced();
         let sidecars = Arc::new(Sidecars::new(metrics.counts.clone()));
         let findings = Arc::new(Findings::default());
         let admin = Admin {
@@ -122,6 +121,8 @@ impl Process {
         };
         serve_admin(args.admin, admin)?;
         let listener = listen(args.listen)?;
+        // Whoever is told so may come at once.
+        lifecycle.synced();
         let watch = watch_trust(&trust).map_err(|error| RunError::System("watch the state", error))?;
         let background = background(&trust, &store, &tls, &used);
         let attest = Arc::new(Bootstrap::new(tokens, used));

@@ -9,7 +9,8 @@
 //! - A version is a hash of the content, so whoever holds it already gets nothing.
 //! - One response of a type is under way at a time. What changes meanwhile waits as a name in a set,
 //!   never as a copy in a queue, and goes out in its latest form.
-//! - Who asks for everything is answered even if there is nothing, and so knows when it has all.
+//! - Who asks for everything, or for a collection, is answered even if there is nothing, and so knows when
+//!   it has all.
 //! - What others refer to is sent first and removed last (make before break).
 //! - A response is rejected by its `error_detail` alone; a nonce that is not the latest one's says
 //!   nothing.

@@ -113,6 +113,7 @@ impl Duty {
         let known = self.held.keys().filter(|(kind, _)| *kind == Kind::Backend);
         self.known = known.map(|(_, name)| name.clone()).collect();
         self.ask();
+        self.assembly.expect_nothing();
         self.is_unsaved = false;
         match self.apply() {
             Ok(()) => {
@@ -233,7 +234,8 @@ impl Duty {
     /// Whether all that listeners need has come.
     fn is_complete(&self) -> bool {
         let mut listeners = self.assembly.listeners();
-        self.has_policies && listeners.all(|one| self.known.contains(&one.backend))
+        let is_known = |backend: &String| self.known.contains(backend);
+        self.has_policies && !self.assembly.expects() && listeners.all(|one| is_known(&one.backend))
     }
 
     fn apply(&mut self) -> Result<(), String> {
@@ -264,6 +266,9 @@ impl Duty {
         }
         for (kind, name) in wanted.difference(&self.asked) {
             self.subscriber.subscribe(*kind, name);
+            if let (Kind::Endpoint, Some(backend)) = (kind, name.strip_suffix("/*")) {
+                self.assembly.expect(backend);
+            }
         }
         self.asked = wanted;
         dropped

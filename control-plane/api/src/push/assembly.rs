@@ -3,6 +3,8 @@
 //! Each resource is tried when it comes: what cannot run is rejected by its own name and field, and the
 //! last good version stays in its place.
 
+use std::collections::BTreeSet;
+
 use jitney_core::policy::Policy;
 
 use super::kind::Kind;
@@ -26,6 +28,8 @@ pub struct Assembly {
     policies: Policies,
     destinations: Destinations,
     duties: Duties,
+    /// Backends whose endpoints were asked for and have not come.
+    expected: BTreeSet<String>,
 }
 
 /// What this sidecar can do, whatever a policy asks for.
@@ -67,6 +71,10 @@ impl Assembly {
     /// Takes in a response; what cannot run is rejected in it. Trust bundles change nothing here.
     pub fn take(&mut self, delta: &mut Delta) -> Taken {
         let mut taken = Taken::default();
+        if delta.kind == Kind::Endpoint {
+            taken.changed = self.expects();
+            self.expect_nothing();
+        }
         for change in delta.changes.clone() {
             match change {
                 Change::Set {
@@ -111,8 +119,26 @@ impl Assembly {
         self.capped(self.policies.inbound())
     }
 
+    /// Endpoints of this backend were asked for: nothing is known of it until they are answered.
+    pub fn expect(&mut self, backend: &str) {
+        self.expected.insert(backend.to_owned());
+    }
+
+    /// Whether there is a backend whose endpoints are still to come.
+    pub fn expects(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// What was asked for has come, from wherever.
+    pub fn expect_nothing(&mut self) {
+        self.expected.clear();
+    }
+
     /// Where a backend is, and what is run for calls to it; `None` while nothing is known of it.
     pub fn outbound(&self, backend: &str) -> Option<(Destination, CompiledPolicy)> {
+        if self.expected.contains(backend) {
+            return None;
+        }
         let destination = self.destinations.get(backend)?;
         let policy = self.policies.outbound(&destination.policies);
         Some((destination, self.capped(policy)))

@@ -347,3 +347,22 @@ fn a_backend_without_endpoints_is_one() {
     assembly.remove(Kind::Backend, "shop/orders");
     assert!(assembly.outbound("shop/orders").is_none());
 }
+
+#[test]
+fn nothing_is_known_of_a_backend_before_its_endpoints_are_answered() {
+    let (mut assembly, _) = complete(SHOP, OwnLimits::default());
+    assembly.expect("shop/orders");
+    assert!(assembly.outbound("shop/orders").is_none());
+    assert!(assembly.outbound("shop/users").is_some());
+    assert!(
+        !assembly
+            .take(&mut Delta::remembered(Kind::Backend, vec![]))
+            .changed
+    );
+    assert!(
+        assembly
+            .take(&mut Delta::remembered(Kind::Endpoint, vec![]))
+            .changed
+    );
+    assert!(assembly.outbound("shop/orders").is_some());
+}

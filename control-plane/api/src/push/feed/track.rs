@@ -16,7 +16,8 @@ use crate::push::version::Version;
 pub(super) struct Track {
     /// True after the first request for the type.
     begun: bool,
-    /// Everything was asked for, and nothing was sent yet: even if there is nothing, that is news.
+    /// Everything, or a collection, was asked for, and nothing was sent since: even if there is nothing,
+    /// that is news.
     unanswered: bool,
     names: Names,
     /// What the sidecar came with or was sent last; `None`: it was told that there is none.
@@ -134,9 +135,10 @@ impl Track {
             }
             self.dirty.extend(found(pattern, kind, view));
         }
+        let is_open_ended = |name: &String| !matches!(Pattern::of(name), Pattern::Exact(_));
+        self.unanswered |= first && self.names.all() || wanted.iter().any(is_open_ended);
         if first {
             self.resume(request);
-            self.unanswered = self.names.all();
         }
         Ok(())
     }

@@ -76,6 +76,19 @@ fn who_asks_for_everything_is_told_when_there_is_nothing_more() {
 }
 
 #[test]
+fn who_asks_for_a_collection_is_answered_even_if_it_is_empty() {
+    let mut pair = Pair::new();
+    pair.subscribe(Kind::Endpoint, "shop/users/*");
+    pair.settle();
+    pair.subscribe(Kind::Endpoint, "shop/orders/*");
+    pair.speak();
+    pair.read_up();
+    pair.speak();
+    assert_eq!(pair.down.len(), 1, "each time");
+    pair.settle();
+}
+
+#[test]
 fn a_slow_sidecar_gets_the_latest_and_nothing_in_between() {
     let mut pair = Pair::new();
     pair.set(Kind::Policy, "a", "0");

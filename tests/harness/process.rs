@@ -99,7 +99,7 @@ impl Process {
     }
 
     /// Waits until the admin endpoint says that it is ready; gives the addresses that it listens on: the
-    /// first one that is none of the admin endpoint, if it listens on one, and that of the admin endpoint.
+    /// first one that is none of the admin endpoint, if it has said so, and that of the admin endpoint.
     ///
     /// # Panics
     /// If that is not within [`PATIENCE`]; its log is in the message.
@@ -115,6 +115,18 @@ impl Process {
             assert!(is_hopeful, "{} did not become ready:\n{}", self.name, self.log());
             sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+impl Process {
+    /// As [`Process::ready`], of a program that listens on more than its admin endpoint.
+    ///
+    /// # Panics
+    /// As [`Process::ready`].
+    pub async fn listening(&mut self) -> (SocketAddr, SocketAddr) {
+        crate::wait::until("it says where it listens", || addresses(&self.log()).0.is_some()).await;
+        let (listener, admin) = self.ready().await;
+        (listener.expect("it has said so"), admin)
     }
 }
 

@@ -158,6 +158,16 @@ impl Documents {
         all
     }
 
+    /// Documents that stand in no file, each with the name that its faults are told by. Their places in it
+    /// are not known.
+    pub fn of_json(documents: impl IntoIterator<Item = (Arc<str>, serde_json::Value)>) -> Self {
+        let mut all = Self::default();
+        for (name, document) in documents {
+            all.add(&name, Node::of_json(&document));
+        }
+        all
+    }
+
     fn add(&mut self, file: &Arc<str>, node: Node) {
         let resource = match kind_of(&node) {
             Ok("BatchPolicy") => self.decode(file, &node, Resource::BatchPolicy),

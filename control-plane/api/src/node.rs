@@ -44,6 +44,41 @@ pub(crate) struct Entry {
 }
 
 impl Node {
+    /// A value that stands in no file.
+    pub(crate) fn of_json(value: &serde_json::Value) -> Self {
+        Self::numbered(value, &mut 0)
+    }
+
+    fn numbered(value: &serde_json::Value, ids: &mut usize) -> Self {
+        let id = *ids;
+        *ids += 1;
+        let value = match value {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(*value),
+            serde_json::Value::Number(number) => number.as_i128().map_or_else(
+                || Value::Float(number.as_f64().unwrap_or_default()),
+                Value::Integer,
+            ),
+            serde_json::Value::String(text) => Value::String(text.clone()),
+            serde_json::Value::Array(list) => {
+                Value::List(list.iter().map(|one| Self::numbered(one, ids)).collect())
+            }
+            serde_json::Value::Object(map) => {
+                let entry = |(key, value): (&String, &serde_json::Value)| Entry {
+                    key: key.clone(),
+                    key_place: Place::default(),
+                    value: Self::numbered(value, ids),
+                };
+                Value::Map(map.iter().map(entry).collect())
+            }
+        };
+        Self {
+            id,
+            place: Place::default(),
+            value,
+        }
+    }
+
     /// The member of a map.
     pub(crate) fn member(&self, name: &str) -> Option<&Self> {
         let Value::Map(entries) = &self.value else {

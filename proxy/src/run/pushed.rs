@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jitney_api::push::{Assembly, Listening};
-use jitney_api::{CompiledBackend, CompiledPolicy, Documents, Workload};
+use jitney_api::{CompiledBackend, CompiledPolicy, Workload};
 
 use super::applier::{Applier, CONTROL_PLANE};
 use super::plan::{Plan, PlannedBackend, PlannedListener, by_flags, effective, local_name};
@@ -50,7 +50,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     warnings.dedup();
     let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
     Plan {
-        effective: effective(&Documents::read(&pushed.sources()), policies),
+        effective: effective(&pushed.documents(), policies),
         sources: vec![CONTROL_PLANE.into()],
         log_level: pushed.runtime().log_level,
         listeners,

@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use jitney_api::Workload;
 use jitney_api::push::{Assembly, OwnLimits};
+use jitney_api::{Endpoint, Workload};
 use jitney_proxy::control::{Control, Force, Settings};
 use jitney_proxy::metrics::Metrics;
 use tokio::runtime::Runtime;
@@ -17,24 +17,38 @@ use crate::plane::Plane;
 pub(crate) struct Fleet {
     count: usize,
     began: Instant,
-    applied: Receiver<Instant>,
+    applied: Receiver<Applied>,
     _runtime: Runtime,
+}
+
+/// A sidecar has applied what came after so many changes of each kind.
+struct Applied {
+    changes: [usize; 2],
+    at: Instant,
 }
 
 /// A data path that does nothing but what has to be done before it could.
 struct Compiles {
-    applied: SyncSender<Instant>,
+    applied: SyncSender<Applied>,
+    last: Option<[usize; 2]>,
 }
 
 impl Force for Compiles {
     fn apply(&mut self, pushed: &Assembly, _: &Workload) -> Result<(), String> {
-        let (inbound, outbound) = (pushed.inbound(), pushed.outbound("shop/orders"));
-        if inbound.policy.routes().is_empty() || outbound.is_none_or(|(to, _)| to.endpoints.is_empty()) {
-            return Err("it is not what was written".into());
+        let inbound = pushed.inbound().policy;
+        let policy = inbound.routes().first().map(|route| route.limits.max_size - 1);
+        let (to, _) = pushed.outbound("shop/orders").ok_or("no backend")?;
+        let newest = |endpoint: &Endpoint| endpoint.host.strip_prefix("10.0.1.")?.parse::<usize>().ok();
+        let endpoint = to.endpoints.iter().filter_map(newest).max();
+        let changes = [policy.ok_or("no policy")?, endpoint.ok_or("no endpoint")? - 1];
+        if self.last.replace(changes) == Some(changes) {
+            return Ok(());
         }
-        self.applied
-            .send(Instant::now())
-            .map_err(|error| error.to_string())
+        let applied = Applied {
+            changes,
+            at: Instant::now(),
+        };
+        self.applied.send(applied).map_err(|error| error.to_string())
     }
 }
 
@@ -54,6 +68,7 @@ impl Fleet {
             };
             let force = Compiles {
                 applied: sender.clone(),
+                last: None,
             };
             let control = Control::new(settings, &metrics, Box::new(force))?;
             runtime.spawn(control.run());
@@ -68,16 +83,18 @@ impl Fleet {
 
     /// Waits until each has what it is to have; gives the time that this took.
     pub(crate) fn all_connected(&self) -> anyhow::Result<Duration> {
-        let took = self.all_applied(self.began)?;
+        let took = self.all_applied([0, 0], self.began)?;
         took.last().copied().context("there is a last one")
     }
 
-    /// Waits until each has applied a change that was made at that time; gives how long each took.
-    pub(crate) fn all_applied(&self, since: Instant) -> anyhow::Result<Vec<Duration>> {
+    /// Waits until each has applied what is there after so many changes, of which the last was made at that
+    /// time; gives how long each took.
+    pub(crate) fn all_applied(&self, changes: [usize; 2], since: Instant) -> anyhow::Result<Vec<Duration>> {
         let mut took = Vec::with_capacity(self.count);
         while took.len() < self.count {
             match self.applied.recv_timeout(PATIENCE) {
-                Ok(at) => took.push(at - since),
+                Ok(applied) if applied.changes == changes => took.push(applied.at - since),
+                Ok(_) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     bail!("{} of {} sidecars applied the change", took.len(), self.count);
                 }

@@ -38,8 +38,8 @@ impl Times {
 fn measure(plane: &Plane, fleet: &Fleet, change: Change) -> anyhow::Result<Times> {
     let mut took = Vec::new();
     for _ in 0..CHANGES {
-        let since = plane.change(change)?;
-        took.extend(fleet.all_applied(since)?);
+        let (goal, since) = plane.change(change)?;
+        took.extend(fleet.all_applied(goal, since)?);
     }
     took.sort_unstable();
     Ok(Times(took))

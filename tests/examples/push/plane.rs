@@ -84,15 +84,15 @@ impl Plane {
         Ok(file)
     }
 
-    /// Changes a file; gives the time at which it was.
-    pub(crate) fn change(&self, change: Change) -> anyhow::Result<Instant> {
+    /// Changes a file; gives what sidecars are to have then, and the time at which it was changed.
+    pub(crate) fn change(&self, change: Change) -> anyhow::Result<([usize; 2], Instant)> {
         let mut changes = self.changes.lock().expect("nobody panicked with it");
         changes[change as usize] += 1;
         let partial = self.folder.path().join("partial");
         fs::write(&partial, mesh(*changes))?;
         let since = Instant::now();
         fs::rename(partial, self.folder.path().join("mesh.yaml"))?;
-        Ok(since)
+        Ok((*changes, since))
     }
 
     /// Bytes in memory.

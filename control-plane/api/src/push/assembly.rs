@@ -9,7 +9,7 @@ use jitney_core::policy::Policy;
 
 use super::kind::Kind;
 use super::subscriber::{Change, Delta};
-use crate::{CompiledPolicy, RuntimeSpec, Sources};
+use crate::{CompiledPolicy, Documents, RuntimeSpec};
 
 mod destinations;
 mod duties;
@@ -173,8 +173,8 @@ impl Assembly {
     }
 
     /// Every policy as a document.
-    pub fn sources(&self) -> Sources {
-        self.policies.sources()
+    pub fn documents(&self) -> Documents {
+        self.policies.documents()
     }
 
     fn capped(&self, compiled: CompiledPolicy) -> CompiledPolicy {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Fault, OwnLimits, Taken, unreadable};
 use crate::push::config;
-use crate::{CompiledPolicy, Diagnostic, Documents, Placement, Source, Sources, compile_for_upstream};
+use crate::{CompiledPolicy, Diagnostic, Documents, Placement, compile_for_upstream};
 
 /// The policies that a sidecar holds, each in its last good version.
 #[derive(Clone, Debug, Default)]
@@ -69,24 +69,21 @@ impl Policies {
     }
 
     /// A document for each policy, in the order of their names.
-    pub(super) fn sources(&self) -> Sources {
-        self.documents(self.policies.iter())
+    pub(super) fn documents(&self) -> Documents {
+        self.documents_of(self.policies.iter())
     }
 
-    fn documents<'a>(&'a self, policies: impl Iterator<Item = (&'a String, &'a Policy)>) -> Sources {
+    fn documents_of<'a>(&'a self, policies: impl Iterator<Item = (&'a String, &'a Policy)>) -> Documents {
         let documents = policies.filter_map(|(name, policy)| {
-            let text = document(name, policy, &self.routes).ok()?;
-            Some(source(name, text))
+            let document = document(name, policy, &self.routes).ok()?;
+            Some((file(name), document))
         });
-        Sources {
-            files: documents.collect(),
-        }
+        Documents::of_json(documents)
     }
 
     /// Each was tried alone, and two that were tried stay good together.
     fn compile<'a>(&'a self, policies: impl Iterator<Item = (&'a String, &'a Policy)>) -> CompiledPolicy {
-        let documents = Documents::read(&self.documents(policies));
-        compile_for_upstream(&documents).unwrap_or_else(|faults| {
+        compile_for_upstream(&self.documents_of(policies)).unwrap_or_else(|faults| {
             tracing::error!(
                 ?faults,
                 "policies that are good alone are not together: none is in force"
@@ -169,11 +166,8 @@ impl Policies {
 
     /// Whether a policy can run here.
     fn check(&self, name: &str, policy: &Policy) -> Result<(), Fault> {
-        let text = document(name, policy, &self.routes)?;
-        let sources = Sources {
-            files: vec![source(name, text)],
-        };
-        match compile_for_upstream(&Documents::read(&sources)) {
+        let document = document(name, policy, &self.routes)?;
+        match compile_for_upstream(&Documents::of_json([(file(name), document)])) {
             Ok(compiled) => self.limits.check(&compiled.policy),
             Err(found) => {
                 let first = found.into_iter().find(Diagnostic::is_error);
@@ -197,7 +191,7 @@ impl Policy {
 }
 
 /// A policy's document as somebody would have written it; or what it lacks.
-fn document(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Result<String, Fault> {
+fn document(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Result<Value, Fault> {
     let rules = policy.routes.iter().enumerate().map(|(index, route)| {
         routes.get(route).cloned().ok_or_else(|| Fault {
             field: format!("spec.routes[{index}]"),
@@ -212,12 +206,10 @@ fn document(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Re
     fields.insert("routes".into(), Value::Array(rules));
     let (namespace, short) = name.split_once('/').unwrap_or(("", name));
     let metadata = json!({"name": short, "namespace": namespace});
-    Ok(json!({"kind": "BatchPolicy", "metadata": metadata, "spec": spec}).to_string())
+    Ok(json!({"kind": "BatchPolicy", "metadata": metadata, "spec": spec}))
 }
 
-fn source(name: &str, text: String) -> Source {
-    Source {
-        file: Arc::from(format!("Policy {name}")),
-        text,
-    }
+/// What its faults are told by.
+fn file(name: &str) -> Arc<str> {
+    format!("Policy {name}").into()
 }

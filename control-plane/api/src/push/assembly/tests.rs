@@ -5,7 +5,7 @@ use prost::Message as _;
 
 use super::super::{Held, Kind, Pushed, Readers, config, resources};
 use super::*;
-use crate::{BatchPolicy, Documents, Mode, Resource, Workload, compile};
+use crate::{BatchPolicy, Documents, Mode, Resource, Sources, Workload, compile};
 
 const SHOP: &str = r#"
 kind: Backend
@@ -115,7 +115,7 @@ fn names_and_readers() {
 
 #[test]
 fn a_policy_is_the_same_when_it_has_been_put_together_again() {
-    let again = Documents::read(&assembled(SHOP).sources());
+    let again = assembled(SHOP).documents();
     assert_eq!(policies(&again).len(), 2);
     for (one, other) in policies(&documents(SHOP)).iter().zip(&policies(&again)) {
         assert_eq!((&one.metadata, &one.spec), (&other.metadata, &other.spec));
@@ -146,13 +146,8 @@ fn one_route_that_changes_is_one_resource() {
     assert_eq!(changed.len(), 1);
     let mut delta = delta(Kind::Route, &changed);
     assert!(assembly.take(&mut delta).changed);
-    let texts: Vec<String> = assembly
-        .sources()
-        .files
-        .into_iter()
-        .map(|file| file.text)
-        .collect();
-    assert!(texts[1].contains("\"maxSize\":21"), "{texts:?}");
+    let users = &policies(&assembly.documents())[1];
+    assert_eq!(users.spec.routes[0].batch.max_size, 21);
 }
 
 /// As a control plane of a later version would push: a field or value that is not known here.
@@ -172,7 +167,7 @@ fn spoiled(text: &str, from: &str, to: &str) -> Vec<Pushed> {
 #[test]
 fn a_route_that_cannot_run_is_rejected_by_its_field_and_the_others_go_on() {
     let mut assembly = assembled(SHOP);
-    let before = assembly.sources();
+    let before = policies(&assembly.documents());
     let pushed = spoiled(SHOP, "\"maxSize\":20", "\"maxSize\":0");
     let mut delta = delta(Kind::Route, &pushed);
     assert!(!assembly.take(&mut delta).changed);
@@ -182,7 +177,11 @@ fn a_route_that_cannot_run_is_rejected_by_its_field_and_the_others_go_on() {
     assert_eq!(rejection.name, "shop/users/by-id");
     assert_eq!(rejection.field, "batch.maxSize");
     assert!(rejection.reason.contains("found 0"), "{rejection:?}");
-    assert_eq!(assembly.sources(), before, "the last good version stays");
+    assert_eq!(
+        policies(&assembly.documents()),
+        before,
+        "the last good version stays"
+    );
 }
 
 #[test]
@@ -203,9 +202,9 @@ fn a_policy_whose_route_was_rejected_is_asked_for_again_when_the_route_is_good()
     assert!(rejection.reason.contains("shop/users/by-id"), "{rejection:?}");
     let mut good = delta(Kind::Route, &pushed(SHOP));
     assert_eq!(assembly.take(&mut good).again, ["shop/users"]);
-    let mut policies = delta(Kind::Policy, &pushed(SHOP));
-    assert!(assembly.take(&mut policies).changed);
-    assert_eq!(assembly.sources().files.len(), 2);
+    let mut good = delta(Kind::Policy, &pushed(SHOP));
+    assert!(assembly.take(&mut good).changed);
+    assert_eq!(policies(&assembly.documents()).len(), 2);
 }
 
 #[test]
@@ -232,7 +231,7 @@ fn what_is_gone_runs_no_longer() {
             .take(&mut Delta::remembered(Kind::Policy, vec![gone]))
             .changed
     );
-    assert_eq!(assembly.sources().files.len(), 1);
+    assert_eq!(policies(&assembly.documents()).len(), 1);
 }
 
 const MESH: &str = r#"

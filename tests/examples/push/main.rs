@@ -80,6 +80,7 @@ fn main() -> anyhow::Result<()> {
             .parse()
             .with_context(|| format!("{count:?} is no number of sidecars"))
     });
+    allow_many_files()?;
     let mut counts = counts.collect::<anyhow::Result<Vec<usize>>>()?;
     if counts.is_empty() {
         counts = vec![100, 1000];
@@ -105,7 +106,18 @@ fn main() -> anyhow::Result<()> {
     counts.into_iter().try_for_each(run)
 }
 
+/// Each connection is a file.
+fn allow_many_files() -> anyhow::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
+
 /// Changes of each kind.
 const CHANGES: usize = 10;
+/// As both programs have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long the idle control plane is looked at.
 const IDLE: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@
 //! last good version stays in its place.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jitney_core::policy::Policy;
 
@@ -22,12 +23,13 @@ use destinations::Destinations;
 use duties::Duties;
 use policies::Policies;
 
-/// What a sidecar holds, each resource in its last good version.
+/// What a sidecar holds, each resource in its last good version. A clone shares all that is not changed
+/// afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct Assembly {
-    policies: Policies,
-    destinations: Destinations,
-    duties: Duties,
+    policies: Arc<Policies>,
+    destinations: Arc<Destinations>,
+    duties: Arc<Duties>,
     /// Backends whose endpoints were asked for and have not come.
     expected: BTreeSet<String>,
 }
@@ -63,7 +65,7 @@ impl Assembly {
     /// Nothing yet, for a sidecar with these limits.
     pub fn new(limits: OwnLimits) -> Self {
         Self {
-            policies: Policies::new(limits),
+            policies: Policies::new(limits).into(),
             ..Self::default()
         }
     }
@@ -93,11 +95,11 @@ impl Assembly {
 
     fn set(&mut self, kind: Kind, name: &str, content: bytes::Bytes) -> Result<Taken, Fault> {
         match kind {
-            Kind::Policy => self.policies.set(name, content),
-            Kind::Route => self.policies.set_route(name, content),
-            Kind::Backend => self.destinations.set(name, content),
-            Kind::Endpoint => self.destinations.set_endpoint(name, content),
-            Kind::Runtime => self.duties.set(name, content),
+            Kind::Policy => Arc::make_mut(&mut self.policies).set(name, content),
+            Kind::Route => Arc::make_mut(&mut self.policies).set_route(name, content),
+            Kind::Backend => Arc::make_mut(&mut self.destinations).set(name, content),
+            Kind::Endpoint => Arc::make_mut(&mut self.destinations).set_endpoint(name, content),
+            Kind::Runtime => Arc::make_mut(&mut self.duties).set(name, content),
             Kind::TrustBundle => Ok(Taken::default()),
         }
     }
@@ -105,11 +107,11 @@ impl Assembly {
     /// Drops a resource, as when it is no longer subscribed to.
     pub fn remove(&mut self, kind: Kind, name: &str) -> Taken {
         match kind {
-            Kind::Policy => self.policies.remove(name),
-            Kind::Route => self.policies.remove_route(name),
-            Kind::Backend => self.destinations.remove(name),
-            Kind::Endpoint => self.destinations.remove_endpoint(name),
-            Kind::Runtime => self.duties.remove(name),
+            Kind::Policy => Arc::make_mut(&mut self.policies).remove(name),
+            Kind::Route => Arc::make_mut(&mut self.policies).remove_route(name),
+            Kind::Backend => Arc::make_mut(&mut self.destinations).remove(name),
+            Kind::Endpoint => Arc::make_mut(&mut self.destinations).remove_endpoint(name),
+            Kind::Runtime => Arc::make_mut(&mut self.duties).remove(name),
             Kind::TrustBundle => Taken::default(),
         }
     }

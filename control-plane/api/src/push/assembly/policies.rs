@@ -2,7 +2,7 @@
 //! when it comes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -20,6 +20,8 @@ pub(super) struct Policies {
     routes: BTreeMap<String, Value>,
     /// Policies that were rejected for want of these routes.
     waiting: BTreeMap<String, BTreeSet<String>>,
+    /// What [`Policies::inbound`] gave last: most of what is pushed changes no policy.
+    inbound: OnceLock<CompiledPolicy>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -37,15 +39,18 @@ impl Policies {
     }
 
     pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        self.inbound.take();
         self.set_policy(name, content).map(Taken::of)
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Taken {
+        self.inbound.take();
         self.waiting.remove(name);
         Taken::of(self.policies.remove(name).is_some())
     }
 
     pub(super) fn set_route(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        self.inbound.take();
         let changed = self.try_route(name, content)?;
         let again = self.no_longer_missing(name);
         Ok(Taken { changed, again })
@@ -53,14 +58,16 @@ impl Policies {
 
     /// The policies that named it are gone, or came in a version that does not, before.
     pub(super) fn remove_route(&mut self, name: &str) -> Taken {
+        self.inbound.take();
         self.routes.remove(name);
         Taken::default()
     }
 
     /// What a callee's sidecar runs: every policy that it was sent unasked.
     pub(super) fn inbound(&self) -> CompiledPolicy {
-        let inbound = |policy: &Policy| policy.placement() == Placement::Inbound;
-        self.compile(self.policies.iter().filter(|(_, policy)| inbound(policy)))
+        let is_inbound = |policy: &Policy| policy.placement() == Placement::Inbound;
+        let inbound = || self.compile(self.policies.iter().filter(|(_, policy)| is_inbound(policy)));
+        self.inbound.get_or_init(inbound).clone()
     }
 
     /// What a caller's sidecar runs towards one backend: the policies of these names.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, ensure};
+use jitney_examples::client::get;
 use jitney_examples::process::Process;
-use jitney_examples::workload::get;
 use jitney_examples::{Call, Reply, Scene, Workload, play_with};
 
 fn main() -> anyhow::Result<ExitCode> {

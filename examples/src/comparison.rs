@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::figures::{milliseconds, quantile, thousands};
 use crate::process::Sidecar;
 use crate::workload::{Options, Run, Workload, lone_call, run};
 
@@ -125,8 +126,8 @@ impl fmt::Display for Comparison {
                     thousands(side.upstream_calls),
                     format!("{:.1}", calls / upstream),
                     format!("{:.0}", calls / side.run.elapsed.as_secs_f64()),
-                    milliseconds(side.quantile(50)),
-                    milliseconds(side.quantile(99)),
+                    milliseconds(quantile(&side.run.latencies, 50)),
+                    milliseconds(quantile(&side.run.latencies, 99)),
                     milliseconds(side.lone),
                 ],
             )?;
@@ -140,32 +141,4 @@ impl fmt::Display for Comparison {
             .iter()
             .try_for_each(|text| write!(f, "\nDIFFERENT {text}"))
     }
-}
-
-impl Side {
-    fn quantile(&self, percent: usize) -> Duration {
-        let last = self.run.latencies.len().saturating_sub(1);
-        self.run
-            .latencies
-            .get(last * percent / 100)
-            .copied()
-            .unwrap_or_default()
-    }
-}
-
-fn milliseconds(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1e3)
-}
-
-/// A count with its thousands apart.
-fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut shown = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            shown.push(',');
-        }
-        shown.push(digit);
-    }
-    shown
 }

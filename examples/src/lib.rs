@@ -6,10 +6,15 @@ pub mod comparison;
 pub mod scene;
 pub mod workload;
 
+// Its parts.
+pub mod client;
+pub mod figures;
+
 // The processes behind it.
 pub mod process;
 pub mod service;
 pub mod shop;
 
+pub use client::{Call, Reply};
 pub use scene::{Scene, play, play_with};
-pub use workload::{Call, Reply, Workload};
+pub use workload::Workload;

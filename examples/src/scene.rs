@@ -10,10 +10,12 @@ use clap::{Parser, Subcommand};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 
+use crate::client::get;
 use crate::comparison::compare;
+use crate::figures::say;
 use crate::process::{Process, be_sidecar, end_with_parent, sidecar};
 use crate::shop;
-use crate::workload::{Options, Workload, get};
+use crate::workload::{Options, Workload};
 
 /// What makes one example different from the next.
 #[derive(Clone, Copy, Debug)]
@@ -131,11 +133,6 @@ impl<W: Workload> Scene<W> {
             ExitCode::FAILURE
         })
     }
-}
-
-#[expect(clippy::print_stdout, reason = "the figures are the program's output")]
-fn say(text: &str) {
-    println!("{text}");
 }
 
 #[derive(Deserialize)]

@@ -6,16 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use indicatif::ProgressBar;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::client::{Call, Connection, Reply};
 
 /// How much work is done, and how much of it at once.
 #[derive(Args, Clone, Copy, Debug)]
@@ -41,48 +37,6 @@ pub trait Workload: Send + Sync + 'static {
     /// # Errors
     /// When the list is not what was asked for.
     fn each(&self, page: usize, list: &Reply) -> anyhow::Result<Vec<Call>>;
-}
-
-/// One request.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// Its method.
-    pub method: Method,
-    /// Path and query.
-    pub target: String,
-    /// Its body; JSON when it is not empty.
-    pub body: Bytes,
-}
-
-impl Call {
-    /// A GET.
-    pub fn get(target: impl Into<String>) -> Self {
-        Self {
-            method: Method::GET,
-            target: target.into(),
-            body: Bytes::new(),
-        }
-    }
-
-    /// A POST of JSON.
-    pub fn post(target: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self {
-            method: Method::POST,
-            target: target.into(),
-            body: body.into(),
-        }
-    }
-}
-
-/// One reply: what the verification compares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The status code.
-    pub status: u16,
-    /// The `content-type`.
-    pub content_type: String,
-    /// The body's bytes.
-    pub body: Bytes,
 }
 
 /// What one run gave.
@@ -209,59 +163,4 @@ impl Renderer {
         replies.sort_unstable_by_key(|(place, _)| *place);
         Ok(replies.into_iter().map(|(_, reply)| reply).collect())
     }
-}
-
-/// One keep-alive connection.
-struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    host: String,
-}
-
-impl Connection {
-    async fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("connecting to {address}"))?;
-        socket.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(socket)).await?;
-        tokio::spawn(connection);
-        Ok(Self {
-            sender,
-            host: address.to_string(),
-        })
-    }
-
-    async fn call(&mut self, call: Call) -> anyhow::Result<Reply> {
-        let mut request = Request::builder()
-            .method(call.method)
-            .uri(&call.target)
-            .header("host", &self.host);
-        if !call.body.is_empty() {
-            request = request.header("content-type", "application/json");
-        }
-        self.sender.ready().await?;
-        let (head, body) = self
-            .sender
-            .send_request(request.body(Full::new(call.body))?)
-            .await?
-            .into_parts();
-        let content_type = head.headers.get(http::header::CONTENT_TYPE);
-        let content_type = content_type
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("")
-            .to_owned();
-        Ok(Reply {
-            status: head.status.as_u16(),
-            content_type,
-            body: body.collect().await?.to_bytes(),
-        })
-    }
-}
-
-/// One GET on a connection of its own.
-///
-/// # Errors
-/// When it does not answer.
-pub async fn get(address: SocketAddr, target: &str) -> anyhow::Result<Reply> {
-    Connection::open(address).await?.call(Call::get(target)).await
 }

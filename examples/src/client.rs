@@ -77,6 +77,11 @@ impl Connection {
         })
     }
 
+    /// False once the other end has closed it.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// The reply to a call, which is sent once the reply before it is here.
     ///
     /// # Errors

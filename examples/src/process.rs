@@ -11,10 +11,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
+use jitney_control_plane::config as plane;
+use jitney_control_plane::inquire;
 use jitney_proxy::config::{Cli, Command};
 
 /// The argument that turns an example into the sidecar. What follows are the sidecar's own.
 pub const SIDECAR: &str = "sidecar";
+
+/// The argument that turns an example into the control plane. What follows are the control plane's own.
+pub const CONTROL_PLANE: &str = "control-plane";
 
 /// How long a process may take to listen; Python's imports are the slow ones.
 const START: Duration = Duration::from_secs(60);
@@ -87,6 +92,11 @@ impl Process {
             said.push_str(&line);
             said.push('\n');
         }
+    }
+
+    /// What the process has said since it was listened to last.
+    pub fn said(&self) -> String {
+        self.lines.try_iter().map(|line| line + "\n").collect()
     }
 }
 
@@ -167,11 +177,47 @@ pub fn end_with_parent() {
 pub fn be_sidecar(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let command_line = ["jitney-proxy".into()].into_iter().chain(arguments);
     match Cli::parse_from(command_line).command {
-        Command::Run(arguments) => Ok(jitney_proxy::run::run(*arguments)?),
+        Command::Run(arguments) => {
+            end_with_parent();
+            Ok(jitney_proxy::run::run(*arguments)?)
+        }
         other @ (Command::Check(_) | Command::Explain(_)) => {
             bail!("the sidecar's role is to run, not {other:?}")
         }
     }
+}
+
+/// Turns this process into the control plane: the same code as the program `jitney-control-plane`.
+///
+/// # Errors
+/// When the control plane cannot do what it is asked for.
+pub fn be_control_plane(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    let command_line = ["jitney-control-plane".into()].into_iter().chain(arguments);
+    match plane::Cli::parse_from(command_line).command {
+        plane::Command::Run(arguments) => {
+            end_with_parent();
+            Ok(jitney_control_plane::run::run(&arguments)?)
+        }
+        plane::Command::Token(arguments) => Ok(inquire::print_token(&arguments)?),
+        plane::Command::Trust(arguments) => {
+            let plane::TrustCommand::Roots(mesh) = arguments.what;
+            Ok(inquire::print_roots(&mesh)?)
+        }
+        plane::Command::Check(arguments) => Ok(inquire::check_files(&arguments)?),
+    }
+}
+
+/// What this very program prints in another role, in which it ends by itself.
+///
+/// # Errors
+/// When it cannot be started, or fails.
+pub fn output<I: IntoIterator<Item: AsRef<OsStr>>>(name: &str, arguments: I) -> anyhow::Result<String> {
+    let mut command = process::Command::new(std::env::current_exe()?);
+    let done = command.arg(name).args(arguments).output()?;
+    if !done.status.success() {
+        bail!("{name}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(String::from_utf8(done.stdout)?)
 }
 
 /// The sidecar's own allocator, so that it costs here what it costs in production.

@@ -207,8 +207,8 @@ const SIGNING: Duration = Duration::from_secs(30);
 pub const LEAVING: Duration = Duration::from_secs(5);
 /// How often a silent sidecar is asked whether it is there, and how long it has to say so: one that is
 /// dead must not be counted as running anything.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_PATIENCE: Duration = Duration::from_secs(5);
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_PATIENCE: Duration = Duration::from_secs(10);
 /// Calls at once on a connection: the push, a signing, a few reports.
 const STREAMS_MAX: u32 = 16;
 /// Bytes that a sidecar may send ahead, and that a connection may thus keep in memory.

@@ -150,3 +150,39 @@ async fn roots_are_replaced_step_by_step_and_no_call_fails() {
     let told = |told: &Value| told["generation"] != 1 && told["sidecars"]["acked"] == 1;
     plane.until_policy("shop/users", told).await;
 }
+
+#[tokio::test]
+async fn a_sidecar_whose_root_was_dropped_comes_back_with_a_new_token() {
+    let upstream = TestUpstream::start(model::users).await;
+    let plane = TestControlPlane::start(USERS).await;
+    let settings = plane.sidecar("shop/users", "users-1");
+    let proxy = settings.upstream(upstream.address).start().await;
+    let step = async |name: &str| {
+        post(plane.admin, &format!("/trust/{name}"), "")
+            .await
+            .unwrap()
+            .status
+    };
+    assert_eq!(step("add").await, 200);
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    while step("switch").await != 200 {
+        assert!(tokio::time::Instant::now() < end, "{}", plane.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(step("drop?force=true").await, 200);
+    // Its certificate is worth nothing now, its token is used, and calls go on.
+    wait::until("it is turned away", || {
+        proxy.log().contains("what is in force stays")
+    })
+    .await;
+    assert_eq!(get(proxy.address, "/users/7").await.unwrap().status, 200);
+    let token = plane.token("shop/users", "fresh");
+    fs::copy(token, plane.folder().join("users-1.0.token")).unwrap();
+    wait::until("it is back", || {
+        proxy.log().matches("certificate received").count() == 2
+    })
+    .await;
+    plane
+        .until_policy("shop/users", |told| told["sidecars"]["acked"] == 1)
+        .await;
+}

@@ -116,6 +116,7 @@ impl Service<Request<Body>> for Channel {
 
 /// The longest that a connection may take to come about.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A control plane that vanished without a word is noticed after these two.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A control plane that vanished without a word is noticed after these two. It says something ten
+/// thousand times as often as each of ten thousand sidecars asks it to.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);

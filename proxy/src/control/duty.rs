@@ -103,7 +103,9 @@ impl Duty {
                 content: kept.content.clone(),
             });
             let mut delta = Delta::remembered(kind, changes.collect());
-            self.trust(&mut delta, trust);
+            if kind == Kind::TrustBundle {
+                each_bundle(&mut delta, |bundle| trust.remember(bundle));
+            }
             self.assembly.take(&mut delta);
             self.hold(&delta);
         }
@@ -155,7 +157,10 @@ impl Duty {
             return;
         };
         let before = self.assembly.clone();
-        self.trust(&mut delta, trust);
+        // Roots are trusted when they come: the next stream may need them.
+        if delta.kind == Kind::TrustBundle {
+            each_bundle(&mut delta, |bundle| trust.replace(bundle));
+        }
         let taken = self.assembly.take(&mut delta);
         if delta.kind == Kind::Backend {
             self.known
@@ -209,26 +214,6 @@ impl Duty {
             name,
         };
         policies.into_iter().map(finding).collect()
-    }
-
-    /// Roots are trusted when they come: the next stream may need them.
-    fn trust(&self, delta: &mut Delta, trust: &Trust) {
-        if delta.kind != Kind::TrustBundle {
-            return;
-        }
-        for change in delta.changes.clone() {
-            if let Change::Set {
-                name,
-                version,
-                content,
-            } = change
-            {
-                let bundle = TrustBundle::decode(content).map_err(|error| error.to_string());
-                if let Err(reason) = bundle.and_then(|bundle| trust.replace(bundle)) {
-                    delta.reject(&name, &version, "", &reason);
-                }
-            }
-        }
     }
 
     /// Whether all that listeners need has come.
@@ -326,6 +311,23 @@ impl Duty {
         self.is_unsaved = false;
         if let Err(error) = disk.save(&snapshot) {
             tracing::error!(%error, "the last good set is not on disk");
+        }
+    }
+}
+
+/// Rejects the bundles that cannot be trusted.
+fn each_bundle(delta: &mut Delta, trust: impl Fn(TrustBundle) -> Result<(), String>) {
+    for change in delta.changes.clone() {
+        if let Change::Set {
+            name,
+            version,
+            content,
+        } = change
+        {
+            let bundle = TrustBundle::decode(content).map_err(|error| error.to_string());
+            if let Err(reason) = bundle.and_then(&trust) {
+                delta.reject(&name, &version, "", &reason);
+            }
         }
     }
 }

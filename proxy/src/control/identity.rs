@@ -28,6 +28,8 @@ pub(super) struct Identity {
     present: Option<Credentials>,
     /// Of the request under way: a token is good for one key, and its answer may get lost.
     next_key: Option<KeyPair>,
+    /// The control plane does not take the certificate, although its time is not up.
+    is_doubted: bool,
 }
 
 /// A certificate and its key.
@@ -72,7 +74,18 @@ impl Identity {
             standing,
             present: None,
             next_key: None,
+            is_doubted: false,
         }
+    }
+
+    /// There is no reason any more to ask with a token.
+    pub(super) const fn believe(&mut self) {
+        self.is_doubted = false;
+    }
+
+    /// The control plane does not take the certificate: the next one is asked for with a token.
+    pub(super) const fn doubt(&mut self) {
+        self.is_doubted = true;
     }
 
     /// Whose sidecar this is; `None` before the first certificate.
@@ -82,7 +95,7 @@ impl Identity {
 
     /// How long the certificate is good without being renewed; zero when there is none.
     pub(super) fn fresh_for(&self, trust: &Trust, now: SystemTime) -> Duration {
-        let Some(present) = &self.present else {
+        let Some(present) = self.present.as_ref().filter(|_| !self.is_doubted) else {
             return Duration::ZERO;
         };
         let left = present.renew_at.duration_since(now).unwrap_or_default();
@@ -95,9 +108,8 @@ impl Identity {
 
     /// Whether a stream can be opened with it.
     fn is_good(&self, now: SystemTime) -> bool {
-        self.present
-            .as_ref()
-            .is_some_and(|present| present.not_after > now)
+        let is_in_time = |present: &Credentials| present.not_after > now;
+        !self.is_doubted && self.present.as_ref().is_some_and(is_in_time)
     }
 
     /// Gets a certificate: with the present one while that is good, else with a token.

@@ -42,6 +42,15 @@ pub(super) enum Broken {
     Stream(Box<tonic::Status>),
 }
 
+impl Broken {
+    /// Whether it may be the certificate that is not taken: said so, or by the end of TLS, which has no code.
+    fn is_about_identity(&self) -> bool {
+        use tonic::Code::{PermissionDenied, Unauthenticated, Unknown};
+        let Self::Stream(status) = self else { return false };
+        matches!(status.code(), Unauthenticated | PermissionDenied | Unknown)
+    }
+}
+
 impl From<tonic::Status> for Broken {
     fn from(status: tonic::Status) -> Self {
         Self::Stream(Box::new(status))
@@ -77,7 +86,10 @@ impl Session {
 
     async fn stream(&mut self, url: &ControlPlaneUrl, backoff: &mut Backoff) -> Result<Ended, Broken> {
         if self.identity.fresh_for(&self.trust, SystemTime::now()).is_zero() {
-            self.identity.renew(url, &self.trust).await?;
+            let renewed = self.identity.renew(url, &self.trust).await;
+            // Without a token that is good, the certificate may be taken again.
+            self.identity.believe();
+            renewed?;
         }
         let Some(id) = self.identity.id() else {
             return Ok(Ended::Renewed);
@@ -168,6 +180,9 @@ impl Session {
             Ok(Ended::Renewed) => {}
             Ok(Ended::Closed) => tracing::info!(control_plane = %url, "the control plane closed the stream"),
             Err(broken) => {
+                if broken.is_about_identity() {
+                    self.identity.doubt();
+                }
                 let fault = broken.to_string();
                 if was_connected || standing.fault.as_ref() != Some(&fault) {
                     tracing::warn!(control_plane = %url, fault, "no control plane; what is in force stays");

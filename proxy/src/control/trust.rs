@@ -20,11 +20,18 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The roots, hot: what is pushed takes the place of what the file said.
+/// The roots, hot: what is pushed takes the place of what the file and the snapshot said.
 #[derive(Clone)]
 pub(super) struct Trust {
     file: PathBuf,
-    pushed: Arc<Mutex<Option<config::TrustBundle>>>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    bundle: Option<config::TrustBundle>,
+    /// It came from the control plane since this process started, and is not merely remembered.
+    is_pushed: bool,
 }
 
 impl fmt::Debug for Trust {
@@ -41,7 +48,7 @@ impl Trust {
         read_roots(file)?;
         Ok(Self {
             file: file.to_owned(),
-            pushed: Arc::default(),
+            known: Arc::default(),
         })
     }
 
@@ -50,42 +57,58 @@ impl Trust {
     /// # Errors
     /// When none of it could be trusted; then all stays as it was.
     pub(super) fn replace(&self, bundle: config::TrustBundle) -> Result<(), String> {
-        if bundle.roots.is_empty() {
-            return Err("found no root, expected at least one".into());
-        }
-        for (index, root) in bundle.roots.iter().enumerate() {
-            let added = RootCertStore::empty().add(CertificateDer::from(root.to_vec()));
-            added.map_err(|error| format!("roots[{index}]: {error}"))?;
-        }
-        *self.pushed.lock() = Some(bundle);
+        check(&bundle)?;
+        *self.known.lock() = Known {
+            bundle: Some(bundle),
+            is_pushed: true,
+        };
+        Ok(())
+    }
+
+    /// What it said before this process started: trusted beside the file, of which either may be older.
+    ///
+    /// # Errors
+    /// As [`Trust::replace`].
+    pub(super) fn remember(&self, bundle: config::TrustBundle) -> Result<(), String> {
+        check(&bundle)?;
+        self.known.lock().bundle = Some(bundle);
         Ok(())
     }
 
     /// Whether a certificate was signed by a root that signs no more, and so is to be renewed.
     pub(super) fn is_outdated(&self, issuer: &[u8]) -> bool {
-        let pushed = self.pushed.lock();
-        let signs_now = pushed.as_ref().map(|bundle| &bundle.issuer);
+        let known = self.known.lock();
+        let signs_now = known.bundle.as_ref().map(|bundle| &bundle.issuer);
         signs_now.is_some_and(|root| !root.is_empty() && root.as_ref() != issuer)
     }
 
     /// Tells control planes from others, as of now. The file is read again until something was pushed: it
     /// may have been replaced since.
     pub(super) fn verifier(&self) -> io::Result<Arc<ControlPlaneOnly>> {
-        let pushed = self.pushed.lock().as_ref().map(|bundle| bundle.roots.clone());
-        let roots = match pushed {
-            Some(roots) => {
-                let mut store = RootCertStore::empty();
-                for root in roots {
-                    // Tried when it came.
-                    drop(store.add(CertificateDer::from(root.to_vec())));
-                }
-                store
-            }
-            None => read_roots(&self.file)?,
+        let known = self.known.lock();
+        let mut roots = if known.is_pushed {
+            RootCertStore::empty()
+        } else {
+            read_roots(&self.file)?
         };
+        for root in known.bundle.iter().flat_map(|bundle| &bundle.roots) {
+            // Tried when it came.
+            drop(roots.add(CertificateDer::from(root.to_vec())));
+        }
         let provider = Arc::new(aws_lc_rs::default_provider());
         Ok(Arc::new(ControlPlaneOnly { roots, provider }))
     }
+}
+
+fn check(bundle: &config::TrustBundle) -> Result<(), String> {
+    if bundle.roots.is_empty() {
+        return Err("found no root, expected at least one".into());
+    }
+    for (index, root) in bundle.roots.iter().enumerate() {
+        let added = RootCertStore::empty().add(CertificateDer::from(root.to_vec()));
+        added.map_err(|error| format!("roots[{index}]: {error}"))?;
+    }
+    Ok(())
 }
 
 fn read_roots(file: &Path) -> io::Result<RootCertStore> {

@@ -298,6 +298,11 @@ impl Scrape {
             );
             to.gauge("jitney_control_plane_connected", one, connected)?;
             to.gauge("jitney_config_age_seconds", other, age)?;
+            to.gauge(
+                "jitney_config_generation",
+                "Changes of policy that the control plane pushed and that came into force",
+                policy_generation.value(),
+            )?;
         }
         to.counter(
             "jitney_config_rejected_total",

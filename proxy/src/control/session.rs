@@ -43,6 +43,18 @@ pub(super) enum Broken {
 }
 
 impl Broken {
+    /// How long the control plane asks to be left alone (gRFC A6), at most a minute.
+    fn pushback(&self) -> Option<Duration> {
+        let status = match self {
+            Self::Stream(status) => status,
+            Self::Identity(IdentityError::Refused(status)) => status,
+            Self::Identity(_) | Self::Connect(_) => return None,
+        };
+        let asked = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
+        let asked = Duration::from_millis(asked.parse().ok()?);
+        Some(asked.min(PUSHBACK_MAX))
+    }
+
     /// Whether it may be the certificate that is not taken: said so, or by the end of TLS, which has no code.
     fn is_about_identity(&self) -> bool {
         use tonic::Code::{PermissionDenied, Unauthenticated, Unknown};
@@ -80,7 +92,8 @@ impl Session {
                 continue;
             }
             turn += 1;
-            tokio::time::sleep(backoff.next()).await;
+            let asked = ended.err().and_then(|broken| broken.pushback());
+            tokio::time::sleep(asked.unwrap_or_default() + backoff.next()).await;
         }
     }
 
@@ -136,11 +149,17 @@ impl Session {
                         }
                     }
                 }
-                () = tokio::time::sleep(fresh_for) => match self.identity.renew(url, &self.trust).await {
-                    Ok(()) => return Ok(Ended::Renewed),
-                    Err(error) => {
-                        tracing::warn!(%error, "the certificate is not renewed");
-                        self.identity.postpone(SystemTime::now());
+                // Clocks are set, and sleeps do not notice.
+                () = tokio::time::sleep(fresh_for.min(LOOK_EVERY)) => {
+                    if fresh_for > LOOK_EVERY {
+                        continue;
+                    }
+                    match self.identity.renew(url, &self.trust).await {
+                        Ok(()) => return Ok(Ended::Renewed),
+                        Err(error) => {
+                            tracing::warn!(%error, "the certificate is not renewed");
+                            self.identity.postpone(SystemTime::now());
+                        }
                     }
                 }
             }
@@ -202,6 +221,12 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// Requests that are not sent yet: a slow control plane holds up only this thread.
 const REQUESTS: usize = 16;
+
+/// How long a certificate is trusted to be fresh without a look at the clock.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+
+/// A control plane that asks for more is not there.
+const PUSHBACK_MAX: Duration = Duration::from_secs(60);
 
 /// The longest that the taking of a report may hold up what is pushed.
 const REPORT: Duration = Duration::from_secs(1);

@@ -193,3 +193,31 @@ async fn an_address_that_is_taken_is_told_and_the_rest_goes_on() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_caller_restarts_from_disk_with_its_listeners() {
+    let users = TestUpstream::start(model::users).await;
+    let ports = free_ports();
+    let mut plane = TestControlPlane::start(&mesh(&users, ports, "")).await;
+    let settings = || plane.sidecar("shop/orders", "orders").pushed();
+    let (first, second) = (settings(), settings());
+    let _callee = start(&plane, "users").await;
+    let caller = first.start().await;
+    assert_eq!(
+        get(caller.address, "/users/7").await.unwrap().text(),
+        model::user("7", "")
+    );
+    let snapshots = plane.folder().join("snapshots/orders");
+    let is_kept = || std::fs::read_dir(&snapshots).is_ok_and(|mut files| files.next().is_some());
+    wait::until("it is on disk", is_kept).await;
+    plane.kill();
+    drop(caller);
+    let caller = second.start().await;
+    assert_eq!(caller.address.port(), ports[1]);
+    assert_eq!(
+        get(caller.address, "/users/8").await.unwrap().text(),
+        model::user("8", "")
+    );
+    let seen = config(&caller).await;
+    assert_eq!(held(&seen, "endpoint").len(), 1, "{seen:#}");
+}

@@ -120,6 +120,7 @@ impl Duty {
         match self.apply() {
             Ok(()) => {
                 self.standing.lock().from_snapshot = true;
+                self.show();
                 tracing::info!(resources = self.held.len(), "the last good set is back from disk");
             }
             Err(reason) => tracing::error!(reason, "the last good set is not in force"),

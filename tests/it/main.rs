@@ -29,6 +29,7 @@ mod simulation;
 mod admin;
 mod cli;
 mod mesh;
+mod plane;
 mod policy_files;
 mod pushed;
 mod trust;

@@ -6,8 +6,8 @@ use jitney_api::push::config::reports_client::ReportsClient;
 use nix::sys::signal::Signal;
 use tonic::Code;
 
-use crate::client::{Identity, Sidecar};
-use crate::plane::{Plane, SHOP, until};
+use super::client::{Identity, Sidecar};
+use super::process::{Plane, SHOP, until};
 
 fn policy<'a>(status: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
     let policies = status["policies"].as_array().unwrap();

@@ -5,8 +5,8 @@ use std::fs;
 use nix::sys::signal::Signal;
 use tonic::Code;
 
-use crate::client::Identity;
-use crate::plane::{Place, Plane, SHOP, TRUST_DOMAIN, program};
+use super::client::Identity;
+use super::process::{Place, Plane, SHOP, TRUST_DOMAIN, ended};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -24,7 +24,7 @@ async fn a_restart_keeps_the_roots_and_what_is_known_of_tokens() {
         "--trust-domain",
         TRUST_DOMAIN,
     ];
-    let token = text(&program(&arguments).stdout);
+    let token = text(&ended(&arguments).stdout);
     let token = token.trim();
     let one = Identity::new();
     one.sign(&plane, token).await.unwrap();
@@ -32,7 +32,7 @@ async fn a_restart_keeps_the_roots_and_what_is_known_of_tokens() {
     let (_, folder) = plane.end(Signal::SIGKILL);
     let plane = Plane::start_in(folder, &[]);
     assert_eq!(plane.folder.roots(), roots);
-    let printed = program(&[
+    let printed = ended(&[
         "trust",
         "roots",
         "--state",
@@ -59,7 +59,7 @@ fn faults_of_the_source_at_start_are_told_by_place() {
     );
     let source = format!("files:{}", place.files().display());
     let state = place.state().display().to_string();
-    let ended = program(&[
+    let run = ended(&[
         "run",
         "--source",
         &source,
@@ -70,8 +70,8 @@ fn faults_of_the_source_at_start_are_told_by_place() {
         "--admin",
         "127.0.0.1:0",
     ]);
-    assert_eq!(ended.status.code(), Some(1));
-    let told = text(&ended.stderr);
+    assert_eq!(run.status.code(), Some(1));
+    let told = text(&run.stderr);
     assert!(
         told.contains("shop.yaml:4:") && told.contains("shop.yaml:18:"),
         "{told}"
@@ -80,7 +80,7 @@ fn faults_of_the_source_at_start_are_told_by_place() {
         !fs::exists(&state).unwrap(),
         "nothing is made for what does not start"
     );
-    let checked = program(&["check", &place.files().display().to_string()]);
+    let checked = ended(&["check", &place.files().display().to_string()]);
     assert_eq!(checked.status.code(), Some(1));
     assert_eq!(text(&checked.stderr), told);
 }
@@ -88,7 +88,7 @@ fn faults_of_the_source_at_start_are_told_by_place() {
 #[test]
 fn check_says_when_there_is_nothing_to_say() {
     let place = Place::new();
-    let checked = program(&["check", &place.files().display().to_string()]);
+    let checked = ended(&["check", &place.files().display().to_string()]);
     assert_eq!(text(&checked.stdout), "4 documents in 1 file: no faults\n");
     assert!(checked.status.success());
 }
@@ -97,7 +97,7 @@ fn check_says_when_there_is_nothing_to_say() {
 fn nobody_is_the_control_plane_but_itself() {
     let place = Place::new();
     let state = place.state().display().to_string();
-    let refused = program(&["token", "jitney/control-plane", "--state", &state]);
+    let refused = ended(&["token", "jitney/control-plane", "--state", &state]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("the control plane itself"));
 }
@@ -106,7 +106,7 @@ fn nobody_is_the_control_plane_but_itself() {
 fn a_state_of_another_mesh_is_not_taken() {
     let plane = Plane::start(&[]);
     let state = plane.folder.state().display().to_string();
-    let refused = program(&[
+    let refused = ended(&[
         "trust",
         "roots",
         "--state",

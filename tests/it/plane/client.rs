@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::plane::{PATIENCE, Plane};
+use super::process::{PATIENCE, Plane};
 
 /// A key, and perhaps a certificate for it.
 pub(crate) struct Identity {

@@ -3,8 +3,8 @@
 use jitney_api::push::Kind;
 use tonic::Code;
 
-use crate::client::{Identity, Sidecar};
-use crate::plane::{Plane, ask, until};
+use super::client::{Identity, Sidecar};
+use super::process::{Plane, ask, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_step_waits_for_the_sidecars() {

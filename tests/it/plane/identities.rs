@@ -7,8 +7,8 @@ use jitney_control_plane::identity::{Authority, CertificateRequest, Stored, cont
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, SanType};
 use tonic::Code;
 
-use crate::client::{Identity, Sidecar, hour, now};
-use crate::plane::{Plane, TRUST_DOMAIN, workload};
+use super::client::{Identity, Sidecar, hour, now};
+use super::process::{Plane, TRUST_DOMAIN, workload};
 
 /// What becomes of a stream, and in which words.
 async fn told(plane: &Plane, identity: &Identity) -> String {

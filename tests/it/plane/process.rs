@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use jitney_api::Workload;
 use jitney_control_plane::identity::{Folder, Tokens};
+use jitney_tests::programs::program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -197,12 +198,15 @@ pub(crate) fn workload(account: &str) -> Workload {
 }
 
 /// Runs the program to its end.
-pub(crate) fn program(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).args(arguments).output().unwrap()
+pub(crate) fn ended(arguments: &[&str]) -> Output {
+    Command::new(program("jitney-control-plane"))
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 fn spawn(files: &Path, state: &Path, flags: &[&str]) -> (Child, SocketAddr, SocketAddr) {
-    let mut child = Command::new(PROGRAM)
+    let mut child = Command::new(program("jitney-control-plane"))
         .arg("run")
         .args(["--source", &format!("files:{}", files.display())])
         .args(["--state", &state.display().to_string()])
@@ -263,8 +267,6 @@ pub(crate) fn until(admin: SocketAddr, what: &str, is: impl Fn(&Value) -> bool) 
         std::thread::yield_now();
     }
 }
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_jitney-control-plane");
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,6 +1,6 @@
 //! The admin endpoint, asked over a socket.
 
-use crate::plane::{Plane, SHOP, ask};
+use super::process::{Plane, SHOP, ask};
 
 #[test]
 fn every_page_answers_as_it_should() {

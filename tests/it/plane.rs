@@ -1,0 +1,12 @@
+//! The control plane as a process, spoken to over real TLS connections: certificates, streams, pages and
+//! the command line, by a sidecar's end that can be whatever it should not be.
+
+// Both ends of the connection.
+mod client;
+mod process;
+
+mod identities;
+mod pages;
+mod program;
+mod rotation;
+mod streams;

@@ -46,11 +46,13 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 async fn start(plane: &TestControlPlane, workload: &str) -> TestProxy {
-    plane
-        .sidecar(&format!("shop/{workload}"), workload)
-        .pushed()
-        .start()
-        .await
+    let settings = plane.sidecar(&format!("shop/{workload}"), workload).pushed();
+    let mut proxy = settings.start().await;
+    // Where it listens is in its log, which may be later than its answers.
+    while proxy.address.port() == 0 {
+        proxy.ready().await;
+    }
+    proxy
 }
 
 async fn config(proxy: &TestProxy) -> Value {

@@ -99,7 +99,8 @@ pub struct RunArgs {
 /// The mesh, and where its keys are.
 #[derive(Clone, Debug, Args)]
 pub struct Mesh {
-    /// Where to keep the authority's keys and what is remembered of tokens. Replicas share it.
+    /// Where to keep the authority's keys, and what is remembered of tokens and of rollouts. Replicas share
+    /// it.
     #[arg(
         long,
         env = "JITNEY_STATE",

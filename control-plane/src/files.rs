@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jitney_api::push::{Conflict, Pushed, Resources, resources};
+use jitney_api::push::{Conflict, Resources, resources};
 use jitney_api::{Diagnostic, Documents, Reading, Sources, Watch, check};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::store::{Part, Store};
+use crate::rollout::Rollouts;
 
 /// Files that are watched for as long as this lives.
 #[derive(Debug)]
@@ -34,6 +34,15 @@ pub struct Standing {
     pub refused: Vec<Diagnostic>,
 }
 
+/// Good files that are not in force yet.
+#[derive(Debug)]
+pub struct Found {
+    paths: Vec<PathBuf>,
+    sources: Sources,
+    resources: Resources,
+    standing: Standing,
+}
+
 /// Why there is no source.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -46,19 +55,31 @@ pub enum FilesError {
 }
 
 impl Files {
-    /// Reads files and folders into the store, and watches them from then on. Each file that is there
-    /// is read before any of them is in force, so that several may change together.
+    /// Reads files and folders, each of them before any is in force, so that several may change together.
     ///
     /// # Errors
-    /// When the files are faulty, or cannot be watched.
-    pub fn start(paths: Vec<PathBuf>, store: &Arc<Store>) -> Result<Self, FilesError> {
-        let first = Sources::load(&paths).map_err(FilesError::Faulty)?;
-        let (pushed, standing) = read(&first).map_err(FilesError::Faulty)?;
-        store.replace(pushed);
-        let standing = Arc::new(Mutex::new(standing));
-        let (to, noted) = (Arc::clone(store), Arc::clone(&standing));
-        let watched = paths.clone();
-        let watch = Watch::start(paths, first, move |reading| {
+    /// When the files are faulty.
+    pub fn read(paths: Vec<PathBuf>) -> Result<Found, FilesError> {
+        let sources = Sources::load(&paths).map_err(FilesError::Faulty)?;
+        let (resources, standing) = read(&sources).map_err(FilesError::Faulty)?;
+        Ok(Found {
+            paths,
+            sources,
+            resources,
+            standing,
+        })
+    }
+
+    /// Has files in force, and watches them from then on.
+    ///
+    /// # Errors
+    /// When they cannot be watched.
+    pub fn start(found: Found, rollouts: &Arc<Rollouts>) -> Result<Self, FilesError> {
+        rollouts.replace(found.resources, Instant::now());
+        let standing = Arc::new(Mutex::new(found.standing));
+        let (to, noted) = (Arc::clone(rollouts), Arc::clone(&standing));
+        let watched = found.paths.clone();
+        let watch = Watch::start(found.paths, found.sources, move |reading| {
             changed(&reading, &watched, &to, &noted);
         })?;
         Ok(Self {
@@ -73,13 +94,13 @@ impl Files {
     }
 }
 
-fn changed(reading: &Reading, paths: &[PathBuf], store: &Store, standing: &Mutex<Standing>) {
+fn changed(reading: &Reading, paths: &[PathBuf], rollouts: &Rollouts, standing: &Mutex<Standing>) {
     let at = last_change(paths);
     match reading.as_ref().map_err(Clone::clone).and_then(read) {
-        Ok((pushed, now)) => {
+        Ok((resources, now)) => {
             *standing.lock() = now;
-            let is_news = store.replace_part(Part::Source, pushed, at);
-            tracing::info!(generation = store.snapshot().generation(), is_news, "files read");
+            let is_news = rollouts.replace(resources, at);
+            tracing::info!(is_news, "files read");
         }
         Err(faults) => {
             for fault in &faults {
@@ -91,13 +112,13 @@ fn changed(reading: &Reading, paths: &[PathBuf], store: &Store, standing: &Mutex
 }
 
 /// What files push, and how they stand; or all their faults.
-fn read(sources: &Sources) -> Result<(Vec<Pushed>, Standing), Vec<Diagnostic>> {
+fn read(sources: &Sources) -> Result<(Resources, Standing), Vec<Diagnostic>> {
     let documents = Documents::read(sources);
     let (errors, warnings): (Vec<_>, Vec<_>) = check(&documents).into_iter().partition(Diagnostic::is_error);
     if !errors.is_empty() {
         return Err(errors);
     }
-    let Resources { pushed, conflicts } = resources(&documents);
+    let resources = resources(&documents);
     let standing = Standing {
         sources: sources
             .files
@@ -105,10 +126,10 @@ fn read(sources: &Sources) -> Result<(Vec<Pushed>, Standing), Vec<Diagnostic>> {
             .map(|source| source.file.to_string())
             .collect(),
         warnings,
-        conflicts,
+        conflicts: resources.conflicts.clone(),
         refused: Vec::new(),
     };
-    Ok((pushed, standing))
+    Ok((resources, standing))
 }
 
 /// When files or folders changed last, as their system noted it. The watch reports later: once they
@@ -163,6 +184,8 @@ mod tests {
     use jitney_api::push::Kind;
 
     use super::*;
+    use crate::identity::Folder;
+    use crate::store::Store;
 
     const USERS: &str = r#"
 kind: Backend
@@ -183,7 +206,10 @@ spec:
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("users.yaml"), text).unwrap();
         let store = Arc::new(Store::default());
-        let files = Files::start(vec![folder.path().to_owned()], &store);
+        let state = Folder::open(&folder.path().join("state")).unwrap();
+        let rollouts = Arc::new(Rollouts::open(&state, &store).unwrap());
+        let found = Files::read(vec![folder.path().to_owned()]);
+        let files = found.and_then(|found| Files::start(found, &rollouts));
         (folder, store, files)
     }
 

@@ -10,8 +10,9 @@ pub mod lifecycle;
 pub mod log;
 pub mod metrics;
 
-// Where resources come from, and where they are kept,
+// Where resources come from, how far they may go, and where they are kept,
 pub mod files;
+pub mod rollout;
 pub mod store;
 
 // who may have what,

@@ -171,6 +171,8 @@ pub struct Levels {
     pub sidecars: [usize; 3],
     /// Policies by how they stand: programmed everywhere, pending somewhere, rejected somewhere.
     pub policies: [usize; 3],
+    /// Policies whose present content goes to all, to a share, and to none.
+    pub rollouts: [usize; 3],
     /// Policies that are not in force for all that they are for.
     pub conflicts: usize,
     /// Whether the source as it is now is in force.
@@ -195,6 +197,7 @@ struct Scrape {
     connected: Gauge,
     sidecars: Family<OfState, Gauge>,
     policies: Family<OfState, Gauge>,
+    rollouts: Family<OfState, Gauge>,
     conflicts: Gauge,
     source: Gauge,
     generation: Gauge,
@@ -217,6 +220,7 @@ impl Metrics {
             connected: Gauge::default(),
             sidecars: Family::default(),
             policies: Family::default(),
+            rollouts: Family::default(),
             conflicts: Gauge::default(),
             source: Gauge::default(),
             generation: Gauge::default(),
@@ -317,6 +321,11 @@ impl Scrape {
             self.policies.clone(),
         );
         to.register(
+            "jitney_rollouts",
+            "Policies by how far their present content may go",
+            self.rollouts.clone(),
+        );
+        to.register(
             "jitney_policy_conflicts",
             "Targets that a policy is for and another one has",
             self.conflicts.clone(),
@@ -344,6 +353,9 @@ impl Scrape {
             .zip(levels.policies)
         {
             set(&self.policies.get_or_create(&OfState { state }), count);
+        }
+        for (state, count) in ["complete", "staged", "stopped"].into_iter().zip(levels.rollouts) {
+            set(&self.rollouts.get_or_create(&OfState { state }), count);
         }
         set(&self.conflicts, levels.conflicts);
         set(&self.source, usize::from(levels.is_source_good));

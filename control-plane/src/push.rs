@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use jitney_api::Workload;
 use jitney_api::push::ads::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use jitney_api::push::{Feed, Kind};
+use jitney_api::push::{Answer, Feed, Kind};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -21,8 +21,9 @@ use term::Waiting;
 pub use term::{Ending, Term, TermEnd};
 
 use crate::identity::RootId;
+use crate::rollout::Rollouts;
 use crate::status::{Connected, Sidecars};
-use crate::store::{Snapshot, Store};
+use crate::store::{Recipient, Snapshot, Store};
 
 /// Tells whose sidecar is at the other end of a connection. Never by what the sidecar says.
 pub trait Authenticate: Send + Sync + fmt::Debug + 'static {
@@ -48,6 +49,8 @@ pub struct Admitted {
     pub workload: Workload,
     /// The root that signed its certificate, where there is one.
     pub root: Option<RootId>,
+    /// The number of its connection, where that has one.
+    pub connection: Option<u64>,
     /// How long it lasts.
     pub term: Term,
 }
@@ -57,6 +60,7 @@ impl From<Workload> for Admitted {
         Self {
             workload,
             root: None,
+            connection: None,
             term: Term::default(),
         }
     }
@@ -69,6 +73,8 @@ pub struct Push<A> {
     pub store: Arc<Store>,
     /// Who it is pushed to.
     pub sidecars: Arc<Sidecars>,
+    /// What a rejection may stop.
+    pub rollouts: Arc<Rollouts>,
     /// How they are told apart.
     pub authenticate: A,
 }
@@ -82,7 +88,7 @@ impl<A: Authenticate> AggregatedDiscoveryService for Push<A> {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let admitted = self.authenticate.admit(&request)?;
-        let responses = Responses::new(&self.store, &self.sidecars, admitted, request.into_inner());
+        let responses = Responses::new(self, admitted, request.into_inner());
         Ok(Response::new(responses))
     }
 }
@@ -93,46 +99,61 @@ impl<A: Authenticate> AggregatedDiscoveryService for Push<A> {
 pub struct Responses<R> {
     requests: R,
     store: Arc<Store>,
+    rollouts: Arc<Rollouts>,
     changes: WatchStream<u64>,
     term: Waiting,
     snapshot: Arc<Snapshot>,
-    workload: Workload,
+    /// Without a node before the first request, which comes before anything is sent.
+    recipient: Recipient,
+    /// Whether the first request has come, which says what the node is called.
+    is_named: bool,
     sidecar: Connected,
     feed: Feed,
 }
 
 impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<R> {
     /// A stream that has just been opened.
-    pub fn new(store: &Arc<Store>, sidecars: &Arc<Sidecars>, admitted: Admitted, requests: R) -> Self {
+    pub fn new<A>(push: &Push<A>, admitted: Admitted, requests: R) -> Self {
         // Before the snapshot is taken, so that no change falls between the two.
-        let changes = WatchStream::from_changes(store.subscribe());
-        let snapshot = store.snapshot();
-        let opened = snapshot.generation();
+        let changes = WatchStream::from_changes(push.store.subscribe());
+        let snapshot = push.store.snapshot();
+        let recipient = Recipient {
+            workload: admitted.workload.clone(),
+            node: String::new(),
+        };
         Self {
             requests,
             changes,
+            sidecar: push.sidecars.open(&admitted, snapshot.generation()),
             snapshot,
-            sidecar: sidecars.open(admitted.workload.clone(), admitted.root, opened),
-            store: Arc::clone(store),
+            store: Arc::clone(&push.store),
+            rollouts: Arc::clone(&push.rollouts),
             term: admitted.term.wait(),
-            workload: admitted.workload,
+            recipient,
+            is_named: false,
             feed: Feed::new(),
         }
     }
 
     fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
+        // First, for what it is to be sent may depend on it; and once, as long as the stream lasts.
+        if let (Some(node), false) = (&request.node, self.is_named) {
+            self.recipient.node = self.sidecar.named(&node.id);
+        }
+        self.is_named = true;
+        let sight = self.snapshot.to(&self.recipient);
         let answer = self
             .feed
-            .request(request, &self.snapshot.to(&self.workload))
+            .request(request, &sight)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if let Some(node) = &request.node {
-            self.sidecar.named(&node.id);
-        }
         if let Some(kind) = Kind::of(&request.type_url) {
             self.sidecar.dropped(kind, &request.resource_names_unsubscribe);
             self.sidecar.holds(kind, request.initial_resource_versions.iter());
         }
-        self.sidecar.answered(answer, &self.snapshot);
+        if let Answer::Applied { kind, rejected, .. } = &answer {
+            self.rollouts.rejected(&sight, *kind, rejected);
+        }
+        self.sidecar.answered(answer, &sight);
         Ok(())
     }
 
@@ -142,7 +163,7 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<
         self.snapshot = self.store.snapshot();
         match self.snapshot.since(before) {
             Some(changes) => changes.for_each(|(kind, name)| self.feed.changed(*kind, name)),
-            None => self.feed.look_again(&self.snapshot.to(&self.workload)),
+            None => self.feed.look_again(&self.snapshot.to(&self.recipient)),
         }
     }
 }
@@ -170,11 +191,9 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Stream for
         while let Poll::Ready(Some(_)) = Pin::new(&mut this.changes).poll_next(cx) {
             this.catch_up();
         }
-        match this.feed.poll(&this.snapshot.to(&this.workload)) {
+        match this.feed.poll(&this.snapshot.to(&this.recipient)) {
             Some(response) => {
-                if let Some(kind) = Kind::of(&response.type_url) {
-                    this.sidecar.sent(kind, response.resources.len());
-                }
+                this.sidecar.sent(&response);
                 Poll::Ready(Some(Ok(response)))
             }
             None => Poll::Pending,

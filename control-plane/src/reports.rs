@@ -9,27 +9,24 @@ use jitney_api::push::{Kind, Version};
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::identity::Trust;
+use crate::rollout::Rollouts;
 use crate::serve::Caller;
-use crate::status::{Findings, Found};
-use crate::store::Store;
+use crate::status::{Findings, Found, Sidecar, Sidecars};
+use crate::store::{Recipient, Store};
 
-/// The service.
+/// The service: notes findings about what is in the store.
 #[derive(Clone, Debug)]
 pub struct Reporter {
-    trust: Arc<Trust>,
-    store: Arc<Store>,
-    findings: Arc<Findings>,
-}
-
-impl Reporter {
-    /// Notes findings about what is in the store.
-    pub const fn new(trust: Arc<Trust>, store: Arc<Store>, findings: Arc<Findings>) -> Self {
-        Self {
-            trust,
-            store,
-            findings,
-        }
-    }
+    /// Who may report.
+    pub trust: Arc<Trust>,
+    /// What a finding can be about.
+    pub store: Arc<Store>,
+    /// Whose stream is on which connection.
+    pub sidecars: Arc<Sidecars>,
+    /// What a finding may stop.
+    pub rollouts: Arc<Rollouts>,
+    /// Where they are noted.
+    pub findings: Arc<Findings>,
 }
 
 #[async_trait]
@@ -53,23 +50,45 @@ impl Reports for Reporter {
             .version
             .parse()
             .map_err(|error| Status::invalid_argument(format!("version: {error}")))?;
-        let snapshot = self.store.snapshot();
-        let entry = snapshot.to(&workload).entry(Kind::Policy, &finding.name);
-        // What is found about a policy that is no more, or is another one by now, is history.
-        if entry.is_some_and(|entry| entry.held.version == version) {
-            tracing::warn!(policy = finding.name, %workload, before = finding.before, since = finding.since,
-                "calls fail more often since a policy was applied");
-            let found = Found {
-                workload,
-                at: SystemTime::now(),
-                before: finding.before,
-                since: finding.since,
-            };
-            let exists = |name: &str| snapshot.entry(Kind::Policy, name).is_some();
-            self.findings.retain(exists);
-            self.findings
-                .note(&finding.name.as_str().into(), version, connection, found);
-        }
+        let found = Found {
+            workload,
+            at: SystemTime::now(),
+            before: finding.before,
+            since: finding.since,
+        };
+        self.found(&finding.name, version, connection, found);
         Ok(Response::new(Noted {}))
+    }
+}
+
+impl Reporter {
+    fn found(&self, policy: &str, version: Version, connection: u64, found: Found) {
+        let snapshot = self.store.snapshot();
+        let recipient = self.sidecars.on(connection, |sidecar| sidecar.recipient.clone());
+        let is_known = recipient.is_some();
+        // Whoever reports on a connection of its own is not told from the others of its workload.
+        let recipient = recipient.unwrap_or_else(|| Recipient {
+            workload: found.workload.clone(),
+            node: String::new(),
+        });
+        let sight = snapshot.to(&recipient);
+        let entry = sight.entry(Kind::Policy, policy);
+        // What is found about a policy that is no more, or is another one by now, is history.
+        if entry.is_none_or(|entry| entry.held.version != version) {
+            return;
+        }
+        let (before, since) = (found.before, found.since);
+        tracing::warn!(policy, sidecar = %recipient, before, since, "calls fail more often since a policy was applied");
+        // A sidecar that has not come to the staged change yet speaks of what was before.
+        let runs = |sidecar: &Sidecar| sidecar.runs_policy(policy, &snapshot);
+        if is_known && self.sidecars.on(connection, runs) == Some(true) {
+            let [before, since] = [before, since].map(|share| 100.0 * share);
+            let saw =
+                format!("saw {since:.1} % of calls fail since it runs the change, {before:.1} % before");
+            self.rollouts.stop(&sight, policy, &saw);
+        }
+        self.findings
+            .retain(|name| snapshot.entry(Kind::Policy, name).is_some());
+        self.findings.note(&policy.into(), version, connection, found);
     }
 }

@@ -23,6 +23,7 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::push::{Admission, Push};
 use crate::reports::Reporter;
+use crate::rollout::Rollouts;
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
 use crate::status::{Findings, Sidecars};
 use crate::store::{Part, Store};
@@ -93,15 +94,18 @@ struct Process {
     background: JoinSet<()>,
     signals: (Signal, Signal),
     _files: Arc<Files>,
-    _watch: Watch,
+    _watches: [Watch; 2],
 }
 
 impl Process {
     fn start(args: &RunArgs) -> Result<Self, RunError> {
         let signals = signals()?;
         let (store, lifecycle, metrics) = (Arc::new(Store::default()), Lifecycle::default(), Metrics::new());
-        let files = Arc::new(Files::start(args.paths(), &store)?);
+        // Nothing is made for what does not start.
+        let found = Files::read(args.paths())?;
         let state = Folder::open(&args.mesh.state)?;
+        let rollouts = Arc::new(Rollouts::open(&state, &store)?);
+        let files = Arc::new(Files::start(found, &rollouts)?);
         let now = SystemTime::now();
         let trust = Arc::new(Trust::open(&state, &args.mesh.trust_domain, now)?);
         let tokens = Tokens::open(&state, &args.mesh.trust_domain)?;
@@ -123,7 +127,8 @@ impl Process {
         let listener = listen(args.listen)?;
         // Whoever is told so may come at once.
         lifecycle.synced();
-        let watch = watch_trust(&trust).map_err(|error| RunError::System("watch the state", error))?;
+        let watches =
+            watches(&trust, &rollouts).map_err(|error| RunError::System("watch the state", error))?;
         let background = background(&trust, &store, &tls, &used);
         let attest = Arc::new(Bootstrap::new(tokens, used));
         let gate = Gate::new(
@@ -135,11 +140,18 @@ impl Process {
         );
         let push = Push {
             store: Arc::clone(&store),
-            sidecars,
+            sidecars: Arc::clone(&sidecars),
+            rollouts: Arc::clone(&rollouts),
             authenticate: gate,
         };
         let signer = Signer::new(Arc::clone(&trust), attest, metrics.counts.clone());
-        let reporter = Reporter::new(Arc::clone(&trust), store, findings);
+        let reporter = Reporter {
+            trust: Arc::clone(&trust),
+            store,
+            sidecars,
+            rollouts,
+            findings,
+        };
         let port = Port {
             tls,
             trust,
@@ -156,7 +168,7 @@ impl Process {
             background,
             signals,
             _files: files,
-            _watch: watch,
+            _watches: watches,
         })
     }
 
@@ -210,17 +222,23 @@ fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, RunError> {
 }
 
 /// Takes over what another replica changes in the state.
-fn watch_trust(trust: &Arc<Trust>) -> io::Result<Watch> {
-    let paths = vec![trust.file()];
+fn watches(trust: &Arc<Trust>, rollouts: &Arc<Rollouts>) -> io::Result<[Watch; 2]> {
+    let (of_trust, of_rollouts) = (Arc::clone(trust), Arc::clone(rollouts));
     // What is read at first differs from nothing, and so is looked at once more: that does no harm.
-    let to = Arc::clone(trust);
-    Watch::start(paths, Sources::default(), move |_| match to.reload() {
+    let watch = |file, changed: Box<dyn Fn() + Send>| {
+        Watch::start(vec![file], Sources::default(), move |_| changed())
+    };
+    let reload_trust = move || match of_trust.reload() {
         Ok(true) => tracing::info!("another replica has changed the roots"),
         Ok(false) => {}
         Err(error) => {
             tracing::error!(%error, "the roots in the state cannot be used, the last good ones stay")
         }
-    })
+    };
+    Ok([
+        watch(trust.file(), Box::new(reload_trust))?,
+        watch(rollouts.file(), Box::new(move || of_rollouts.reload()))?,
+    ])
 }
 
 /// What goes on beside the serving.

@@ -1,11 +1,11 @@
 //! What runs where: each sidecar that is connected, what it acknowledged and what it rejected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use jitney_api::Workload;
+use jitney_api::push::ads::DeltaDiscoveryResponse;
 use jitney_api::push::{Answer, Kind, MAX_NAMES, Nack, Version};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -14,28 +14,35 @@ mod findings;
 mod progress;
 
 pub use findings::{Findings, Found};
-pub use progress::{Overview, Progress, Rejection, Standing, Totals};
+pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
 
 use crate::identity::RootId;
 use crate::metrics::Counts;
-use crate::store::Snapshot;
+use crate::push::Admitted;
+use crate::store::{Recipient, Sight};
 
 /// Every sidecar that is connected.
 #[derive(Debug, Default)]
 pub struct Sidecars {
-    /// By the number of their stream. Locked for no longer than it takes to add, remove or list.
-    streams: Mutex<BTreeMap<u64, Arc<Mutex<Sidecar>>>>,
+    /// Locked for no longer than it takes to add, remove or list.
+    streams: Mutex<Streams>,
     numbers: AtomicU64,
     counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    /// By their number.
+    sidecars: BTreeMap<u64, Arc<Mutex<Sidecar>>>,
+    /// The number of the last stream of each connection.
+    of_connections: HashMap<u64, u64>,
 }
 
 /// One sidecar, for as long as its stream is open.
 #[derive(Clone, Debug)]
 pub struct Sidecar {
-    /// Whose it is, by its certificate.
-    pub workload: Workload,
-    /// What it calls itself.
-    pub node: String,
+    /// Whose it is, by its certificate, and what it calls itself.
+    pub recipient: Recipient,
     /// When its stream was opened.
     pub since: SystemTime,
     /// The root that signed its certificate.
@@ -44,6 +51,8 @@ pub struct Sidecar {
     opened: u64,
     /// By type and name.
     runs: [BTreeMap<Arc<str>, Version>; Kind::ALL.len()],
+    /// What it was sent and has not answered: it may run that or what it ran before.
+    under_way: [BTreeSet<String>; Kind::ALL.len()],
     rejected: BTreeMap<(Kind, Arc<str>), Rejected>,
 }
 
@@ -58,6 +67,7 @@ struct Rejected {
 pub struct Connected {
     sidecars: Arc<Sidecars>,
     number: u64,
+    connection: Option<u64>,
     sidecar: Arc<Mutex<Sidecar>>,
 }
 
@@ -70,30 +80,50 @@ impl Sidecars {
         }
     }
 
-    /// A stream has been opened at this generation by a sidecar of this workload, whose certificate
-    /// this root signed.
-    pub fn open(self: &Arc<Self>, workload: Workload, root: Option<RootId>, opened: u64) -> Connected {
+    /// A stream has been opened at this generation.
+    pub fn open(self: &Arc<Self>, admitted: &Admitted, opened: u64) -> Connected {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let sidecar = Arc::new(Mutex::new(Sidecar {
-            workload,
+        let recipient = Recipient {
+            workload: admitted.workload.clone(),
             node: String::new(),
+        };
+        let sidecar = Arc::new(Mutex::new(Sidecar {
+            recipient,
             since: SystemTime::now(),
-            root,
+            root: admitted.root,
             opened,
             runs: Default::default(),
+            under_way: Default::default(),
             rejected: BTreeMap::new(),
         }));
-        self.streams.lock().insert(number, Arc::clone(&sidecar));
+        let mut streams = self.streams.lock();
+        streams.sidecars.insert(number, Arc::clone(&sidecar));
+        let connection = admitted.connection;
+        streams
+            .of_connections
+            .extend(connection.map(|connection| (connection, number)));
+        drop(streams);
         Connected {
             sidecars: Arc::clone(self),
             number,
+            connection,
             sidecar,
         }
     }
 
+    /// Looks at the sidecar whose stream is on a connection; `None` when there is none.
+    pub fn on<T>(&self, connection: u64, look: impl FnOnce(&Sidecar) -> T) -> Option<T> {
+        let streams = self.streams.lock();
+        let number = streams.of_connections.get(&connection)?;
+        let sidecar = Arc::clone(streams.sidecars.get(number)?);
+        drop(streams);
+        let sidecar = sidecar.lock();
+        Some(look(&sidecar))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.streams.lock().len()
+        self.streams.lock().sidecars.len()
     }
 
     /// Whether there is none.
@@ -104,7 +134,7 @@ impl Sidecars {
     /// Looks at each sidecar that is connected now, the longest connected first. Only the one that is
     /// looked at waits meanwhile.
     pub fn each(&self, mut look: impl FnMut(&Sidecar)) {
-        let all: Vec<_> = self.streams.lock().values().cloned().collect();
+        let all: Vec<_> = self.streams.lock().sidecars.values().cloned().collect();
         all.iter().for_each(|sidecar| look(&sidecar.lock()));
     }
 }
@@ -130,9 +160,11 @@ impl Sidecar {
 }
 
 impl Connected {
-    /// The sidecar has said who it is.
-    pub fn named(&self, node: &str) {
-        self.sidecar.lock().node = cut(node, NODE_BYTES);
+    /// The sidecar has said what it is called. Gives so much of that as is kept.
+    pub fn named(&self, node: &str) -> String {
+        let node = cut(node, NODE_BYTES);
+        self.sidecar.lock().recipient.node.clone_from(&node);
+        node
     }
 
     /// It came with these, from an earlier stream or from its disk.
@@ -166,13 +198,21 @@ impl Connected {
             .retain(|(of, name), _| *of != kind || !is_dropped(name));
     }
 
-    /// A response of this type is on its way to it.
-    pub fn sent(&self, kind: Kind, resources: usize) {
-        self.sidecars.counts.pushed(kind, resources);
+    /// A response is on its way to it.
+    pub fn sent(&self, response: &DeltaDiscoveryResponse) {
+        let Some(kind) = Kind::of(&response.type_url) else {
+            return;
+        };
+        self.sidecars.counts.pushed(kind, response.resources.len());
+        if is_followed(kind) {
+            let set = response.resources.iter().map(|resource| &resource.name);
+            let names = set.chain(&response.removed_resources);
+            self.sidecar.lock().under_way[kind as usize].extend(names.cloned());
+        }
     }
 
-    /// It has answered a response that was made of this set.
-    pub fn answered(&self, answer: Answer, snapshot: &Snapshot) {
+    /// It has answered a response that was made of what it sees here.
+    pub fn answered(&self, answer: Answer, sight: &Sight<'_>) {
         let Answer::Applied {
             kind,
             applied,
@@ -183,8 +223,10 @@ impl Connected {
         };
         let now = Instant::now();
         let mut sidecar = self.sidecar.lock();
+        // There is one response of a type at a time.
+        sidecar.under_way[kind as usize].clear();
         for (name, version) in applied {
-            if let Some(changed) = changed(snapshot, kind, &name, version, sidecar.opened) {
+            if let Some(changed) = changed(sight, kind, &name, version, sidecar.opened) {
                 self.sidecars
                     .counts
                     .propagated(now.saturating_duration_since(changed));
@@ -194,11 +236,11 @@ impl Connected {
             }
         }
         for nack in rejected {
-            tracing::warn!(%kind, name = %nack.name, node = sidecar.node, field = nack.field, reason = nack.reason,
+            tracing::warn!(%kind, name = %nack.name, node = sidecar.recipient.node, field = nack.field, reason = nack.reason,
                 "a sidecar rejected a resource");
             self.sidecars.counts.rejected(kind);
             if is_followed(kind) {
-                sidecar.cannot_run(kind, nack, now);
+                sidecar.cannot_run(kind, &nack, now);
             }
         }
     }
@@ -206,7 +248,13 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.sidecars.streams.lock().remove(&self.number);
+        let mut streams = self.sidecars.streams.lock();
+        streams.sidecars.remove(&self.number);
+        if let Some(connection) = self.connection
+            && streams.of_connections.get(&connection) == Some(&self.number)
+        {
+            streams.of_connections.remove(&connection);
+        }
     }
 }
 
@@ -220,12 +268,8 @@ impl Sidecar {
         };
     }
 
-    fn cannot_run(&mut self, kind: Kind, nack: Nack, at: Instant) {
-        let nack = Nack {
-            field: cut(&nack.field, FIELD_BYTES),
-            reason: cut(&nack.reason, REASON_BYTES),
-            ..nack
-        };
+    fn cannot_run(&mut self, kind: Kind, nack: &Nack, at: Instant) {
+        let nack = brief(nack);
         let key = (kind, Arc::clone(&nack.name));
         self.rejected.insert(key, Rejected { nack, at });
     }
@@ -234,19 +278,28 @@ impl Sidecar {
 /// When what a sidecar has just applied changed where it comes from; `None` when it is older than the
 /// sidecar's stream, or there is a later version.
 fn changed(
-    snapshot: &Snapshot,
+    sight: &Sight<'_>,
     kind: Kind,
     name: &str,
     version: Option<Version>,
     opened: u64,
 ) -> Option<Instant> {
-    let entry = snapshot.entry(kind, name)?;
+    let entry = sight.entry(kind, name)?;
     (Some(entry.held.version) == version && entry.generation > opened).then_some(entry.changed)
 }
 
 /// Endpoints come and go by the thousand, and nobody asks which sidecar has which.
 const fn is_followed(kind: Kind) -> bool {
     !matches!(kind, Kind::Endpoint | Kind::Backend)
+}
+
+/// A rejection, with as much of its texts as is kept.
+pub(crate) fn brief(nack: &Nack) -> Nack {
+    Nack {
+        field: cut(&nack.field, FIELD_BYTES),
+        reason: cut(&nack.reason, REASON_BYTES),
+        ..nack.clone()
+    }
 }
 
 /// The beginning of a text that a sidecar has sent: it is kept, and must not be long.

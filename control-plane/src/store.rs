@@ -1,24 +1,40 @@
 //! What is to be pushed: one consistent set, replaced as a whole, and what changed from one to the next.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use jitney_api::Workload;
-use jitney_api::push::{Held, Kind, Pushed, Readers, View};
+use jitney_api::push::{Held, Kind, Pushed, Readers};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+mod sight;
+mod stage;
+
+pub use sight::{Recipient, Sight};
+pub use stage::{Rollout, Stage, Stop, place, policy_of};
 
 /// The present set, and who wants to know when there is another.
 #[derive(Debug)]
 pub struct Store {
     present: ArcSwap<Snapshot>,
     generation: watch::Sender<u64>,
-    /// What each part of the set holds, by whoever writes it.
-    parts: Mutex<[Vec<Pushed>; 2]>,
+    parts: Mutex<Parts>,
 }
+
+/// What the set is made of.
+#[derive(Debug, Default)]
+struct Parts {
+    /// By whoever writes it.
+    pushed: [Vec<Pushed>; 2],
+    rollouts: Rollouts,
+}
+
+/// How policies spread that do not go to everyone at once, by name.
+type Rollouts = BTreeMap<Arc<str>, Rollout>;
 
 /// Who writes a part of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +74,27 @@ impl Store {
     /// Replaces one part of the set, which changed where it comes from at `changed`. False when the
     /// new one holds the same.
     pub fn replace_part(&self, part: Part, pushed: Vec<Pushed>, changed: Instant) -> bool {
+        self.change(changed, |parts| parts.pushed[part as usize] = pushed)
+    }
+
+    /// Replaces what the source pushes, and at once how it spreads. False when both are the same.
+    pub fn replace_source(&self, pushed: Vec<Pushed>, rollouts: Rollouts, changed: Instant) -> bool {
+        self.change(changed, |parts| {
+            parts.pushed[Part::Source as usize] = pushed;
+            parts.rollouts = rollouts;
+        })
+    }
+
+    /// Replaces how what there is spreads. False when it is the same.
+    pub fn spread(&self, rollouts: Rollouts, changed: Instant) -> bool {
+        self.change(changed, |parts| parts.rollouts = rollouts)
+    }
+
+    fn change(&self, changed: Instant, change: impl FnOnce(&mut Parts)) -> bool {
         // Held until the set is in force, so that no writer undoes what another one did.
         let mut parts = self.parts.lock();
-        parts[part as usize] = pushed;
-        let Some(next) = self.present.load_full().next(parts.iter().flatten(), changed) else {
+        change(&mut parts);
+        let Some(next) = self.present.load_full().next(&parts, changed) else {
             return false;
         };
         let generation = next.generation;
@@ -75,12 +108,19 @@ impl Store {
 #[derive(Debug, Default)]
 pub struct Snapshot {
     generation: u64,
-    kinds: [BTreeMap<Arc<str>, Entry>; Kind::ALL.len()],
-    /// What each workload is to have without asking.
+    /// What the source and the authority say now.
+    kinds: Kinds,
+    /// Of policies that are staged: what is in the place of the above for who takes no part.
+    baseline: Kinds,
+    rollouts: Rollouts,
+    /// What each workload may be to have without asking, on one side of a stage or the other.
     own: HashMap<Workload, Vec<(Kind, Arc<str>)>>,
     /// What the last generations changed, each.
     changes: VecDeque<Changes>,
 }
+
+/// Resources by type and name.
+type Kinds = [BTreeMap<Arc<str>, Entry>; Kind::ALL.len()];
 
 /// What one generation changed.
 type Changes = Arc<[(Kind, Arc<str>)]>;
@@ -110,24 +150,38 @@ impl Snapshot {
         self.generation
     }
 
-    /// Every resource of a type, with its name.
+    /// Every resource of a type, with its name, as the source has it now.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
         self.kinds[kind as usize].iter()
     }
 
-    /// Every resource whose name begins so.
-    pub fn below(&self, kind: Kind, prefix: &str) -> Vec<(&Arc<str>, &Entry)> {
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        let from = self.kinds[kind as usize].range::<str, _>(from);
-        from.take_while(|(name, _)| name.starts_with(prefix)).collect()
+    /// What is in the place of these for sidecars that take no part in a stage.
+    pub fn all_baseline(&self, kind: Kind) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+        self.baseline[kind as usize].iter()
     }
 
-    /// The resource of a name.
+    /// How a policy spreads; `None` when its changes go to everyone at once.
+    pub fn rollout(&self, policy: &str) -> Option<&Rollout> {
+        self.rollouts.get(policy)
+    }
+
+    /// The policy and its routes as the source has them now, by type and name.
+    pub fn group(&self, policy: &str) -> Vec<(Kind, &Arc<str>, &Entry)> {
+        group(&self.kinds, policy)
+    }
+
+    /// The policy and its routes as they were before what is staged of it.
+    pub fn baseline(&self, policy: &str) -> Vec<(Kind, &Arc<str>, &Entry)> {
+        group(&self.baseline, policy)
+    }
+
+    /// The resource of a name, as the source has it now.
     pub fn entry(&self, kind: Kind, name: &str) -> Option<&Entry> {
         self.kinds[kind as usize].get(name)
     }
 
-    /// The names of a type that a workload is to have without asking.
+    /// The names of a type that a workload may be to have without asking: some of them only for
+    /// sidecars that take part in a stage, or only for those that do not.
     pub fn own_of(&self, workload: &Workload, kind: Kind) -> impl Iterator<Item = &Arc<str>> {
         let own = self.own.get(workload).into_iter().flatten();
         let of_kind = own.filter(move |(of, _)| *of == kind);
@@ -141,55 +195,98 @@ impl Snapshot {
         Some(self.changes.iter().skip(first).flat_map(|changes| changes.iter()))
     }
 
-    /// What this set looks like to a workload.
-    pub const fn to<'a>(&'a self, workload: &'a Workload) -> Sight<'a> {
-        Sight {
-            snapshot: self,
-            workload,
-        }
+    /// What this set looks like to a sidecar.
+    pub const fn to<'a>(&'a self, recipient: &'a Recipient) -> Sight<'a> {
+        Sight::new(self, recipient)
     }
 
-    fn next<'a>(&self, pushed: impl Iterator<Item = &'a Pushed>, changed: Instant) -> Option<Self> {
+    fn next(&self, parts: &Parts, changed: Instant) -> Option<Self> {
         let mut next = Self {
             generation: self.generation + 1,
+            rollouts: parts.rollouts.clone(),
             ..Self::default()
         };
-        for one in pushed {
-            if let Readers::Workloads(workloads) = &one.readers {
-                for workload in workloads {
-                    let own = next.own.entry(workload.clone()).or_default();
-                    own.push((one.kind, Arc::clone(&one.name)));
-                }
-            }
-            let mut entry = Entry {
-                held: one.held.clone(),
-                readers: one.readers.clone(),
-                generation: next.generation,
-                changed,
-            };
-            let before = self.entry(one.kind, &one.name);
-            if let Some(before) = before.filter(|before| before.is_same(&entry)) {
-                (entry.generation, entry.changed) = (before.generation, before.changed);
-            }
+        for one in parts.pushed.iter().flatten() {
+            let entry = self.entry_of(one, changed);
+            next.own(one);
             next.kinds[one.kind as usize].insert(Arc::clone(&one.name), entry);
         }
-        let changes: Changes = Kind::ALL
-            .into_iter()
-            .flat_map(|kind| {
-                self.changed(&next, kind)
-                    .into_iter()
-                    .map(move |name| (kind, name))
-            })
-            .collect();
-        if changes.is_empty() && self.generation > 0 {
+        let stages = parts
+            .rollouts
+            .values()
+            .filter_map(|rollout| rollout.stage.as_ref());
+        for one in stages.flat_map(|stage| stage.baseline.iter()) {
+            let entry = self.entry_of(one, changed);
+            let present = next.entry(one.kind, &one.name);
+            if present.is_none_or(|present| present.readers != one.readers) {
+                next.own(one);
+            }
+            next.baseline[one.kind as usize].insert(Arc::clone(&one.name), entry);
+        }
+        let changes = self.changes_to(&mut next, changed);
+        if changes.is_empty() && self.rollouts == next.rollouts && self.generation > 0 {
             return None;
         }
         next.changes.clone_from(&self.changes);
-        next.changes.push_back(changes);
+        next.changes.push_back(changes.into_iter().collect());
         if next.changes.len() > REMEMBERED {
             next.changes.pop_front();
         }
         Some(next)
+    }
+
+    /// The next set's entry for a resource, which goes on as the present set's if it is the same.
+    fn entry_of(&self, one: &Pushed, changed: Instant) -> Entry {
+        let entry = Entry {
+            held: one.held.clone(),
+            readers: one.readers.clone(),
+            generation: self.generation + 1,
+            changed,
+        };
+        let sides = [&self.kinds, &self.baseline].into_iter();
+        let mut before = sides.filter_map(|side| side[one.kind as usize].get(&one.name));
+        before
+            .find(|before| before.is_same(&entry))
+            .cloned()
+            .unwrap_or(entry)
+    }
+
+    fn own(&mut self, one: &Pushed) {
+        if let Readers::Workloads(workloads) = &one.readers {
+            for workload in workloads {
+                let own = self.own.entry(workload.clone()).or_default();
+                own.push((one.kind, Arc::clone(&one.name)));
+            }
+        }
+    }
+
+    /// What is another in the next set, or goes to others.
+    fn changes_to(&self, next: &mut Self, changed: Instant) -> BTreeSet<(Kind, Arc<str>)> {
+        let mut changes = BTreeSet::new();
+        for kind in Kind::ALL {
+            changes.extend(self.changed(next, kind).into_iter().map(|name| (kind, name)));
+        }
+        let policies: BTreeSet<&Arc<str>> = self.rollouts.keys().chain(next.rollouts.keys()).collect();
+        let moved = policies.into_iter().filter(|policy| {
+            let [before, after] = [&self.rollouts, &next.rollouts].map(|of| of.get(*policy));
+            before.and_then(Rollout::spread) != after.and_then(Rollout::spread)
+        });
+        let mut names = BTreeSet::new();
+        for policy in moved {
+            for side in [&self.kinds, &self.baseline, &next.kinds, &next.baseline] {
+                let group = group(side, policy).into_iter();
+                names.extend(group.map(|(kind, name, _)| (kind, Arc::clone(name))));
+            }
+        }
+        for (kind, name) in &names {
+            for side in [&mut next.kinds, &mut next.baseline] {
+                if let Some(entry) = side[*kind as usize].get_mut(name) {
+                    entry.changed = changed;
+                }
+            }
+        }
+        changes.extend(names);
+        changes
     }
 
     /// Names of a type that are not the same in the other set.
@@ -203,54 +300,23 @@ impl Snapshot {
     }
 }
 
-/// A set as one workload may see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Sight<'a> {
-    snapshot: &'a Snapshot,
-    workload: &'a Workload,
+/// A policy and its routes.
+fn group<'a>(kinds: &'a Kinds, policy: &str) -> Vec<(Kind, &'a Arc<str>, &'a Entry)> {
+    let own = kinds[Kind::Policy as usize].get_key_value(policy).into_iter();
+    let own = own.map(|(name, entry)| (Kind::Policy, name, entry));
+    let prefix = format!("{policy}/");
+    let routes = below(&kinds[Kind::Route as usize], &prefix);
+    own.chain(routes.map(|(name, entry)| (Kind::Route, name, entry)))
+        .collect()
 }
 
-impl<'a> Sight<'a> {
-    /// The resource of a name, if the workload may read it.
-    pub fn entry(&self, kind: Kind, name: &str) -> Option<&'a Entry> {
-        self.snapshot
-            .entry(kind, name)
-            .filter(|entry| self.may_read(entry))
-    }
-
-    fn may_read(&self, entry: &Entry) -> bool {
-        match &entry.readers {
-            Readers::Everyone => true,
-            Readers::Workloads(workloads) => workloads.contains(self.workload),
-        }
-    }
-}
-
-impl View for Sight<'_> {
-    fn get(&self, kind: Kind, name: &str) -> Option<Held> {
-        self.entry(kind, name).map(|entry| entry.held.clone())
-    }
-
-    fn below(&self, kind: Kind, prefix: &str) -> Vec<Arc<str>> {
-        let below = self.snapshot.below(kind, prefix).into_iter();
-        let mine = below.filter(|(_, entry)| self.may_read(entry));
-        mine.map(|(name, _)| Arc::clone(name)).collect()
-    }
-
-    fn own(&self, kind: Kind) -> Vec<Arc<str>> {
-        if kind == Kind::TrustBundle {
-            return self.below(kind, "");
-        }
-        self.snapshot.own_of(self.workload, kind).cloned().collect()
-    }
-
-    fn is_own(&self, kind: Kind, name: &str) -> bool {
-        let entry = self.snapshot.entry(kind, name);
-        entry.is_some_and(|entry| match &entry.readers {
-            Readers::Everyone => kind == Kind::TrustBundle,
-            Readers::Workloads(workloads) => workloads.contains(self.workload),
-        })
-    }
+/// Every resource whose name begins so.
+fn below<'a>(
+    kind: &'a BTreeMap<Arc<str>, Entry>,
+    prefix: &str,
+) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry)> {
+    let from = kind.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+    from.take_while(move |(name, _)| name.starts_with(prefix))
 }
 
 /// Generations whose changes are remembered. A stream that is further behind looks at everything

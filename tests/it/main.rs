@@ -32,6 +32,7 @@ mod mesh;
 mod plane;
 mod policy_files;
 mod pushed;
+mod rollout;
 mod trust;
 
 // The real sidecar between real sockets.

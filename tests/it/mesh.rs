@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 /// A policy for the users service, with what is put in it.
-fn policy(spec: &str, batch: &str) -> String {
+pub(crate) fn policy(spec: &str, batch: &str) -> String {
     format!(
         r#"
 kind: Backend
@@ -32,21 +32,21 @@ spec:
     )
 }
 
-async fn users() -> TestUpstream {
+pub(crate) async fn users() -> TestUpstream {
     TestUpstream::start(model::users).await
 }
 
-async fn config(proxy: &TestProxy) -> Value {
+pub(crate) async fn config(proxy: &TestProxy) -> Value {
     serde_json::from_str(&proxy.admin("/config").await.text()).unwrap()
 }
 
 /// What the sidecar runs of a route's settings.
-async fn batch_settings(proxy: &TestProxy) -> Value {
+pub(crate) async fn batch_settings(proxy: &TestProxy) -> Value {
     config(proxy).await["policy"]["effective"]["documents"][0]["resource"]["spec"]["routes"][0]["batch"]
         .clone()
 }
 
-fn acked(count: u64) -> impl Fn(&Value) -> bool {
+pub(crate) fn acked(count: u64) -> impl Fn(&Value) -> bool {
     move |policy| policy["sidecars"]["acked"] == count
 }
 

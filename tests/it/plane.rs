@@ -8,5 +8,6 @@ mod process;
 mod identities;
 mod pages;
 mod program;
+mod rollouts;
 mod rotation;
 mod streams;

@@ -59,8 +59,8 @@ pub struct BatchPolicySpec {
     /// How the target's traffic is treated, batched or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
-    /// How a change spreads.
-    #[serde(default)]
+    /// How a change of this policy spreads over the sidecars that a control plane pushes it to.
+    #[serde(default, skip_serializing_if = "Rollout::is_default")]
     pub rollout: Rollout,
 }
 
@@ -122,10 +122,21 @@ pub enum Placement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rollout {
-    /// Share of the sidecars that take a change first, 1 to 100. A lone sidecar takes every change.
+    /// Share of the sidecars that take a change first, 1 to 100; the others keep what they have. Which ones
+    /// follows from their names: a larger share has all of a smaller one, and with 100 the change is
+    /// complete. When one that takes it rejects it, or sees calls fail twice as often, the rollout stops by
+    /// itself: all run what was before, whatever the share, until the policy is changed again. To give up a
+    /// change, take it back. A policy that is new goes to the share alone; one that is removed is gone
+    /// everywhere at once. A lone sidecar takes every change.
     #[serde(default = "all_sidecars")]
     #[schemars(range(min = 1, max = 100))]
     pub percent: u32,
+}
+
+impl Rollout {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Rollout {

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Admin;
 use super::rotation::{Trusting, last_certificate};
 use crate::metrics::Levels;
-use crate::status::{Found, Overview, Progress, Rejection, Totals};
+use crate::status::{Found, Overview, Progress, Rejection, Spread, Totals};
 use crate::store::Snapshot;
 
 /// How everything stands.
@@ -66,7 +66,22 @@ fn policy(admin: &Admin, snapshot: &Snapshot, name: &str, progress: &Progress) -
             "stale": progress.stale,
             "lastRejection": progress.last_rejection.as_ref().map(rejection),
         },
+        "rollout": rollout(progress),
         "findings": found(&findings),
+    })
+}
+
+/// How far the present content may go.
+fn rollout(progress: &Progress) -> Value {
+    let stage = progress.stage();
+    let stop = stage.and_then(|stage| stage.stop.as_ref());
+    let since = stage.map(|stage| stop.map_or(stage.since, |stop| stop.at));
+    json!({
+        "percent": progress.rollout.as_ref().map_or(100, |rollout| rollout.percent),
+        "state": Spread::of(progress).as_str(),
+        "staged": progress.staged,
+        "reason": stop.map(|stop| &stop.reason),
+        "at": since.map(at),
     })
 }
 
@@ -133,8 +148,8 @@ pub(super) fn sidecars(admin: &Admin) -> Value {
             })
         });
         all.push(json!({
-            "node": sidecar.node,
-            "workload": sidecar.workload.to_string(),
+            "node": sidecar.recipient.node,
+            "workload": sidecar.recipient.workload.to_string(),
             "since": at(sidecar.since),
             "root": sidecar.root.map(|root| root.to_string()),
             "versions": runs.collect::<Vec<_>>(),
@@ -147,11 +162,15 @@ pub(super) fn sidecars(admin: &Admin) -> Value {
 /// Every resource, with who may read it.
 pub(super) fn policies(admin: &Admin) -> Value {
     let snapshot = admin.store.snapshot();
-    let of_kind = |kind: Kind| snapshot.all(kind).map(move |(name, entry)| (kind, name, entry));
+    let of_kind = |kind: Kind| {
+        let present = snapshot.all(kind).map(move |one| (kind, false, one));
+        let baseline = snapshot.all_baseline(kind);
+        present.chain(baseline.map(move |one| (kind, true, one)))
+    };
     let all = Kind::ALL
         .into_iter()
         .flat_map(of_kind)
-        .map(|(kind, name, entry)| {
+        .map(|(kind, is_baseline, (name, entry))| {
             let readers = match &entry.readers {
                 Readers::Everyone => json!("everyone"),
                 Readers::Workloads(workloads) => workloads.iter().map(ToString::to_string).collect(),
@@ -161,6 +180,7 @@ pub(super) fn policies(admin: &Admin) -> Value {
                 "name": &**name,
                 "version": entry.held.version.to_string(),
                 "generation": entry.generation,
+                "isBaseline": is_baseline,
                 "readers": readers,
             })
         });
@@ -172,8 +192,9 @@ pub(super) fn levels(admin: &Admin) -> Levels {
     let snapshot = admin.store.snapshot();
     let overview = admin.sidecars.overview(&snapshot);
     let (standing, trusting) = (admin.files.standing(), Trusting::of(admin, &overview));
-    let mut policies = [0; 3];
+    let (mut policies, mut rollouts) = ([0; 3], [0; 3]);
     for progress in overview.policies.values() {
+        rollouts[Spread::of(progress) as usize] += 1;
         let state = match progress {
             Progress { rejected: 1.., .. } => 2,
             Progress { stale: 1.., .. } => 1,
@@ -187,6 +208,7 @@ pub(super) fn levels(admin: &Admin) -> Levels {
     Levels {
         sidecars: [totals.acked, totals.stale, totals.rejected],
         policies,
+        rollouts,
         conflicts: standing.conflicts.len(),
         is_source_good: standing.refused.is_empty(),
         generation: snapshot.generation(),
@@ -228,7 +250,7 @@ fn conflict(conflict: &Conflict) -> Value {
 fn rejection(rejection: &Rejection) -> Value {
     let nack = &rejection.nack;
     json!({
-        "node": rejection.node,
+        "node": rejection.by.node,
         "type": rejection.kind.as_str(),
         "name": &*nack.name,
         "version": nack.version.map(|version| version.to_string()),

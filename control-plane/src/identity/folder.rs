@@ -1,4 +1,5 @@
-//! The folder with what has to outlive a control plane: its keys and what it remembers of tokens.
+//! The folder with what has to outlive a control plane: its keys, and what it remembers of tokens and of
+//! rollouts.
 //!
 //! Replicas may share it. A file is replaced as a whole, by rename, so that nobody reads half of one;
 //! who changes what it has read holds the lock meanwhile.
@@ -76,6 +77,29 @@ impl Folder {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read", &self.path(name))(error)),
+        }
+    }
+
+    /// The names of what is in it, but for what begins with a dot: that is not written to its end.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn names(&self) -> Result<Vec<String>, FolderError> {
+        let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// Removes a file, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), FolderError> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed("remove", &self.path(name))(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -157,6 +181,10 @@ mod tests {
         assert_eq!(folder.read("nothing").unwrap(), None);
         let left = fs::read_dir(folder.path("")).unwrap().count();
         assert_eq!(left, 2, "nothing is left beside them");
+        for _ in 0..2 {
+            folder.remove("key").unwrap();
+            assert_eq!(folder.names().unwrap(), ["roots"]);
+        }
     }
 
     #[test]

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use jitney_api::push::ads::Node;
-use jitney_api::push::{Change, Held, Pushed, Readers, Subscriber};
+use jitney_api::push::{Change, Held, Pushed, Readers, Resources, Subscriber};
 use tokio::sync::mpsc::{Sender, channel};
+use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
+use crate::identity::Folder;
+use crate::status::Spread;
 
 type Requests = ReceiverStream<Result<DeltaDiscoveryRequest, Status>>;
 
@@ -22,8 +25,16 @@ struct Stub {
 }
 
 struct Plane {
-    store: Arc<Store>,
-    sidecars: Arc<Sidecars>,
+    push: Push<()>,
+    _state: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Plane {
+    type Target = Push<()>;
+
+    fn deref(&self) -> &Push<()> {
+        &self.push
+    }
 }
 
 fn workload(account: &str) -> Workload {
@@ -44,15 +55,24 @@ fn policy(name: &str, content: &str, account: &str) -> Pushed {
 
 impl Plane {
     fn new() -> Self {
-        Self {
-            store: Arc::default(),
+        let (store, state) = (Arc::default(), tempfile::tempdir().unwrap());
+        let folder = Folder::open(state.path()).unwrap();
+        let push = Push {
+            rollouts: Arc::new(Rollouts::open(&folder, &store).unwrap()),
+            store,
             sidecars: Arc::default(),
-        }
+            authenticate: (),
+        };
+        Self { push, _state: state }
     }
 
     fn stub(&self, account: &str) -> Stub {
+        self.node(account, &format!("{account}-1"))
+    }
+
+    fn node(&self, account: &str, node: &str) -> Stub {
         let mut subscriber = Subscriber::new(Node {
-            id: format!("{account}-1"),
+            id: node.into(),
             ..Node::default()
         });
         subscriber.open();
@@ -68,7 +88,17 @@ impl Plane {
     }
 
     fn open(&self, account: &str, requests: Requests) -> Responses<Requests> {
-        Responses::new(&self.store, &self.sidecars, workload(account).into(), requests)
+        Responses::new(&self.push, workload(account).into(), requests)
+    }
+
+    /// Puts a policy in the source, of which this percentage is to take a change first.
+    fn write(&self, content: &str, percent: u32) {
+        let resources = Resources {
+            pushed: vec![policy("shop/users", content, "users")],
+            shares: [("shop/users".into(), percent)].into(),
+            ..Resources::default()
+        };
+        self.rollouts.replace(resources, Instant::now());
     }
 
     fn progress(&self, policy: &str) -> (usize, usize, usize, usize) {
@@ -142,7 +172,9 @@ async fn each_sidecar_gets_its_own_and_the_status_says_who_runs_it() {
     assert_eq!(orders.runs.keys().collect::<Vec<_>>(), ["shop/orders"]);
     assert_eq!(plane.progress("shop/users"), (1, 1, 0, 0));
     let mut nodes = Vec::new();
-    plane.sidecars.each(|sidecar| nodes.push(sidecar.node.clone()));
+    plane
+        .sidecars
+        .each(|sidecar| nodes.push(sidecar.recipient.node.clone()));
     nodes.sort();
     assert_eq!(nodes, ["orders-1", "users-1"]);
     drop(users);
@@ -179,7 +211,7 @@ async fn a_rejection_is_in_the_status_until_there_is_a_better_version() {
     let progress = plane.sidecars.progress(&plane.store.snapshot(), "shop/users");
     let last = progress.last_rejection.unwrap();
     assert_eq!(
-        (last.node.as_str(), last.nack.reason.as_str()),
+        (last.by.node.as_str(), last.nack.reason.as_str()),
         ("users-1", "too large for this sidecar")
     );
     plane.store.replace(vec![policy("shop/users", "3", "users")]);
@@ -247,7 +279,9 @@ async fn what_a_sidecar_says_is_kept_to_a_bound() {
     users.subscriber.subscribe(Kind::Policy, "*");
     users.settle().await;
     let mut nodes = Vec::new();
-    plane.sidecars.each(|sidecar| nodes.push(sidecar.node.len()));
+    plane
+        .sidecars
+        .each(|sidecar| nodes.push(sidecar.recipient.node.len()));
     assert_eq!(nodes, [252], "whole letters");
 }
 
@@ -265,7 +299,7 @@ async fn a_term_ends_the_stream_and_says_why() {
             term,
             ..workload("users").into()
         };
-        let mut responses = Responses::new(&plane.store, &plane.sidecars, admitted, Requests::from(received));
+        let mut responses = Responses::new(&plane, admitted, Requests::from(received));
         let waiting = tokio::spawn(async move { responses.next().await });
         tokio::task::yield_now().await;
         end.end(ending);
@@ -302,4 +336,134 @@ async fn a_type_of_somebody_else_ends_the_stream() {
     let status = users.responses.next().await.unwrap().unwrap_err();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
     assert!(status.message().contains("envoy.config.cluster"), "{status}");
+}
+
+/// At 30 percent the first takes a change, and the second does not.
+const NODES: [&str; 2] = ["users-1", "users-2"];
+
+#[tokio::test]
+async fn a_change_goes_to_its_share_and_each_is_counted_against_its_own() {
+    let plane = Plane::new();
+    plane.write("1", 30);
+    let [mut takes, mut keeps] = NODES.map(|node| plane.node("users", node));
+    takes.settle().await;
+    keeps.settle().await;
+    plane.write("2", 30);
+    let told = || {
+        let progress = plane.sidecars.progress(&plane.store.snapshot(), "shop/users");
+        (Spread::of(&progress), progress.text())
+    };
+    assert_eq!(
+        told(),
+        (
+            Spread::Staged,
+            "Staged: 1 of 2 sidecars take generation 2 (30 %), the others keep what was before; 1 of 2 \
+             have acknowledged; 1 has not answered yet"
+                .into()
+        )
+    );
+    takes.settle().await;
+    keeps.settle().await;
+    assert_eq!((takes.resources, keeps.resources), (2, 1));
+    assert_eq!(
+        (&*takes.runs["shop/users"], &*keeps.runs["shop/users"]),
+        ("2", "1")
+    );
+    assert_eq!(plane.progress("shop/users"), (2, 2, 0, 0));
+    plane.write("2", 100);
+    keeps.settle().await;
+    takes.settle().await;
+    assert_eq!((takes.resources, keeps.resources), (2, 2));
+    assert_eq!(
+        told(),
+        (
+            Spread::Complete,
+            "Programmed: 2 of 2 sidecars run generation 2".into()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_rejection_stops_the_stage_and_all_go_back() {
+    let plane = Plane::new();
+    plane.write("1", 30);
+    let [mut takes, mut keeps] = NODES.map(|node| plane.node("users", node));
+    takes.settle().await;
+    keeps.settle().await;
+    plane.write("bad", 30);
+    let mut generation = plane.store.subscribe();
+    generation.mark_unchanged();
+    takes.settle().await;
+    generation.changed().await.unwrap();
+    takes.settle().await;
+    keeps.settle().await;
+    assert_eq!(
+        (&*takes.runs["shop/users"], &*keeps.runs["shop/users"]),
+        ("1", "1")
+    );
+    assert_eq!(keeps.resources, 1);
+    let progress = plane.sidecars.progress(&plane.store.snapshot(), "shop/users");
+    assert_eq!(
+        progress.text(),
+        "Stopped: users-1 rejected policy shop/users: spec: too large for this sidecar; 2 of 2 sidecars run \
+         what was before"
+    );
+    assert_eq!(plane.progress("shop/users"), (2, 2, 0, 0));
+    plane.write("bad", 100);
+    let mut another = plane.node("users", "users-3");
+    another.settle().await;
+    assert_eq!(another.runs["shop/users"], "1", "it goes no further");
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_to_a_sidecar_is_not_taken_for_what_it_ran_before() {
+    let plane = Plane::new();
+    plane.write("1", 30);
+    let mut takes = plane.node("users", NODES[0]);
+    takes.settle().await;
+    plane.write("2", 30);
+    let response = takes.responses.next().await.unwrap().unwrap();
+    plane.write("1", 30);
+    assert_eq!(
+        plane.progress("shop/users"),
+        (1, 0, 0, 1),
+        "it may run the second by now"
+    );
+    takes.take(response);
+    takes.settle().await;
+    assert_eq!(plane.progress("shop/users"), (1, 1, 0, 0));
+    assert_eq!(takes.runs["shop/users"], "1");
+}
+
+#[tokio::test]
+async fn without_a_stage_a_rejection_stops_nothing() {
+    let plane = Plane::new();
+    plane.write("1", 100);
+    let mut users = plane.node("users", NODES[0]);
+    users.settle().await;
+    plane.write("bad", 100);
+    users.settle().await;
+    let progress = plane.sidecars.progress(&plane.store.snapshot(), "shop/users");
+    assert_eq!((Spread::of(&progress), progress.rejected), (Spread::Complete, 1));
+}
+
+#[tokio::test]
+async fn what_a_sidecar_is_called_is_what_it_said_first() {
+    let plane = Plane::new();
+    plane.write("1", 30);
+    plane.write("2", 30);
+    let mut keeps = plane.node("users", NODES[1]);
+    keeps.settle().await;
+    let renamed = DeltaDiscoveryRequest {
+        node: Some(Node {
+            id: NODES[0].into(),
+            ..Node::default()
+        }),
+        type_url: Kind::Policy.type_url().into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    keeps.requests.send(Ok(renamed)).await.unwrap();
+    plane.write("2", 31);
+    keeps.settle().await;
+    assert_eq!(keeps.runs["shop/users"], "1");
 }

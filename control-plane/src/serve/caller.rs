@@ -147,6 +147,7 @@ impl Authenticate for Gate {
         Ok(Admitted {
             workload: peer.id.workload.clone(),
             root: Some(peer.root),
+            connection: Some(caller.connection),
             term: caller.term.clone(),
         })
     }

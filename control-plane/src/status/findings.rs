@@ -1,6 +1,6 @@
 //! What sidecars notice about the policies that they run: whether calls fail more often since.
 //!
-//! Kept for the present version of each policy, and only shown; a staged rollout can decide by it.
+//! Kept for the present version of each policy, and only shown here; a staged rollout stops by them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

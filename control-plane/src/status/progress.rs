@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Sidecar, Sidecars};
 use crate::identity::RootId;
-use crate::store::{Sight, Snapshot};
+use crate::store::{Entry, Recipient, Rollout, Sight, Snapshot, Stage};
 
 /// How far everything has come.
 #[derive(Clone, Debug, Default)]
@@ -42,9 +42,15 @@ pub struct Totals {
 pub struct Progress {
     /// The generation in which the policy or one of its routes changed last.
     pub generation: u64,
-    /// Sidecars that are to run it.
+    /// How it spreads, where its changes do not go to everyone at once.
+    pub rollout: Option<Rollout>,
+    /// Sidecars that are to run it: its present content or, beside a stage, the one before.
     pub selected: usize,
-    /// Those that run it in its present version, with all its routes.
+    /// Of those, the ones that are to run what is staged.
+    pub staged: usize,
+    /// Sidecars that are to run nothing of it as long as it is staged.
+    pub without: usize,
+    /// Those that run what they are to, with all its routes.
     pub acked: usize,
     /// Those that cannot.
     pub rejected: usize,
@@ -52,15 +58,49 @@ pub struct Progress {
     pub stale: usize,
     /// What was said last by one that cannot.
     pub last_rejection: Option<Rejection>,
-    /// Names of its routes.
-    routes: Vec<Arc<str>>,
+    parts: Parts,
+    baseline_parts: Parts,
+}
+
+/// What a policy consists of: itself and its routes.
+type Parts = Arc<[(Kind, Arc<str>)]>;
+
+/// How far a policy's present content may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// To every sidecar.
+    Complete,
+    /// To a share of them.
+    Staged,
+    /// To none.
+    Stopped,
+}
+
+impl Spread {
+    /// That of a policy.
+    pub fn of(progress: &Progress) -> Self {
+        match progress.stage() {
+            None => Self::Complete,
+            Some(stage) if stage.stop.is_some() => Self::Stopped,
+            Some(_) => Self::Staged,
+        }
+    }
+
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "Complete",
+            Self::Staged => "Staged",
+            Self::Stopped => "Stopped",
+        }
+    }
 }
 
 /// A policy's part that a sidecar cannot run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// What the sidecar calls itself.
-    pub node: String,
+    /// Who cannot.
+    pub by: Recipient,
     /// The part's type.
     pub kind: Kind,
     /// What it said.
@@ -96,49 +136,93 @@ impl Totals {
 
 impl Progress {
     fn of(snapshot: &Snapshot, policy: &str) -> Self {
-        let routes = snapshot.below(Kind::Route, &format!("{policy}/"));
-        let parts = routes.iter().map(|(_, entry)| entry.generation);
-        let own = snapshot.entry(Kind::Policy, policy).map(|entry| entry.generation);
+        let (group, baseline) = (snapshot.group(policy), snapshot.baseline(policy));
+        let changed = group.iter().map(|(_, _, entry)| entry.generation);
+        let names = |group: &[Part<'_>]| {
+            let names = group.iter();
+            names.map(|(kind, name, _)| (*kind, Arc::clone(name))).collect()
+        };
         Self {
-            generation: parts.chain(own).max().unwrap_or_default(),
-            routes: routes.iter().map(|(name, _)| Arc::clone(name)).collect(),
+            generation: changed.max().unwrap_or_default(),
+            rollout: snapshot.rollout(policy).cloned(),
+            parts: names(&group),
+            baseline_parts: names(&baseline),
             ..Self::default()
         }
     }
 
+    /// What is staged of it.
+    pub fn stage(&self) -> Option<&Stage> {
+        self.rollout.as_ref()?.stage.as_ref()
+    }
+
     /// What a person wants to know, in a sentence.
     pub fn text(&self) -> String {
-        let Self {
-            generation,
-            selected,
-            acked,
-            rejected,
-            stale,
-            ..
-        } = self;
-        if *selected == 0 {
-            return format!("Programmed: no connected sidecar is to run generation {generation}");
+        let mut text = match self.stage() {
+            None => self.programmed(),
+            Some(stage) => match &stage.stop {
+                None => self.staged(),
+                Some(stop) => format!("Stopped: {}; {}", stop.reason, self.went_back()),
+            },
+        };
+        if self.stale > 0 {
+            let verb = if self.stale == 1 { "has" } else { "have" };
+            text.push_str(&format!("; {} {verb} not answered yet", self.stale));
         }
-        let noun = if *selected == 1 { "sidecar" } else { "sidecars" };
-        let verb = if *acked == 1 { "runs" } else { "run" };
-        let mut text = format!("Programmed: {acked} of {selected} {noun} {verb} generation {generation}");
-        if *stale > 0 {
-            let verb = if *stale == 1 { "has" } else { "have" };
-            text.push_str(&format!("; {stale} {verb} not answered yet"));
-        }
-        if let (1.., Some(last)) = (*rejected, &self.last_rejection) {
-            text.push_str(&format!("; {rejected} rejected it: {}", last.text()));
+        if let (1.., Some(last)) = (self.rejected, &self.last_rejection) {
+            text.push_str(&format!("; {} rejected it: {}", self.rejected, last.text()));
         }
         text
     }
 
-    fn note(&mut self, policy: &Arc<str>, sidecar: &Sidecar, sight: Sight<'_>) -> Standing {
-        self.selected += 1;
-        let parts = || {
-            let routes = self.routes.iter().map(|route| (Kind::Route, route));
-            std::iter::once((Kind::Policy, policy)).chain(routes)
+    fn programmed(&self) -> String {
+        let generation = self.generation;
+        if self.selected == 0 {
+            return format!("Programmed: no connected sidecar is to run generation {generation}");
+        }
+        format!("Programmed: {} generation {generation}", self.running())
+    }
+
+    fn staged(&self) -> String {
+        let (takes, generation) = (many(self.staged, self.selected + self.without), self.generation);
+        let percent = self.rollout.as_ref().map_or(100, |rollout| rollout.percent);
+        let others = if self.baseline_parts.is_empty() {
+            "run none, as before"
+        } else {
+            "keep what was before"
         };
-        if let Some(rejection) = parts().find_map(|(kind, name)| sidecar.rejection(kind, name, sight)) {
+        let Self { acked, selected, .. } = self;
+        format!(
+            "Staged: {takes} take generation {generation} ({percent} %), the others {others}; {acked} of {selected} \
+             have acknowledged"
+        )
+    }
+
+    fn went_back(&self) -> String {
+        if self.baseline_parts.is_empty() {
+            return "none runs it, as before".to_owned();
+        }
+        format!("{} what was before", self.running())
+    }
+
+    /// So many run what they are to run.
+    fn running(&self) -> String {
+        let verb = if self.acked == 1 { "runs" } else { "run" };
+        format!("{} {verb}", many(self.acked, self.selected))
+    }
+
+    fn note(&mut self, policy: &str, sidecar: &Sidecar, sight: Sight<'_>) -> Standing {
+        self.selected += 1;
+        let takes = sight.takes(policy);
+        self.staged += usize::from(takes == Some(true));
+        let parts = if takes == Some(false) {
+            Arc::clone(&self.baseline_parts)
+        } else {
+            Arc::clone(&self.parts)
+        };
+        let mut parts = parts.iter();
+        let rejection = |(kind, name): &(Kind, Arc<str>)| sidecar.rejection(*kind, name, sight);
+        if let Some(rejection) = parts.clone().find_map(rejection) {
             self.rejected += 1;
             if self
                 .last_rejection
@@ -149,7 +233,7 @@ impl Progress {
             }
             return Standing::Rejected;
         }
-        if parts().all(|(kind, name)| sidecar.is_current(kind, name, sight)) {
+        if parts.all(|(kind, name)| sidecar.is_current(*kind, name, sight)) {
             self.acked += 1;
             return Standing::Acked;
         }
@@ -158,30 +242,34 @@ impl Progress {
     }
 }
 
+type Part<'a> = (Kind, &'a Arc<str>, &'a Entry);
+
+/// So many of so many sidecars.
+fn many(count: usize, of: usize) -> String {
+    let noun = if of == 1 { "sidecar" } else { "sidecars" };
+    format!("{count} of {of} {noun}")
+}
+
 impl Rejection {
     /// Who, where and why.
     pub fn text(&self) -> String {
         let Nack {
             name, field, reason, ..
         } = &self.nack;
-        let node = if self.node.is_empty() {
-            "a sidecar"
-        } else {
-            &self.node
-        };
         let field = if field.is_empty() {
             String::new()
         } else {
             format!("{field}: ")
         };
-        format!("{node}: {} {name}: {field}{reason}", self.kind)
+        format!("{}: {} {name}: {field}{reason}", self.by, self.kind)
     }
 }
 
 impl Sidecar {
     fn is_current(&self, kind: Kind, name: &str, sight: Sight<'_>) -> bool {
         let present = sight.entry(kind, name).map(|entry| entry.held.version);
-        present.is_some() && self.runs(kind, name) == present
+        let is_known = !self.under_way[kind as usize].contains(name);
+        is_known && present.is_some() && self.runs(kind, name) == present
     }
 
     /// What it said to the present version, if it cannot run that.
@@ -189,24 +277,35 @@ impl Sidecar {
         let rejected = self.rejected.get(&(kind, Arc::clone(name)))?;
         let present = sight.entry(kind, name).map(|entry| entry.held.version);
         (rejected.nack.version == present).then(|| Rejection {
-            node: self.node.clone(),
+            by: self.recipient.clone(),
             kind,
             nack: rejected.nack.clone(),
             at: rejected.at,
         })
     }
 
-    /// Policies that it is to run: those of its workload, and others that it has asked for. What it
-    /// merely says that it holds, and may not read, is none of them.
+    /// Whether it runs all that it is to run of a policy.
+    pub fn runs_policy(&self, policy: &str, snapshot: &Snapshot) -> bool {
+        let sight = snapshot.to(&self.recipient);
+        let group = if sight.takes(policy) == Some(false) {
+            snapshot.baseline(policy)
+        } else {
+            snapshot.group(policy)
+        };
+        let mut parts = group.into_iter();
+        parts.all(|(kind, name, _)| self.is_current(kind, name, sight))
+    }
+
+    /// Policies that are for it, if only when they are staged no more: those of its workload, and others
+    /// that it has asked for. What it merely says that it holds, and may not read, is none of them.
     fn policies(&self, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
-        let sight = snapshot.to(&self.workload);
-        let own = snapshot.own_of(&self.workload, Kind::Policy);
+        let sight = snapshot.to(&self.recipient);
+        let own = snapshot.own_of(&self.recipient.workload, Kind::Policy);
         let runs = self.runs[Kind::Policy as usize].keys();
         let rejected = self.rejected.keys().filter(|(kind, _)| *kind == Kind::Policy);
-        let all = own.chain(runs).chain(rejected.map(|(_, name)| name));
-        all.filter(|name| sight.entry(Kind::Policy, name).is_some())
-            .cloned()
-            .collect()
+        let asked = runs.chain(rejected.map(|(_, name)| name));
+        let asked = asked.filter(|name| sight.entry(Kind::Policy, name).is_some());
+        own.chain(asked).cloned().collect()
     }
 }
 
@@ -235,15 +334,20 @@ impl Sidecars {
 
 impl Overview {
     fn note(&mut self, sidecar: &Sidecar, snapshot: &Snapshot) {
-        let sight = snapshot.to(&sidecar.workload);
+        let sight = snapshot.to(&sidecar.recipient);
         let mut worst = Standing::Acked;
         for policy in sidecar.policies(snapshot) {
-            if let Some(progress) = self.policies.get_mut(&policy) {
+            let Some(progress) = self.policies.get_mut(&policy) else {
+                continue;
+            };
+            if sight.entry(Kind::Policy, &policy).is_some() {
                 worst = worst.max(progress.note(&policy, sidecar, sight));
+            } else {
+                progress.without += 1;
             }
         }
         self.sidecars.count(worst);
-        let of_workload = self.workloads.entry(sidecar.workload.clone());
+        let of_workload = self.workloads.entry(sidecar.recipient.workload.clone());
         of_workload.or_default().count(worst);
         if let Some(root) = sidecar.root {
             *self.certificates.entry(root).or_default() += 1;

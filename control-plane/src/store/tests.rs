@@ -1,11 +1,20 @@
 //! Sets, what changes between them, and who sees what.
 
+use jitney_api::push::View as _;
+
 use super::*;
 
 fn workload(account: &str) -> Workload {
     Workload {
         namespace: "shop".into(),
         account: account.into(),
+    }
+}
+
+fn recipient(account: &str) -> Recipient {
+    Recipient {
+        workload: workload(account),
+        node: String::new(),
     }
 }
 
@@ -49,7 +58,7 @@ fn who_may_read_what() {
     let store = Store::default();
     assert!(store.replace(shop()));
     let snapshot = store.snapshot();
-    let (users, orders) = (workload("users"), workload("orders"));
+    let (users, orders) = (recipient("users"), recipient("orders"));
     let (users, orders) = (snapshot.to(&users), snapshot.to(&orders));
     assert!(users.get(Kind::Policy, "shop/users").is_some());
     assert_eq!(
@@ -88,8 +97,8 @@ fn changes_are_told_by_name() {
     store.replace(next.clone());
     let snapshot = store.snapshot();
     let expected = [
-        (Kind::Endpoint, "shop/users/3"),
         (Kind::Endpoint, "shop/users/2"),
+        (Kind::Endpoint, "shop/users/3"),
         (Kind::Policy, "shop/users"),
     ];
     assert_eq!(changed(&snapshot, 1).unwrap(), expected);

@@ -7,7 +7,9 @@ use super::config;
 use super::feed::Held;
 use super::kind::Kind;
 use super::precedence::{Conflict, Precedence};
-use crate::{Backend, BatchPolicy, Documents, Listener, Metadata, Placement, Resource, Runtime, Workload};
+use crate::{
+    Backend, BatchPolicy, Documents, Listener, Metadata, Placement, Resource, Rollout, Runtime, Workload,
+};
 
 /// A resource that is to be pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Resources {
     pub pushed: Vec<Pushed>,
     /// Targets that a policy is for and another one has.
     pub conflicts: Vec<Conflict>,
+    /// Of policies whose changes go to a share of the sidecars first: percent, by the policy's name.
+    pub shares: BTreeMap<Arc<str>, u32>,
 }
 
 /// Every resource of these documents. They have to be free of faults.
@@ -73,7 +77,14 @@ pub fn resources(documents: &Documents) -> Resources {
     Resources {
         pushed,
         conflicts: precedence.conflicts(),
+        shares: shares(&policies),
     }
+}
+
+fn shares(policies: &[&BatchPolicy]) -> BTreeMap<Arc<str>, u32> {
+    let share = |policy: &&BatchPolicy| (full_name(&policy.metadata).into(), policy.spec.rollout.percent);
+    let all = policies.iter().map(share);
+    all.filter(|(_, percent)| *percent < 100).collect()
 }
 
 /// The policies that the sidecars of a backend's callers run, by its full name.
@@ -151,6 +162,8 @@ fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Prec
         Placement::Outbound => Readers::Everyone,
     };
     let mut spec = policy.spec.clone();
+    // Who is to run it is no part of what is run: whoever has it is sent nothing when that changes.
+    spec.rollout = Rollout::default();
     let mut routes = Vec::with_capacity(spec.routes.len());
     for (index, rule) in std::mem::take(&mut spec.routes).into_iter().enumerate() {
         let rule_name = rule.name.clone().unwrap_or_else(|| index.to_string());

@@ -365,3 +365,20 @@ fn nothing_is_known_of_a_backend_before_its_endpoints_are_answered() {
     );
     assert!(assembly.outbound("shop/orders").is_some());
 }
+
+#[test]
+fn who_takes_a_change_first_is_no_part_of_it() {
+    let staged = SHOP.replace(
+        "spec:\n  targetRefs: [{kind: Backend, name: users}]",
+        "spec:\n  targetRefs: [{kind: Backend, name: users}]\n  rollout: {percent: 30}",
+    );
+    assert_ne!(staged, SHOP);
+    let resources = resources(&documents(&staged));
+    assert_eq!(resources.pushed, pushed(SHOP));
+    let shares: Vec<_> = resources
+        .shares
+        .iter()
+        .map(|(name, percent)| (&**name, *percent))
+        .collect();
+    assert_eq!(shares, [("shop/users", 30)]);
+}

@@ -1,0 +1,269 @@
+//! Rollouts: a change of a policy goes to a share of the sidecars first, to more of them when its author
+//! says so, and back from all of them when it does harm.
+//!
+//! A policy and its routes are one thing here, its content. Until every sidecar is to run the present
+//! content, that is staged, and the one before it is the baseline, which all others keep. A stage ends
+//! when the percentage comes to 100, when the content is the baseline's again, or when the policy is no
+//! more. It stops by itself, and everyone gets the baseline, when a sidecar rejects what it was sent for
+//! the stage, or finds that calls fail more often since; then only another content begins another stage.
+//!
+//! Only what a policy says is staged. Which of several policies has a target is decided for all sidecars at
+//! once, and so is that a policy is no more.
+//!
+//! Baselines and stops are kept in the state folder, for the next process and for other replicas. What a
+//! policy that is new to a running control plane was before is nothing; of one that a process finds at its
+//! start, and of which nothing is kept, nobody can know it, so that everyone is to run the present content.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jitney_api::push::{Kind, Nack, Resources, Version};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+mod course;
+mod kept;
+
+use course::{Course, Group, Past, Record};
+use kept::{Kept, Stops};
+
+use crate::identity::{Folder, FolderError};
+use crate::status::brief;
+use crate::store::{Rollout, Sight, Stop, Store, policy_of};
+
+/// Decides what becomes of changes, and has it put in the store.
+#[derive(Debug)]
+pub struct Rollouts {
+    store: Arc<Store>,
+    kept: Kept,
+    /// Held until what was decided is in the store, so that no decision undoes another one.
+    courses: Mutex<Courses>,
+    /// Stages that are about to be stopped: of thousands who ask for the same, only the first has it done.
+    stopping: Mutex<BTreeSet<(Arc<str>, Version)>>,
+}
+
+#[derive(Debug)]
+struct Courses {
+    present: BTreeMap<Arc<str>, Course>,
+    /// What an earlier process left; `None` once the source has been read.
+    left: Option<BTreeMap<Arc<str>, Record>>,
+}
+
+impl Rollouts {
+    /// Goes on where an earlier process, or another replica, is.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn open(state: &Folder, store: &Arc<Store>) -> Result<Self, FolderError> {
+        let kept = Kept::open(state)?;
+        let courses = Courses {
+            present: BTreeMap::new(),
+            left: Some(kept.records()?),
+        };
+        Ok(Self {
+            store: Arc::clone(store),
+            kept,
+            courses: Mutex::new(courses),
+            stopping: Mutex::default(),
+        })
+    }
+
+    /// The file that tells what has stopped.
+    pub fn file(&self) -> PathBuf {
+        self.kept.stops_file()
+    }
+
+    /// Puts what the source holds, which changed at `changed`, in the store. False when that is the same
+    /// as before.
+    pub fn replace(&self, resources: Resources, changed: Instant) -> bool {
+        let mut courses = self.courses.lock();
+        let noted = if courses.may_be_stopped() {
+            self.kept.stops()
+        } else {
+            Stops::new()
+        };
+        let next = courses.with(&resources, &noted);
+        for (policy, course) in &next {
+            course.tell(policy, courses.present.get(policy));
+        }
+        // On disk first: what a process is to know at its start would else be lost with this one.
+        self.keep(&courses, &next);
+        if courses.left.is_some() {
+            self.forget_stops(&noted, &next);
+        }
+        *courses = Courses {
+            present: next,
+            left: None,
+        };
+        self.store
+            .replace_source(resources.pushed, courses.rollouts(), changed)
+    }
+
+    /// Takes over what another replica has stopped.
+    pub fn reload(&self) {
+        let mut courses = self.courses.lock();
+        let mut is_news = false;
+        for (policy, (content, stop)) in self.kept.stops() {
+            let course = courses.present.get_mut(&policy);
+            if course.is_some_and(|course| course.stop(content, &stop)) {
+                tracing::warn!(%policy, reason = stop.reason, "another replica has stopped a rollout");
+                is_news = true;
+            }
+        }
+        if is_news {
+            self.store.spread(courses.rollouts(), Instant::now());
+        }
+    }
+
+    /// A sidecar has rejected resources of a type. Where one of them came to it with a stage, that stops.
+    pub fn rejected(self: &Arc<Self>, sight: &Sight<'_>, kind: Kind, rejected: &[Nack]) {
+        for nack in rejected {
+            let of = policy_of(kind, &nack.name);
+            let staged = of.filter(|_| sight.is_staged(kind, &nack.name, nack.version));
+            if let Some(policy) = staged {
+                let Nack { field, reason, .. } = brief(nack);
+                let field = if field.is_empty() {
+                    field
+                } else {
+                    format!("{field}: ")
+                };
+                self.stop(
+                    sight,
+                    policy,
+                    &format!("rejected {kind} {}: {field}{reason}", nack.name),
+                );
+            }
+        }
+    }
+
+    /// Stops what a sidecar takes of a policy's staged change, for what the sidecar did or saw. Done
+    /// beside the caller, who has other things to do than to wait for a disk.
+    pub fn stop(self: &Arc<Self>, sight: &Sight<'_>, policy: &str, what: &str) {
+        let Some(stage) = sight.staged(policy) else {
+            return;
+        };
+        if !self.stopping.lock().insert(stage.clone()) {
+            return;
+        }
+        let stop = Stop {
+            reason: format!("{} {what}", sight.recipient()),
+            at: SystemTime::now(),
+        };
+        let to = Arc::clone(self);
+        drop(tokio::task::spawn_blocking(move || {
+            to.stop_now(&stage.0, stage.1, stop);
+            to.stopping.lock().remove(&stage);
+        }));
+    }
+
+    fn stop_now(&self, policy: &Arc<str>, content: Version, stop: Stop) {
+        let mut courses = self.courses.lock();
+        let course = courses.present.get_mut(policy);
+        // What is staged by now may be another content.
+        if !course.is_some_and(|course| course.stop(content, &stop)) {
+            return;
+        }
+        tracing::warn!(%policy, reason = stop.reason, "a rollout has stopped: every sidecar is to run what was before");
+        // Sidecars first: they are harmed now.
+        self.store.spread(courses.rollouts(), Instant::now());
+        told(policy, self.kept.add_stop(policy, content, stop));
+    }
+
+    /// What was changed while no control plane ran has stopped no more.
+    fn forget_stops(&self, noted: &Stops, next: &BTreeMap<Arc<str>, Course>) {
+        for (policy, (content, _)) in noted {
+            let stopped = next.get(policy).and_then(Course::stopped);
+            if stopped.is_none_or(|(stopped, _)| stopped != *content) {
+                told(policy, self.kept.remove_stop(policy, *content));
+            }
+        }
+    }
+
+    /// Has on disk what is to outlive this process.
+    fn keep(&self, before: &Courses, next: &BTreeMap<Arc<str>, Course>) {
+        let names: BTreeSet<&Arc<str>> = before.names().chain(next.keys()).collect();
+        for policy in names {
+            let record = next.get(policy).and_then(Course::record);
+            if record != before.record(policy) {
+                told(policy, self.kept.keep(policy, record.as_ref()));
+            }
+            let was = before.present.get(policy).and_then(Course::stopped);
+            let is = next.get(policy).and_then(Course::stopped);
+            if let Some((content, _)) = was.filter(|_| is.is_none()) {
+                told(policy, self.kept.remove_stop(policy, content));
+            }
+        }
+    }
+}
+
+impl Courses {
+    /// Whether somebody else may have stopped something.
+    fn may_be_stopped(&self) -> bool {
+        self.left.is_some() || self.present.values().any(Course::is_running)
+    }
+
+    /// The courses of what the source says now.
+    fn with(&self, resources: &Resources, noted: &Stops) -> BTreeMap<Arc<str>, Course> {
+        let now = SystemTime::now();
+        let groups = Group::all(&resources.pushed).into_iter();
+        let course = |(policy, group): (Arc<str>, Group)| {
+            let percent = resources.shares.get(&policy).copied().unwrap_or(100);
+            let before = self.present.get(&policy);
+            let stopped = before.and_then(Course::stopped);
+            let stopped = stopped.as_ref().or_else(|| noted.get(&policy));
+            let past = self.past(&policy, percent);
+            let course = Course::new(group, percent, past, stopped, now);
+            (policy, course)
+        };
+        groups.map(course).collect()
+    }
+
+    fn past(&self, policy: &str, percent: u32) -> Past {
+        match (self.present.get(policy), &self.left) {
+            (Some(course), _) => course.past(),
+            (None, None) => Past::New,
+            (None, Some(left)) => left.get(policy).cloned().map_or_else(
+                || {
+                    if percent < 100 {
+                        tracing::warn!(
+                            policy,
+                            percent,
+                            "nothing is kept of what was before: every sidecar is to run the present content"
+                        );
+                    }
+                    Past::Unknown
+                },
+                Past::Known,
+            ),
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let left = self.left.iter().flat_map(BTreeMap::keys);
+        self.present.keys().chain(left)
+    }
+
+    /// What is on disk of a policy.
+    fn record(&self, policy: &str) -> Option<Record> {
+        let left = self.left.as_ref().and_then(|left| left.get(policy)).cloned();
+        left.or_else(|| self.present.get(policy).and_then(Course::record))
+    }
+
+    fn rollouts(&self) -> BTreeMap<Arc<str>, Rollout> {
+        let rollouts = self.present.iter();
+        rollouts
+            .filter_map(|(policy, course)| Some((Arc::clone(policy), course.rollout()?)))
+            .collect()
+    }
+}
+
+fn told(policy: &str, kept: Result<(), FolderError>) {
+    if let Err(error) = kept {
+        tracing::error!(policy, %error, "what has become of a rollout is not kept for a restart");
+    }
+}
+
+#[cfg(test)]
+mod tests;

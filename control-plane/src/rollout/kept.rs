@@ -1,0 +1,253 @@
+//! What has to outlive a control plane of its rollouts, in the state folder: what the sidecars run that
+//! take no part in a stage, a file for each policy with a share, and one file of what has stopped.
+//!
+//! The second is small and is watched by other replicas; the first is read at the start only.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jitney_api::Workload;
+use jitney_api::push::{Held, Kind, Pushed, Readers, Version};
+use serde::{Deserialize, Serialize};
+
+use super::course::{Group, Record};
+use crate::identity::{Folder, FolderError, Readable};
+use crate::store::Stop;
+
+/// The files.
+#[derive(Debug)]
+pub(super) struct Kept {
+    state: Folder,
+    baselines: Folder,
+}
+
+/// Content and stop, by policy.
+pub(super) type Stops = BTreeMap<Arc<str>, (Version, Stop)>;
+
+#[derive(Serialize, Deserialize)]
+struct BaselineFile {
+    policy: String,
+    staged: Option<Staged>,
+    resources: Vec<Resource>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Staged {
+    content: String,
+    /// Seconds since 1970.
+    since: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Resource {
+    r#type: String,
+    name: String,
+    /// Workloads; left out where everyone may read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    readers: Option<Vec<String>>,
+    /// The message, in base64.
+    content: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stopped {
+    content: String,
+    reason: String,
+    /// Seconds since 1970.
+    at: u64,
+}
+
+impl Kept {
+    pub(super) fn open(state: &Folder) -> Result<Self, FolderError> {
+        Ok(Self {
+            state: state.clone(),
+            baselines: state.inside(BASELINES)?,
+        })
+    }
+
+    /// The file of stops.
+    pub(super) fn stops_file(&self) -> PathBuf {
+        self.state.path(STOPS)
+    }
+
+    /// What is kept, by policy. What cannot be read is left out: it is as if it had never been written.
+    pub(super) fn records(&self) -> Result<BTreeMap<Arc<str>, Record>, FolderError> {
+        let mut records = BTreeMap::new();
+        for name in self.baselines.names()? {
+            let Some(text) = self.baselines.read(&name)? else {
+                continue;
+            };
+            let file: Option<BaselineFile> = serde_json::from_str(&text).ok();
+            match file.and_then(|file| file.record()) {
+                Some((policy, record)) => drop(records.insert(policy, record)),
+                None => {
+                    let file = self.baselines.path(&name);
+                    tracing::error!(file = %file.display(), "what is kept of a rollout cannot be read, and is left out");
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Keeps what there is to keep of a policy.
+    pub(super) fn keep(&self, policy: &str, record: Option<&Record>) -> Result<(), FolderError> {
+        let name = format!("{}.json", Version::of(policy.as_bytes()));
+        match record {
+            Some(record) => {
+                let text = json(&BaselineFile::of(policy, record));
+                self.baselines.write(&name, &text, Readable::ByOwner)
+            }
+            None => self.baselines.remove(&name),
+        }
+    }
+
+    /// What has stopped; nothing when that cannot be read.
+    pub(super) fn stops(&self) -> Stops {
+        let text = self.state.read(STOPS).unwrap_or_else(|error| {
+            tracing::error!(%error, "which rollouts have stopped is not known");
+            None
+        });
+        let text = text.unwrap_or_else(|| "{}".to_owned());
+        let stops: BTreeMap<Arc<str>, Stopped> = serde_json::from_str(&text).unwrap_or_else(|error| {
+            tracing::error!(%error, file = STOPS, "which rollouts have stopped cannot be read");
+            BTreeMap::new()
+        });
+        let known = stops
+            .into_iter()
+            .filter_map(|(policy, stopped)| Some((policy, stopped.stop()?)));
+        known.collect()
+    }
+
+    /// Notes that a content has stopped.
+    pub(super) fn add_stop(
+        &self,
+        policy: &Arc<str>,
+        content: Version,
+        stop: Stop,
+    ) -> Result<(), FolderError> {
+        self.change_stops(|stops| drop(stops.insert(Arc::clone(policy), (content, stop))))
+    }
+
+    /// Forgets that a content has stopped, unless another one has since.
+    pub(super) fn remove_stop(&self, policy: &str, content: Version) -> Result<(), FolderError> {
+        self.change_stops(|stops| stops.retain(|of, (stopped, _)| **of != *policy || *stopped != content))
+    }
+
+    /// Changes what is in the file, not what was read from it some time ago.
+    fn change_stops(&self, change: impl FnOnce(&mut Stops)) -> Result<(), FolderError> {
+        let _lock = self.state.lock()?;
+        let before = self.stops();
+        let mut stops = before.clone();
+        change(&mut stops);
+        if stops == before {
+            return Ok(());
+        }
+        let stops = stops.into_iter().map(|(policy, (content, stop))| {
+            let stopped = Stopped {
+                content: content.to_string(),
+                at: seconds(stop.at),
+                reason: stop.reason,
+            };
+            (policy, stopped)
+        });
+        let text = json(&stops.collect::<BTreeMap<_, _>>());
+        self.state.write(STOPS, &text, Readable::ByOwner)
+    }
+}
+
+impl BaselineFile {
+    fn of(policy: &str, record: &Record) -> Self {
+        let staged = record.staged.map(|(content, since)| Staged {
+            content: content.to_string(),
+            since: seconds(since),
+        });
+        Self {
+            policy: policy.to_owned(),
+            staged,
+            resources: record.baseline.resources.iter().map(Resource::of).collect(),
+        }
+    }
+
+    fn record(self) -> Option<(Arc<str>, Record)> {
+        let resources = self.resources.into_iter().map(Resource::pushed);
+        let staged = match self.staged {
+            Some(staged) => Some((staged.content.parse().ok()?, time(staged.since))),
+            None => None,
+        };
+        let record = Record {
+            baseline: Group::new(resources.collect::<Option<_>>()?),
+            staged,
+        };
+        Some((self.policy.into(), record))
+    }
+}
+
+impl Resource {
+    fn of(pushed: &Pushed) -> Self {
+        let readers = match &pushed.readers {
+            Readers::Everyone => None,
+            Readers::Workloads(workloads) => Some(workloads.iter().map(ToString::to_string).collect()),
+        };
+        Self {
+            r#type: pushed.kind.as_str().to_owned(),
+            name: pushed.name.to_string(),
+            readers,
+            content: STANDARD.encode(&pushed.held.content),
+        }
+    }
+
+    fn pushed(self) -> Option<Pushed> {
+        let content = STANDARD.decode(self.content).ok()?;
+        let readers = match self.readers {
+            None => Readers::Everyone,
+            Some(names) => {
+                Readers::Workloads(names.iter().map(|name| workload(name)).collect::<Option<_>>()?)
+            }
+        };
+        Some(Pushed {
+            kind: Kind::ALL.into_iter().find(|kind| kind.as_str() == self.r#type)?,
+            name: self.name.into(),
+            held: Held::from(content.as_slice()),
+            readers,
+        })
+    }
+}
+
+impl Stopped {
+    fn stop(self) -> Option<(Version, Stop)> {
+        let stop = Stop {
+            at: time(self.at),
+            reason: self.reason,
+        };
+        Some((self.content.parse().ok()?, stop))
+    }
+}
+
+fn workload(name: &str) -> Option<Workload> {
+    let (namespace, account) = name.rsplit_once('/')?;
+    Some(Workload {
+        namespace: namespace.to_owned(),
+        account: account.to_owned(),
+    })
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("texts and numbers under text keys are JSON")
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn time(seconds: u64) -> SystemTime {
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+const BASELINES: &str = "rollouts";
+const STOPS: &str = "rollouts-stopped.json";

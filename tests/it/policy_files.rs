@@ -378,3 +378,40 @@ async fn open_batch_leaves_for_the_endpoints_of_then() {
     assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
     assert_eq!((a.seen().len(), b.seen().len()), (0, 1));
 }
+
+#[tokio::test]
+async fn a_mesh_document_means_the_same_without_a_control_plane() {
+    let service = TestUpstream::start(model::users).await;
+    let documents = |runtime: &str| {
+        format!(
+            "kind: Backend\nmetadata: {{name: users}}\nspec: {{endpoints: ['127.0.0.1:9']}}\n---\n\
+             kind: Listener\nmetadata: {{name: inbound}}\n\
+             spec: {{address: '127.0.0.1:0', local: '{}'}}\n---{}\n---\n{runtime}",
+            service.address,
+            policy("by-id"),
+        )
+    };
+    let proxy = TestProxy::with().config(documents("")).start().await;
+    let answer = get(proxy.address, "/users/7").await.unwrap();
+    assert_eq!(
+        answer.text(),
+        model::user("7", ""),
+        "it went to the service beside it"
+    );
+    let runtime = "kind: Runtime\nmetadata: {name: users}\nspec: {logLevel: debug, mode: Disabled}\n";
+    fs::write(proxy.policy_path(), documents(runtime)).unwrap();
+    shows(&proxy, |config| config["policy"]["generation"] == 2).await;
+    assert_eq!(proxy.admin("/log-level").await.text(), "debug\n");
+    let backends: Value = from_str(&proxy.admin("/backends").await.text()).unwrap();
+    let modes: Vec<&Value> = backends["backends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["routes"][0]["mode"])
+        .collect();
+    assert!(modes.iter().all(|mode| *mode == "Disabled"), "{backends:#}");
+    assert_eq!(
+        get(proxy.address, "/users/8").await.unwrap().text(),
+        model::user("8", "")
+    );
+}

@@ -30,6 +30,8 @@ pub(super) struct Identity {
     next_key: Option<KeyPair>,
     /// The control plane does not take the certificate, although its time is not up.
     is_doubted: bool,
+    /// When to take one from the new issuer, once there is one.
+    switch_at: Option<SystemTime>,
 }
 
 /// A certificate and its key.
@@ -75,6 +77,7 @@ impl Identity {
             present: None,
             next_key: None,
             is_doubted: false,
+            switch_at: None,
         }
     }
 
@@ -94,16 +97,19 @@ impl Identity {
     }
 
     /// How long the certificate is good without being renewed; zero when there is none.
-    pub(super) fn fresh_for(&self, trust: &Trust, now: SystemTime) -> Duration {
+    pub(super) fn fresh_for(&mut self, trust: &Trust, now: SystemTime) -> Duration {
         let Some(present) = self.present.as_ref().filter(|_| !self.is_doubted) else {
             return Duration::ZERO;
         };
         let left = present.renew_at.duration_since(now).unwrap_or_default();
-        if trust.is_outdated(&present.issuer) {
-            left.min(SWITCHING.mul_f64(random()))
-        } else {
-            left
+        if !trust.is_outdated(&present.issuer) {
+            self.switch_at = None;
+            return left;
         }
+        let switch_at = *self
+            .switch_at
+            .get_or_insert_with(|| now + SWITCHING.mul_f64(random()));
+        left.min(switch_at.duration_since(now).unwrap_or_default())
     }
 
     /// Whether a stream can be opened with it.
@@ -165,7 +171,9 @@ impl Identity {
     pub(super) fn postpone(&mut self, now: SystemTime) {
         if let Some(present) = &mut self.present {
             let left = present.not_after.duration_since(now).unwrap_or_default();
-            present.renew_at = now + left.mul_f64(0.05 + 0.05 * random()).max(PATIENCE);
+            let again = now + left.mul_f64(0.05 + 0.05 * random()).max(PATIENCE);
+            present.renew_at = again;
+            self.switch_at = Some(again);
         }
     }
 

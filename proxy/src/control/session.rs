@@ -7,6 +7,7 @@ use jitney_api::push::ads::DeltaDiscoveryRequest;
 use jitney_api::push::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use jitney_api::push::config::reports_client::ReportsClient;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -110,13 +111,12 @@ impl Session {
         let channel = Channel::connect(url, self.identity.tls(&self.trust)?).await?;
         self.duty.open(&id.workload);
         let (requests, sent) = mpsc::channel(REQUESTS);
-        self.speak(&requests).await;
+        self.speak(&requests).await?;
         let mut reports = ReportsClient::with_origin(channel.clone(), url.origin());
         let mut client = AggregatedDiscoveryServiceClient::with_origin(channel, url.origin());
-        let responses = client
-            .delta_aggregated_resources(ReceiverStream::new(sent))
-            .await?;
-        let mut responses = responses.into_inner();
+        let opening = client.delta_aggregated_resources(ReceiverStream::new(sent));
+        let opened = tokio::time::timeout(PATIENCE, opening).await;
+        let mut responses = opened.map_err(|_| stuck())??.into_inner();
         self.connected(url);
         let mut save_at = None;
         loop {
@@ -127,7 +127,7 @@ impl Session {
                     // It talks to this sidecar, which is more than to accept its connection.
                     backoff.reset();
                     self.duty.take(response, &self.trust);
-                    self.speak(&requests).await;
+                    self.speak(&requests).await?;
                     if self.duty.is_unsaved() {
                         save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
                     }
@@ -166,13 +166,16 @@ impl Session {
         }
     }
 
-    async fn speak(&mut self, requests: &mpsc::Sender<DeltaDiscoveryRequest>) {
+    async fn speak(&mut self, requests: &mpsc::Sender<DeltaDiscoveryRequest>) -> Result<(), Broken> {
         while let Some(request) = self.duty.say() {
-            // Nobody reads them when the stream has ended, which the reader of responses notices.
-            if requests.send(request).await.is_err() {
-                return;
+            match requests.send_timeout(request, PATIENCE).await {
+                Ok(()) => {}
+                // The stream has ended, which the reader of responses notices.
+                Err(SendTimeoutError::Closed(_)) => break,
+                Err(SendTimeoutError::Timeout(_)) => return Err(stuck()),
             }
         }
+        Ok(())
     }
 
     fn connected(&self, url: &ControlPlaneUrl) {
@@ -212,6 +215,11 @@ impl Session {
     }
 }
 
+/// It answers for its connection, and not for what is asked on it.
+fn stuck() -> Broken {
+    tonic::Status::deadline_exceeded("the control plane does not answer").into()
+}
+
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -221,6 +229,9 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// Requests that are not sent yet: a slow control plane holds up only this thread.
 const REQUESTS: usize = 16;
+
+/// The longest that a control plane may take to open a stream, or to read from it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a certificate is trusted to be fresh without a look at the clock.
 const LOOK_EVERY: Duration = Duration::from_secs(600);

@@ -124,8 +124,10 @@ impl Process {
     /// # Panics
     /// As [`Process::ready`].
     pub async fn listening(&mut self) -> (SocketAddr, SocketAddr) {
-        crate::wait::until("it says where it listens", || addresses(&self.log()).0.is_some()).await;
         let (listener, admin) = self.ready().await;
+        // Its log may be later than its answers.
+        crate::wait::until("it says where it listens", || addresses(&self.log()).0.is_some()).await;
+        let listener = listener.or_else(|| addresses(&self.log()).0);
         (listener.expect("it has said so"), admin)
     }
 }

@@ -64,15 +64,13 @@ impl Settings {
         self
     }
 
-    /// Starts the sidecar and waits until it is ready.
+    /// Starts the sidecar and waits until it is ready and has said where it listens.
     ///
     /// # Panics
     /// If it is not ready within [`PATIENCE`](crate::wait::PATIENCE); its log is in the message.
     pub async fn start(self) -> TestProxy {
         let mut proxy = self.spawn();
-        let (listener, admin) = proxy.process.ready().await;
-        proxy.address = listener.unwrap_or(proxy.address);
-        proxy.admin = admin;
+        (proxy.address, proxy.admin) = proxy.process.listening().await;
         proxy
     }
 

@@ -46,13 +46,8 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 async fn start(plane: &TestControlPlane, workload: &str) -> TestProxy {
-    let settings = plane.sidecar(&format!("shop/{workload}"), workload).pushed();
-    let mut proxy = settings.start().await;
-    // Where it listens is in its log, which may be later than its answers.
-    while proxy.address.port() == 0 {
-        proxy.ready().await;
-    }
-    proxy
+    let settings = plane.sidecar(&format!("shop/{workload}"), workload);
+    settings.pushed().start().await
 }
 
 async fn config(proxy: &TestProxy) -> Value {

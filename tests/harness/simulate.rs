@@ -29,6 +29,9 @@ pub enum Load {
     /// So many callers, each asking again when it has its answer, after a pause of up to so
     /// many seconds.
     Closed(usize, f64),
+    /// So many pages, each of which asks for 20 things within so many seconds, and is asked for
+    /// again after as long when it has all of them: the N+1 pattern.
+    Pages(usize, f64),
 }
 
 /// One run.
@@ -75,6 +78,8 @@ enum Event {
     Body(usize),
     Done(usize, u64),
     Wake(usize),
+    /// The upstream's cores are done with a batch, unless another came meanwhile.
+    Work(u64),
 }
 
 struct Run<'a> {
@@ -88,12 +93,18 @@ struct Run<'a> {
     zero: Instant,
     /// Arrival of each call, and the sidecar that has it.
     calls: Vec<(Duration, usize)>,
+    /// Things that each page still waits for.
+    pages: Vec<usize>,
+    /// The page that each call is for.
+    page_of: Vec<usize>,
     flights: Vec<Vec<usize>>,
     wakes: Vec<Option<Duration>>,
     waits: Vec<f64>,
     answered: usize,
     batches: usize,
     idle_wakes: usize,
+    /// Of the latest [`Event::Work`]; earlier ones are void.
+    version: u64,
 }
 
 /// Runs a scenario under a policy.
@@ -111,12 +122,15 @@ pub fn run(scenario: &Scenario, policy: Policy, seed: u64) -> Report {
         service: Random::new(seed ^ 0x5eed),
         zero,
         calls: Vec::new(),
+        pages: Vec::new(),
+        page_of: Vec::new(),
         flights: Vec::new(),
         wakes: vec![None; scenario.sidecars],
         waits: Vec::new(),
         answered: 0,
         batches: 0,
         idle_wakes: 0,
+        version: 0,
     };
     match scenario.load {
         Load::Open(_) | Load::Step(..) => run.arrive_later(Duration::ZERO),
@@ -124,6 +138,12 @@ pub fn run(scenario: &Scenario, policy: Policy, seed: u64) -> Report {
             for _ in 0..callers {
                 let at = Duration::from_secs_f64(run.random.unit() * pause.max(0.001));
                 run.new_call(at);
+            }
+        }
+        Load::Pages(pages, _) => {
+            for page in 0..pages {
+                run.pages.push(0);
+                run.new_page(page, Duration::ZERO);
             }
         }
     }
@@ -161,7 +181,7 @@ impl Run<'_> {
             Load::Open(rate) => rate,
             Load::Step(first, _) if now.as_secs_f64() < self.scenario.seconds / 2.0 => first,
             Load::Step(_, second) => second,
-            Load::Closed(..) => return,
+            Load::Closed(..) | Load::Pages(..) => return,
         };
         let gap = self.random.exponential(1.0 / rate);
         self.new_call(now + Duration::from_secs_f64(gap));
@@ -173,6 +193,19 @@ impl Run<'_> {
         let body = Duration::from_secs_f64(self.random.unit() * self.scenario.body);
         self.calls.push((at + body, sidecar));
         self.schedule(at, Event::Head(call));
+    }
+
+    fn new_page(&mut self, page: usize, now: Duration) {
+        let Load::Pages(_, within) = self.scenario.load else {
+            return;
+        };
+        let from = now + Duration::from_secs_f64(within * self.random.unit());
+        for _ in 0..CALLS_OF_A_PAGE {
+            let at = from + Duration::from_secs_f64(within * self.random.unit());
+            self.new_call(at);
+            self.page_of.push(page);
+        }
+        self.pages[page] = CALLS_OF_A_PAGE;
     }
 
     fn handle(&mut self, event: Event, now: Duration) {
@@ -193,6 +226,13 @@ impl Run<'_> {
                 self.wakes[sidecar] = None;
                 self.idle_wakes += usize::from(self.sidecars[sidecar].queued() == 0);
             }
+            Event::Work(version) if version == self.version => {
+                for (flight, name) in self.upstream.done(now) {
+                    self.schedule(now, Event::Done(flight, name));
+                }
+                self.work_on();
+            }
+            Event::Work(_) => {}
             Event::Done(flight, name) => self.land(flight, name, now),
         }
     }
@@ -210,16 +250,27 @@ impl Run<'_> {
                 let pause = Duration::from_secs_f64(self.random.unit() * pause);
                 self.new_call(now + pause);
             }
+            if let Some(&page) = self.page_of.get(call) {
+                self.pages[page] -= 1;
+                if self.pages[page] == 0 {
+                    self.new_page(page, now);
+                }
+            }
         }
     }
 
     fn pump(&mut self, sidecar: usize, now: Duration) {
         while let Some((name, members)) = self.sidecars[sidecar].poll(self.zero + now) {
-            let done = self.upstream.serve(now, members.len(), &mut self.service);
-            let flight = self.flights.len();
+            let (items, flight) = (members.len(), self.flights.len());
             self.batches += 1;
             self.flights.push(members);
-            self.schedule(done, Event::Done(flight, name));
+            if self.upstream.is_shared() {
+                self.upstream.share(now, items, (flight, name), &mut self.service);
+                self.work_on();
+            } else {
+                let done = self.upstream.serve(now, items, &mut self.service);
+                self.schedule(done, Event::Done(flight, name));
+            }
         }
         let wanted = self.sidecars[sidecar]
             .timeout()
@@ -229,6 +280,13 @@ impl Run<'_> {
         {
             self.wakes[sidecar] = Some(at);
             self.schedule(at.max(now + Duration::from_nanos(1)), Event::Wake(sidecar));
+        }
+    }
+
+    fn work_on(&mut self) {
+        self.version += 1;
+        if let Some(at) = self.upstream.next_done() {
+            self.schedule(at, Event::Work(self.version));
         }
     }
 
@@ -245,7 +303,7 @@ impl Run<'_> {
         let bearable = match self.scenario.load {
             Load::Open(rate) => 0.25 * rate + 64.0,
             Load::Step(first, second) => 0.25 * first.max(second) + 64.0,
-            Load::Closed(..) => f64::INFINITY,
+            Load::Closed(..) | Load::Pages(..) => f64::INFINITY,
         };
         Report {
             mean: self.waits.iter().sum::<f64>() / float(self.waits.len()).max(1.0),
@@ -258,6 +316,9 @@ impl Run<'_> {
         }
     }
 }
+
+/// As in `examples/mesh`, where each of two services is asked for so many.
+const CALLS_OF_A_PAGE: usize = 20;
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn float(n: usize) -> f64 {

@@ -14,12 +14,30 @@ fn stationary_loads_stay_near_the_best_fixed_policy() {
 
 #[test]
 fn parallel_upstreams_stay_near_the_best_fixed_policy() {
-    hold_the_bars(|name| !name.starts_with("U1") && !name.starts_with("model") && !is_moving(name));
+    let others = ["U1", "model", "database", "busy machine"];
+    hold_the_bars(|name| !others.iter().any(|other| name.starts_with(other)) && !is_moving(name));
 }
 
 #[test]
 fn changing_loads_and_upstreams_stay_near_the_best_fixed_policy() {
     hold_the_bars(is_moving);
+}
+
+#[test]
+fn pages_of_many_calls_stay_near_the_best_fixed_policy() {
+    hold_the_bars(|name| name.ends_with("pages"));
+}
+
+/// The first batch of a burst is slowed by those that leave after it: judged by how many were in
+/// flight when it left, a wider window costs nothing there.
+#[test]
+fn batches_hold_where_all_share_a_busy_machine() {
+    for row in rows(SCALE).iter().filter(|row| row.name.starts_with("busy")) {
+        for seed in 11..16 {
+            let report = run(&row.scenario, Policy::Adaptive, seed);
+            assert!(report.batch > 8.0, "{}, seed {seed}: {report:?}", row.name);
+        }
+    }
 }
 
 fn is_moving(name: &str) -> bool {

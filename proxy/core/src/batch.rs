@@ -35,7 +35,7 @@ use class::Class;
 use lanes::{Lanes, Park};
 use schedule::{Rank, Schedule};
 use timers::Timers;
-use window::Controller;
+use window::{Controller, Turn, count};
 
 /// A call as it is handed to the batcher.
 #[derive(Clone, Debug)]
@@ -193,6 +193,8 @@ pub struct Batcher<T> {
     schedule: Schedule,
     classes: HashMap<u32, Class, RandomState>,
     flights: Arena<Flight>,
+    /// Batches in flight, summed up over time, in seconds.
+    crowd: f64,
     controller: Controller,
     call_timers: Timers,
     lane_timers: Timers,
@@ -243,8 +245,10 @@ struct Flight {
     sent: Instant,
     /// Batches in flight when it was sent, itself included.
     level: usize,
-    /// The window trial under way when it was sent.
-    trial: u64,
+    /// The batcher's `crowd` when it was sent.
+    crowd: f64,
+    /// What was tried when it was sent.
+    turn: Turn,
     /// Longest wait of its members, in seconds.
     waited: f64,
     in_slot: bool,
@@ -265,6 +269,7 @@ impl<T> Batcher<T> {
             schedule: Schedule::new(),
             classes: HashMap::default(),
             flights: Arena::new(),
+            crowd: 0.0,
             controller,
             call_timers: Timers::default(),
             lane_timers: Timers::default(),
@@ -375,7 +380,9 @@ impl<T> Batcher<T> {
     }
 
     fn advance(&mut self, now: Instant) -> Instant {
-        let latest = self.latest.map_or(now, |latest| latest.max(now));
+        let before = self.latest.unwrap_or(now);
+        let latest = before.max(now);
+        self.crowd += latest.duration_since(before).as_secs_f64() * count(self.flights.len());
         self.latest = Some(latest);
         self.epoch.get_or_insert(latest);
         latest

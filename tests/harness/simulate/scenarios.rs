@@ -17,6 +17,7 @@ pub struct Row {
 pub fn rows(scale: f64) -> Vec<Row> {
     let mut rows = stationary(scale);
     rows.extend(moving(scale));
+    rows.extend(pages(scale));
     rows.extend(perf(scale));
     rows
 }
@@ -104,6 +105,19 @@ fn moving(scale: f64) -> Vec<Row> {
         }
     }
     rows
+}
+
+fn pages(scale: f64) -> Vec<Row> {
+    let pages = |name, upstream, pages, within| {
+        let load = Load::Pages(pages, within);
+        row(name, upstream, load, 20.0 * scale, 0.25)
+    };
+    vec![
+        pages("database, 16 pages", Upstream::database(), 16, 0.004),
+        pages("database, 32 pages", Upstream::database(), 32, 0.01),
+        pages("busy machine, 16 pages", Upstream::busy_machine(), 16, 0.004),
+        pages("busy machine, 32 pages", Upstream::busy_machine(), 32, 0.01),
+    ]
 }
 
 fn perf(scale: f64) -> Vec<Row> {

@@ -77,7 +77,7 @@ pub fn line(row: &Row, seeds: &[u64]) -> Line {
     };
     Line {
         name: row.name,
-        closed: matches!(row.scenario.load, Load::Closed(..)),
+        closed: matches!(row.scenario.load, Load::Closed(..) | Load::Pages(..)),
         fixed: FIXED
             .iter()
             .map(|(title, policy)| Cell {

@@ -1,4 +1,5 @@
-//! Model upstreams: first come, first served by so many workers at `fixed + per_item * items`.
+//! Model upstreams, at `fixed + per_item * items`: first come, first served by so many workers, or
+//! all at once by cores that they share.
 
 use std::time::Duration;
 
@@ -16,8 +17,12 @@ pub struct Upstream {
     pub per_item: f64,
     /// Deviation of the service time, as a share of it.
     pub noise: f64,
+    /// Sigma of the lognormal by which a service time is multiplied.
+    pub skew: f64,
     /// Share of batches that take ten times as long.
     pub stalls: f64,
+    /// Cores that all batches share from when they come, however many; 0 for workers instead.
+    pub cores: f64,
     /// There and back.
     pub round_trip: f64,
     /// From and until (seconds) everything takes so many times as long.
@@ -45,13 +50,34 @@ impl Upstream {
         Self::new(4, 2.0, 0.02)
     }
 
+    /// A database with four connections, as unsteady as they are: 3 + 0.1·b ms.
+    pub const fn database() -> Self {
+        Self {
+            skew: 0.7,
+            stalls: 0.01,
+            ..Self::new(4, 3.0, 0.1)
+        }
+    }
+
+    /// Two cores that all batches share from when they come: 1 + 0.05·b ms, as unsteady.
+    pub const fn busy_machine() -> Self {
+        Self {
+            skew: 0.7,
+            stalls: 0.01,
+            cores: 2.0,
+            ..Self::new(usize::MAX, 1.0, 0.05)
+        }
+    }
+
     const fn new(workers: usize, fixed: f64, per_item: f64) -> Self {
         Self {
             workers,
             fixed,
             per_item,
             noise: 0.1,
+            skew: 0.0,
             stalls: 0.0,
+            cores: 0.0,
             round_trip: 0.3,
             slow: None,
         }
@@ -66,6 +92,9 @@ impl Upstream {
         State {
             model: self.clone(),
             free: vec![Duration::ZERO; workers],
+            got: 0.0,
+            until: Duration::ZERO,
+            sharing: Vec::new(),
         }
     }
 }
@@ -76,18 +105,65 @@ pub(super) struct State {
     model: Upstream,
     /// When each worker is free.
     free: Vec<Duration>,
+    /// Work that each of those that share has got since the start, in seconds, and until when.
+    got: f64,
+    until: Duration,
+    sharing: Vec<Job>,
+}
+
+/// A batch that shares the cores with others.
+#[derive(Debug)]
+struct Job {
+    /// It is done when each has got so much.
+    enough: f64,
+    name: (usize, u64),
 }
 
 impl State {
-    /// When the answer to a batch sent now is back. Batches must be sent in order of time.
-    pub(super) fn serve(&mut self, now: Duration, items: usize, random: &mut Random) -> Duration {
+    pub(super) fn is_shared(&self) -> bool {
+        self.model.cores > 0.0
+    }
+
+    /// A batch comes to share the cores.
+    pub(super) fn share(&mut self, now: Duration, items: usize, name: (usize, u64), random: &mut Random) {
+        self.work(now);
+        let enough = self.got + self.time(now, items, random);
+        self.sharing.push(Job { enough, name });
+    }
+
+    /// When the next of those that share is done, if no other comes.
+    pub(super) fn next_done(&self) -> Option<Duration> {
+        let least = self.sharing.iter().map(|job| job.enough).min_by(f64::total_cmp)?;
+        let left = (least - self.got).max(0.0) / self.pace();
+        Some(self.until + Duration::from_secs_f64(left) + Duration::from_nanos(1))
+    }
+
+    /// Those that share and are done by now.
+    pub(super) fn done(&mut self, now: Duration) -> Vec<(usize, u64)> {
+        self.work(now);
+        let got = self.got;
+        let done = self.sharing.extract_if(.., |job| job.enough <= got);
+        done.map(|job| job.name).collect()
+    }
+
+    fn work(&mut self, now: Duration) {
+        self.got += now.saturating_sub(self.until).as_secs_f64() * self.pace();
+        self.until = now;
+    }
+
+    /// Cores that each of those that share has to itself.
+    fn pace(&self) -> f64 {
+        (self.model.cores / float(self.sharing.len()).max(1.0)).min(1.0)
+    }
+
+    /// What a batch takes of a worker or a core, in seconds.
+    fn time(&self, start: Duration, items: usize, random: &mut Random) -> f64 {
         let model = &self.model;
-        let half_trip = Duration::from_secs_f64(model.round_trip / 2e3);
-        let arrives = now + half_trip;
-        let worker = self.free.iter_mut().min();
-        let start = worker.as_ref().map_or(arrives, |free| arrives.max(**free));
         let mut time = (model.fixed + model.per_item * float(items)) / 1e3;
         time *= (1.0 + model.noise * random.normal()).max(0.3);
+        if model.skew > 0.0 {
+            time *= (model.skew * random.normal() - model.skew.powi(2) / 2.0).exp();
+        }
         if random.unit() < model.stalls {
             time *= 10.0;
         }
@@ -96,8 +172,18 @@ impl State {
         {
             time *= factor;
         }
+        time
+    }
+
+    /// When the answer to a batch sent now is back. Batches must be sent in order of time.
+    pub(super) fn serve(&mut self, now: Duration, items: usize, random: &mut Random) -> Duration {
+        let model = &self.model;
+        let half_trip = Duration::from_secs_f64(model.round_trip / 2e3);
+        let arrives = now + half_trip;
+        let start = self.free.iter().min().map_or(arrives, |free| arrives.max(*free));
+        let time = self.time(start, items, random);
         let end = start + Duration::from_secs_f64(time);
-        if let Some(free) = worker {
+        if let Some(free) = self.free.iter_mut().min() {
             *free = end;
         }
         end + half_trip

@@ -66,7 +66,8 @@ impl<T> Batcher<T> {
         self.controller.learn(Sample {
             slowness: (seconds / expected.max(1e-9)).ln(),
             level: flight.level,
-            trial: flight.trial,
+            alongside: ((self.crowd - flight.crowd) / seconds).max(1.0),
+            turn: flight.turn,
             limited,
             wait_share: flight.waited / seconds,
             fill: items / count(cap),

@@ -4,6 +4,10 @@
 //! it left. If one more in flight makes batches slower in proportion, the upstream works on them
 //! one after another and the slot is worth nothing; if not, it is. No floor is assumed, nothing
 //! is drained, and an upstream that turns slower at every level leaves the window as it is.
+//!
+//! How many were in flight says nothing where all share what there is, as on a busy machine: the
+//! first batch of a burst is slowed by those that leave after it. So a wider window is tried in
+//! turns with the present one, and has to bear comparison by turns as well.
 
 /// What one batch tells.
 #[derive(Clone, Copy, Debug)]
@@ -12,14 +16,25 @@ pub(super) struct Sample {
     pub(super) slowness: f64,
     /// Batches in flight when it left, itself included.
     pub(super) level: usize,
-    /// The trial under way when it left.
-    pub(super) trial: u64,
+    /// Batches in flight while it was, itself included, on average.
+    pub(super) alongside: f64,
+    /// What was tried when it left.
+    pub(super) turn: Turn,
     /// Calls were queued when it came back.
     pub(super) limited: bool,
     /// How long its first call was queued, over how long it took.
     pub(super) wait_share: f64,
     /// Its items over the most it might have had.
     pub(super) fill: f64,
+}
+
+/// Which window was in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// The last trial that had begun.
+    trial: u64,
+    /// It was the wider window's turn.
+    wide: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,20 +83,73 @@ struct Trial {
     low: usize,
     high: usize,
     upward: bool,
+    /// By how many were in flight when they left.
     below: Side,
     above: Side,
+    /// By whose turn it was when they left.
+    narrow: Side,
+    wide: Side,
+    /// It is the wider window's turn, and so many batches of this turn are back.
+    is_wide: bool,
+    back: f64,
     /// Slowness below before a downward trial.
     before: f64,
     /// Sizes came up above of which nothing is known below.
     blind: bool,
 }
 
+impl Trial {
+    fn new(number: u64, low: usize, high: usize) -> Self {
+        Self {
+            number,
+            low,
+            high,
+            upward: true,
+            below: Side::default(),
+            above: Side::default(),
+            narrow: Side::default(),
+            wide: Side::default(),
+            is_wide: false,
+            back: 0.0,
+            before: 0.0,
+            blind: false,
+        }
+    }
+
+    const fn slots(&self) -> usize {
+        if self.is_wide && !self.blind {
+            self.high
+        } else {
+            self.low
+        }
+    }
+
+    /// Files a batch under the window whose turn it was when it left. The next turn begins when
+    /// enough of this one are back, the wider window's not before something is known below it.
+    fn take_turns(&mut self, sample: &Sample, slowness: f64, enough: f64) {
+        let wide = sample.turn.wide;
+        let side = if wide { &mut self.wide } else { &mut self.narrow };
+        side.add(slowness, sample.alongside, 1.0);
+        if wide == self.is_wide {
+            self.back += 1.0;
+        }
+        if self.back >= enough {
+            self.is_wide = !self.is_wide && self.below.n >= FEW;
+            self.back = 0.0;
+        }
+    }
+
+    fn sides(&mut self) -> [&mut Side; 4] {
+        [&mut self.below, &mut self.above, &mut self.narrow, &mut self.wide]
+    }
+}
+
 impl Side {
-    fn add(&mut self, slowness: f64, level: usize, weight: f64) {
+    fn add(&mut self, slowness: f64, level: f64, weight: f64) {
         self.n += weight;
         let step = weight / self.n;
         self.slowness += step * (slowness - self.slowness);
-        self.log_level += step * (count(level).ln() - self.log_level);
+        self.log_level += step * (level.ln() - self.log_level);
     }
 }
 
@@ -115,16 +183,15 @@ impl Controller {
     }
 
     pub(super) fn slots(&self) -> usize {
-        match &self.trial {
-            None => self.window,
-            Some(trial) if trial.upward && !trial.blind && !self.lacks_below(trial) => trial.high,
-            Some(trial) => trial.low,
-        }
+        self.trial.as_ref().map_or(self.window, Trial::slots)
     }
 
-    /// The number of the trial under way, to be handed back with the sample.
-    pub(super) fn trial(&self) -> u64 {
-        self.trials
+    /// What is tried now, to be handed back with the sample.
+    pub(super) fn turn(&self) -> Turn {
+        Turn {
+            trial: self.trials,
+            wide: self.trial.is_some_and(|trial| trial.slots() > trial.low),
+        }
     }
 
     /// Batches in flight that are known to be of use.
@@ -155,8 +222,9 @@ impl Controller {
             level.mean -= share;
         }
         if let Some(trial) = &mut self.trial {
-            trial.above.slowness -= share;
-            trial.below.slowness -= share;
+            for side in trial.sides() {
+                side.slowness -= share;
+            }
             trial.before -= share;
         }
         share.exp()
@@ -199,7 +267,7 @@ impl Controller {
         }
         level.weight = (level.weight + 1.0).min(MEMORY);
         level.mean += (slowness - level.mean) / level.weight;
-        level.trial = sample.trial;
+        level.trial = sample.turn.trial;
         slowness
     }
 
@@ -245,7 +313,7 @@ impl Controller {
         let mut side = Side::default();
         for at in from..=to {
             if let Some(level) = self.levels.get(at).filter(|level| level.weight > 0.0) {
-                side.add(level.mean, at, level.weight);
+                side.add(level.mean, count(at), level.weight);
             }
         }
         side
@@ -257,52 +325,54 @@ impl Controller {
         let mut below = self.side(low / 2 + 1, low);
         below.n = below.n.min(self.enough(low, high));
         self.trial = Some(Trial {
-            number: self.trials,
-            low,
-            high,
-            upward: true,
             below,
-            above: Side::default(),
-            before: 0.0,
-            blind: false,
+            ..Trial::new(self.trials, low, high)
         });
     }
 
     fn try_down(&mut self, low: usize, before: f64, above: Side) {
         self.trials += 1;
         self.trial = Some(Trial {
-            number: self.trials,
-            low,
-            high: self.window,
             upward: false,
-            below: Side::default(),
             above,
             before,
-            blind: false,
+            ..Trial::new(self.trials, low, self.window)
         });
     }
 
     fn compare(&mut self, mut trial: Trial, sample: &Sample, slowness: f64) {
-        let fresh = sample.trial == trial.number;
+        let fresh = sample.turn.trial == trial.number;
         if sample.level > trial.low {
             if fresh && trial.upward {
-                trial.above.add(slowness, sample.level, 1.0);
+                trial.above.add(slowness, count(sample.level), 1.0);
             }
         } else if fresh || trial.upward {
-            trial.below.add(slowness, sample.level, 1.0);
+            trial.below.add(slowness, count(sample.level), 1.0);
             trial.blind = false;
         }
-        self.trial = Some(trial);
         let enough = self.enough(trial.low, trial.high);
-        if trial.above.n < enough || trial.below.n < enough.min(FEW) {
-            return;
+        let done = if trial.upward {
+            if fresh {
+                trial.take_turns(sample, slowness, enough);
+            }
+            // Quick batches come back first: the slow ones of the wider window's turn are waited for.
+            trial.below.n >= FEW && trial.wide.n >= enough && trial.narrow.n >= 2.0 * enough
+        } else {
+            trial.below.n >= enough
+        };
+        self.trial = Some(trial);
+        if done && trial.above.n >= enough {
+            self.conclude(&trial);
         }
-        if !trial.upward && trial.below.n < enough {
-            return;
-        }
+    }
+
+    fn conclude(&mut self, trial: &Trial) {
         self.trial = None;
-        let queueing = elasticity(&trial.below, &trial.above) > self.bearable();
-        match (trial.upward, queueing) {
+        let mut queueing = elasticity(&trial.below, &trial.above);
+        if trial.upward {
+            queueing = queueing.max(elasticity(&trial.narrow, &trial.wide));
+        }
+        match (trial.upward, queueing > self.bearable()) {
             (true, false) => {
                 self.window = trial.high;
                 self.failures = self.failures.saturating_sub(1);
@@ -318,7 +388,7 @@ impl Controller {
                 self.patience_up = self.patience();
                 self.doubts = 0;
             }
-            (false, false) => self.rescale(&trial),
+            (false, false) => self.rescale(trial),
         }
     }
 
@@ -348,12 +418,7 @@ impl Controller {
     /// Samples that tell two windows apart through the noise.
     fn enough(&self, low: usize, high: usize) -> f64 {
         let apart = (count(high) / count(low)).ln();
-        (self.variance / (0.15 * apart).powi(2)).clamp(6.0, 128.0)
-    }
-
-    fn lacks_below(&self, trial: &Trial) -> bool {
-        let enough = self.enough(trial.low, trial.high);
-        trial.above.n >= enough && trial.below.n < enough.min(FEW)
+        (self.variance / (0.15 * apart).powi(2)).clamp(10.0, 128.0)
     }
 
     /// The upstream said that it has too much.

@@ -255,11 +255,12 @@ impl Metrics {
 
     /// Declares the routes of a backend, in the order of its policy: one handle for each.
     ///
-    /// A route that was there before keeps its counts; one that is no longer named is forgotten.
+    /// A route that was there before keeps its counts; one that is no longer named is forgotten, unless
+    /// whoever names it again still has its handle.
     pub fn routes<'n>(
         &self,
         backend: &BackendMetrics,
-        names: impl IntoIterator<Item = &'n str>,
+        names: impl IntoIterator<Item = (&'n str, Option<Arc<RouteMetrics>>)>,
     ) -> Vec<Arc<RouteMetrics>> {
         let backends = self.inner.backends.lock();
         let is_same = |other: &Arc<BackendMetrics>| std::ptr::eq(Arc::as_ptr(other), backend);
@@ -274,7 +275,7 @@ impl Metrics {
         let mut routes = backend.routes.lock();
         let before = std::mem::take(&mut *routes);
         let mut handles = Vec::new();
-        for name in names {
+        for (name, remembered) in names {
             if let Some(twin) = routes.iter().find(|route| &*route.name == name) {
                 handles.push(Arc::clone(twin));
                 continue;
@@ -283,8 +284,10 @@ impl Metrics {
                 handles.push(Arc::clone(&self.inner.other_route));
                 continue;
             }
-            let known = before.iter().find(|route| &*route.name == name);
-            let handle = known.map_or_else(|| Arc::new(RouteMetrics::new(name.into())), Arc::clone);
+            let is_meant = |route: &&Arc<RouteMetrics>| &*route.name == name;
+            let known = before.iter().find(is_meant).cloned();
+            let known = known.or_else(|| remembered.filter(|route| is_meant(&route)));
+            let handle = known.unwrap_or_else(|| Arc::new(RouteMetrics::new(name.into())));
             routes.push(Arc::clone(&handle));
             handles.push(handle);
         }

@@ -105,7 +105,11 @@ impl Upstream {
 
     /// Puts a policy in force for the calls that arrive from now on. Calls that wait keep theirs.
     pub fn install(&self, policy: Policy) {
-        let names = policy.routes().iter().map(|route| &*route.name);
+        let remembered = |route: &Arc<Route>| Some(Arc::clone(&self.routes.get(&route.name)?.metrics));
+        let names = policy
+            .routes()
+            .iter()
+            .map(|route| (&*route.name, remembered(route)));
         let metrics = self.all_metrics.routes(&self.metrics, names);
         let known = policy.routes().iter().zip(metrics).map(|(route, metrics)| {
             let class = u32::try_from(self.routes.len()).unwrap_or(u32::MAX);

@@ -269,7 +269,8 @@ async fn full_queue_sheds_with_retry_after() {
             shed += 1;
         }
     }
-    assert!(served >= 6 && shed > 0, "{served} served, {shed} shed");
+    // One in flight at least, and four that wait.
+    assert!(served >= 5 && shed > 0, "{served} served, {shed} shed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -218,3 +218,48 @@ async fn a_caller_restarts_from_disk_with_its_listeners() {
     let seen = config(&caller).await;
     assert_eq!(held(&seen, "endpoint").len(), 1, "{seen:#}");
 }
+
+#[tokio::test]
+async fn a_port_that_becomes_free_is_taken_without_another_push() {
+    let users = TestUpstream::start(model::users).await;
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let [outbound] = free_ports();
+    let inbound = holder.local_addr().unwrap().port();
+    let plane = TestControlPlane::start(&mesh(&users, [inbound, outbound], "")).await;
+    let mut proxy = plane.sidecar("shop/users", "users").pushed().spawn();
+    wait::until("it is told", || plane.log().contains("cannot listen on")).await;
+    drop(holder);
+    proxy.ready().await;
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], inbound));
+    assert_eq!(
+        get(address, "/users/7").await.unwrap().text(),
+        model::user("7", "")
+    );
+}
+
+#[tokio::test]
+async fn listeners_swap_their_ports() {
+    let named = |name: &'static str| move |_: &Seen| Reply::json(200, format!("\"{name}\""));
+    let (one, other) = (
+        TestUpstream::start(named("one")).await,
+        TestUpstream::start(named("other")).await,
+    );
+    let ports: [u16; 2] = free_ports();
+    let documents = |[a, b]: [u16; 2]| {
+        let (one, other) = (one.address, other.address);
+        format!(
+            "kind: Backend\nmetadata: {{name: users}}\nspec: {{endpoints: ['10.0.0.1:80']}}\n---\nkind: Listener\n\
+             metadata: {{name: a}}\nspec: {{address: '127.0.0.1:{a}', local: '{one}'}}\n---\nkind: Listener\n\
+             metadata: {{name: b}}\nspec: {{address: '127.0.0.1:{b}', local: '{other}'}}\n"
+        )
+    };
+    let plane = TestControlPlane::start(&documents(ports)).await;
+    let _proxy = plane.sidecar("default/users", "users").pushed().start().await;
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], ports[0]));
+    assert_eq!(get(at, "/").await.unwrap().text(), "\"one\"");
+    plane.write(&documents([ports[1], ports[0]]));
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    while get(at, "/").await.unwrap().text() != "\"other\"" {
+        assert!(tokio::time::Instant::now() < end, "{}", plane.log());
+    }
+}

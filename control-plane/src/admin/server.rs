@@ -92,8 +92,9 @@ async fn answer(
 /// A few browsers and scrapers; each costs a file descriptor that a sidecar could need.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Scrapers that come every 15 s keep their connection.
-const IDLE: Duration = Duration::from_secs(30);
+/// The longest that a head may take, and that a connection may idle: whoever holds them all open holds up
+/// probes for no longer. A scraper that comes less often connects again.
+const IDLE: Duration = Duration::from_secs(3);
 
 /// The longest that one answer may take, the reading of its request included.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -51,8 +51,14 @@ impl Decline {
         Self { before, then }
     }
 
+    /// Whether enough came before the change to compare with.
+    pub const fn is_known(&self) -> bool {
+        self.before.calls >= FEWEST_BEFORE
+    }
+
     /// Whether the share of calls that fail has doubled, now that the count has come to `now`. A few
-    /// failures say nothing: there must be 10 of them, and a hundredth more of the calls than before.
+    /// failures say nothing: there must be 10 of them, and a hundredth more of the calls than before. Where
+    /// fewer than 20 calls came before, nobody knows how it was.
     pub fn verdict(&self, now: Tally) -> Option<Grown> {
         let since = now.since(self.then);
         let grown = Grown {
@@ -60,9 +66,12 @@ impl Decline {
             since: since.share(),
         };
         let is_worse = grown.since >= 2.0 * grown.before && grown.since >= grown.before + 0.01;
-        (since.failed >= FEWEST && is_worse).then_some(grown)
+        (self.is_known() && since.failed >= FEWEST && is_worse).then_some(grown)
     }
 }
+
+/// Calls that show how it was.
+const FEWEST_BEFORE: u64 = 20;
 
 /// Failures that chance does not explain.
 const FEWEST: u64 = 10;
@@ -105,8 +114,12 @@ mod tests {
         let decline = Decline::new(tally(1000, 0), Tally::default());
         assert_eq!(decline.verdict(tally(10_000, 99)), None);
         assert!(decline.verdict(tally(10_000, 100)).is_some());
-        let unknown = Decline::new(Tally::default(), Tally::default());
-        assert!(unknown.verdict(tally(10, 10)).is_some());
+        let unknown = Decline::new(tally(19, 0), Tally::default());
+        assert_eq!(
+            unknown.verdict(tally(100, 100)),
+            None,
+            "a sidecar that has just started"
+        );
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn serve() -> Served {
         .clone();
     let metrics = Metrics::new();
     let backend = metrics.backend(EVIL);
-    drop(metrics.routes(&backend, ["p/a"]));
+    drop(metrics.routes(&backend, [("p/a", None)]));
     let batches = RecentBatches::default();
     batches.note(left(1));
     let backends = Views::default();

@@ -1,6 +1,7 @@
 //! What this sidecar is to do: takes in what was pushed, has it put in force, and only then says so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jitney_api::Workload;
@@ -33,10 +34,24 @@ pub(super) struct Duty {
     /// Something was applied that is not on disk.
     is_unsaved: bool,
     watch: Watch,
+    /// What could not be in force and is to be asked for again, and when.
+    again: BTreeSet<(Kind, String)>,
+    retry_at: Option<Instant>,
     force: Box<dyn Force>,
     standing: Shared,
     metrics: Metrics,
 }
+
+/// See [`Duty::go_back`].
+struct Holding {
+    assembly: Assembly,
+    held: BTreeMap<(Kind, String), (String, Bytes)>,
+    asked: BTreeSet<(Kind, String)>,
+    known: BTreeSet<String>,
+}
+
+/// How long what cannot be in force is left alone before it is tried again.
+const RETRY: Duration = Duration::from_secs(3);
 
 impl std::fmt::Debug for Duty {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,6 +89,8 @@ impl Duty {
             is_in_force: false,
             is_unsaved: false,
             watch: Watch::default(),
+            again: BTreeSet::new(),
+            retry_at: None,
             force,
             standing,
             metrics,
@@ -123,7 +140,10 @@ impl Duty {
                 self.show();
                 tracing::info!(resources = self.held.len(), "the last good set is back from disk");
             }
-            Err(reason) => tracing::error!(reason, "the last good set is not in force"),
+            Err(reason) => {
+                tracing::error!(reason, "the last good set is not in force");
+                self.retry_at = Some(Instant::now() + RETRY);
+            }
         }
     }
 
@@ -157,7 +177,7 @@ impl Duty {
         let Some(mut delta) = self.subscriber.response(response) else {
             return;
         };
-        let before = self.assembly.clone();
+        let before = self.holding();
         // Roots are trusted when they come: the next stream may need them.
         if delta.kind == Kind::TrustBundle {
             each_bundle(&mut delta, |bundle| trust.replace(bundle));
@@ -175,9 +195,12 @@ impl Duty {
             && is_news
             && let Err(reason) = self.apply()
         {
-            self.assembly = before;
+            self.go_back(before);
             reject(&mut delta, &reason);
-            self.ask();
+            // It may be the fault of somebody who will not be there for ever.
+            self.again
+                .extend(set_names(&delta).map(|name| (delta.kind, name)));
+            self.retry_at = Some(Instant::now() + RETRY);
         }
         if taken.changed {
             let tally = self.metrics.tally();
@@ -194,6 +217,52 @@ impl Duty {
         }
         self.subscriber.answer(delta);
         self.show();
+    }
+
+    /// What a change that cannot be in force must leave as it was.
+    fn holding(&self) -> Holding {
+        Holding {
+            assembly: self.assembly.clone(),
+            held: self.held.clone(),
+            asked: self.asked.clone(),
+            known: self.known.clone(),
+        }
+    }
+
+    fn go_back(&mut self, before: Holding) {
+        for (kind, name) in self.asked.difference(&before.asked) {
+            self.subscriber.unsubscribe(*kind, name);
+        }
+        for (kind, name) in before.asked.difference(&self.asked) {
+            self.subscriber.subscribe(*kind, name);
+        }
+        for ((kind, name), (version, _)) in &before.held {
+            self.subscriber.hold(*kind, name, version);
+        }
+        self.assembly = before.assembly;
+        self.held = before.held;
+        self.asked = before.asked;
+        self.known = before.known;
+    }
+
+    /// When to try again what could not be in force.
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Tries again: what was rejected is to be sent once more.
+    pub(super) fn retry(&mut self) {
+        self.retry_at = None;
+        let mut again = std::mem::take(&mut self.again);
+        if !self.is_in_force {
+            again.extend(self.asked.iter().cloned());
+        }
+        for (kind, name) in again {
+            self.subscriber.subscribe(kind, &name);
+        }
+        if !self.is_in_force && self.is_complete() && self.apply().is_err() {
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
     }
 
     /// When to look next whether calls fail more often than before the last change.
@@ -348,6 +417,16 @@ fn policies_of(delta: &Delta) -> BTreeSet<String> {
             .collect(),
         Kind::TrustBundle | Kind::Runtime | Kind::Backend | Kind::Endpoint => BTreeSet::new(),
     }
+}
+
+/// Names of what a response brings.
+fn set_names(delta: &Delta) -> impl Iterator<Item = String> {
+    let is_set = |change: &&Change| matches!(change, Change::Set { .. });
+    delta
+        .changes
+        .iter()
+        .filter(is_set)
+        .map(|change| name_of(change).to_owned())
 }
 
 fn name_of(change: &Change) -> &str {

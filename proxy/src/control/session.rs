@@ -87,8 +87,12 @@ impl Session {
         let mut turn = any_of(self.urls.len());
         loop {
             let url = self.urls[turn % self.urls.len()].clone();
-            let ended = self.stream(&url, &mut backoff).await;
-            self.disconnected(&url, &ended);
+            let began = Instant::now();
+            let ended = self.stream(&url).await;
+            // One that ends streams as soon as they begin is to be left alone, too.
+            if self.disconnected(&url, &ended) && began.elapsed() > STABLE {
+                backoff.reset();
+            }
             if matches!(ended, Ok(Ended::Renewed)) {
                 continue;
             }
@@ -98,7 +102,7 @@ impl Session {
         }
     }
 
-    async fn stream(&mut self, url: &ControlPlaneUrl, backoff: &mut Backoff) -> Result<Ended, Broken> {
+    async fn stream(&mut self, url: &ControlPlaneUrl) -> Result<Ended, Broken> {
         if self.identity.fresh_for(&self.trust, SystemTime::now()).is_zero() {
             let renewed = self.identity.renew(url, &self.trust).await;
             // Without a token that is good, the certificate may be taken again.
@@ -124,8 +128,6 @@ impl Session {
             tokio::select! {
                 response = responses.message() => {
                     let Some(response) = response? else { return Ok(Ended::Closed) };
-                    // It talks to this sidecar, which is more than to accept its connection.
-                    backoff.reset();
                     self.duty.take(response, &self.trust);
                     self.speak(&requests).await?;
                     if self.duty.is_unsaved() {
@@ -137,6 +139,10 @@ impl Session {
                     if let Some(disk) = &self.disk {
                         self.duty.save(disk);
                     }
+                }
+                () = sleep_until(self.duty.retry_at()) => {
+                    self.duty.retry();
+                    self.speak(&requests).await?;
                 }
                 () = sleep_until(self.duty.look_at()) => {
                     for finding in self.duty.look() {
@@ -186,8 +192,8 @@ impl Session {
         self.metrics.process().control_plane.connected();
     }
 
-    /// Told once for each reason: it is tried again many times.
-    fn disconnected(&mut self, url: &ControlPlaneUrl, ended: &Result<Ended, Broken>) {
+    /// Told once for each reason: it is tried again many times. True when there was a stream.
+    fn disconnected(&mut self, url: &ControlPlaneUrl, ended: &Result<Ended, Broken>) -> bool {
         if self.duty.is_unsaved()
             && let Some(disk) = &self.disk
         {
@@ -212,6 +218,7 @@ impl Session {
                 standing.fault = Some(fault);
             }
         }
+        was_connected
     }
 }
 
@@ -229,6 +236,9 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// Requests that are not sent yet: a slow control plane holds up only this thread.
 const REQUESTS: usize = 16;
+
+/// A stream that lasts so long is one.
+const STABLE: Duration = Duration::from_secs(5);
 
 /// The longest that a control plane may take to open a stream, or to read from it.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -29,10 +29,16 @@ impl Disk {
         let name = format!("{}{SUFFIX}", Version::of(&content));
         let path = self.folder.join(&name);
         let partial = self.folder.join(format!(".{name}.{}", std::process::id()));
-        let mut file = File::create(&partial)?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        fs::rename(&partial, &path)?;
+        let written = File::create(&partial).and_then(|mut file| {
+            file.write_all(&content)?;
+            file.sync_all()?;
+            fs::rename(&partial, &path)
+        });
+        if written.is_err() {
+            // The disk is full, most likely, and this is no use to anybody.
+            drop(fs::remove_file(&partial));
+        }
+        written?;
         for other in self.files()?.into_iter().filter(|other| *other != path) {
             fs::remove_file(other)?;
         }

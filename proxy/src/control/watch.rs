@@ -18,7 +18,7 @@ pub(super) struct Watch {
 struct Watched {
     policies: BTreeSet<String>,
     decline: Decline,
-    began: Instant,
+    until: Instant,
     next: Instant,
 }
 
@@ -28,19 +28,19 @@ impl Watch {
         if policies.is_empty() {
             return;
         }
-        // A policy and its routes come one after the other, and are one change.
-        if let Some(present) = self
-            .present
-            .as_mut()
-            .filter(|present| now < present.began + ONE_CHANGE)
-        {
+        // A policy and its routes come one after the other; and a change must not hide what one before it
+        // has done.
+        let present = self.present.as_mut();
+        if let Some(present) = present.filter(|present| present.decline.is_known()) {
             present.policies.extend(policies);
+            present.until = now + FOR;
+            self.last = tally;
             return;
         }
         self.present = Some(Watched {
             policies,
             decline: Decline::new(tally.since(self.last), tally),
-            began: now,
+            until: now + FOR,
             next: now + EVERY,
         });
         self.last = tally;
@@ -60,7 +60,7 @@ impl Watch {
             return Some((policies, grown));
         }
         present.next = now + EVERY;
-        if present.next > present.began + FOR {
+        if present.next > present.until {
             self.present = None;
         }
         None
@@ -69,7 +69,6 @@ impl Watch {
 
 const EVERY: Duration = Duration::from_secs(1);
 const FOR: Duration = Duration::from_secs(60);
-const ONE_CHANGE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
@@ -90,7 +89,7 @@ mod tests {
         watch.changed(BTreeSet::new(), tally(1, 0), now);
         assert_eq!(watch.next(), None);
         watch.changed(policies("a"), tally(1000, 10), now);
-        watch.changed(policies("b"), tally(1001, 10), now + ONE_CHANGE / 2);
+        watch.changed(policies("b"), tally(1001, 10), now + EVERY / 2);
         assert_eq!(watch.look(tally(1100, 11), now + EVERY), None);
         let (told, grown) = watch.look(tally(1200, 40), now + 2 * EVERY).unwrap();
         assert_eq!(told, BTreeSet::from(["a".to_owned(), "b".to_owned()]));

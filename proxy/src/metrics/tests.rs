@@ -58,7 +58,7 @@ fn every_family_is_there_before_anything_happened() {
     let metrics = Metrics::new();
     let empty = metrics.render();
     let backend = metrics.backend("users");
-    let routes = metrics.routes(&backend, ["p/a"]);
+    let routes = metrics.routes(&backend, [("p/a", None)]);
     touch_all(&backend, &routes);
     let full = metrics.render();
     assert_eq!(families(&empty), families(&full));
@@ -96,7 +96,7 @@ fn worst_case_stays_below_the_promised_number_of_series() {
     for backend in 0..50 {
         let backend = metrics.backend(&format!("backend-{backend}"));
         let names: Vec<String> = (0..500).map(|route| format!("policy/route-{route}")).collect();
-        let routes = metrics.routes(&backend, names.iter().map(String::as_str));
+        let routes = metrics.routes(&backend, names.iter().map(|name| (name.as_str(), None)));
         assert_eq!(routes.len(), 500);
         touch_all(&backend, &routes);
     }
@@ -110,9 +110,9 @@ fn worst_case_stays_below_the_promised_number_of_series() {
 fn known_route_keeps_its_counts_and_a_dropped_one_goes() {
     let metrics = Metrics::new();
     let backend = metrics.backend("users");
-    let before = metrics.routes(&backend, ["p/kept", "p/dropped"]);
+    let before = metrics.routes(&backend, [("p/kept", None), ("p/dropped", None)]);
     before[0].calls_saved.add(7);
-    let after = metrics.routes(&backend, ["p/new", "p/kept"]);
+    let after = metrics.routes(&backend, [("p/new", None), ("p/kept", None)]);
     assert_eq!(after[1].calls_saved.value(), 7);
     let text = metrics.render();
     assert!(!text.contains("p/dropped"), "{text}");
@@ -126,7 +126,7 @@ fn known_route_keeps_its_counts_and_a_dropped_one_goes() {
 fn label_text_is_escaped() {
     let metrics = Metrics::new();
     let backend = metrics.backend("a\"} 1\nevil 2");
-    drop(metrics.routes(&backend, ["x\\y"]));
+    drop(metrics.routes(&backend, [("x\\y", None)]));
     let text = metrics.render();
     assert!(
         text.contains(r#"backend="a\"} 1\nevil 2",route="x\\y""#),
@@ -139,7 +139,7 @@ fn label_text_is_escaped() {
 fn histogram_counts_a_bound_in_its_own_bucket() {
     let metrics = Metrics::new();
     let backend = metrics.backend("users");
-    let route = metrics.routes(&backend, ["p/a"]).remove(0);
+    let route = metrics.routes(&backend, [("p/a", None)]).remove(0);
     for size in [1, 2, 2, 3, 1000] {
         route.batch_size.observe(size);
     }
@@ -199,4 +199,20 @@ fn answered_calls_count_by_class() {
     let text = metrics.render();
     let line = r#"jitney_calls_total{backend="users",route="",class="4xx"} 1"#;
     assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn a_route_that_comes_back_is_counted_on() {
+    let metrics = Metrics::new();
+    let backend = metrics.backend("users");
+    let first = metrics.routes(&backend, [("p/a", None)]).remove(0);
+    first
+        .calls
+        .answered(StatusCode::BAD_GATEWAY, Duration::from_millis(1));
+    assert!(metrics.routes(&backend, []).is_empty());
+    let again = metrics
+        .routes(&backend, [("p/a", Some(Arc::clone(&first)))])
+        .remove(0);
+    assert!(Arc::ptr_eq(&first, &again));
+    assert_eq!((metrics.tally().calls, metrics.tally().failed), (1, 1));
 }

@@ -151,7 +151,7 @@ impl Fleet {
             let bound = running
                 .listeners
                 .iter()
-                .find(|old| old.planned.address == planned.address && old.planned.name == planned.name);
+                .find(|old| is_same_place(&old.planned, planned));
             let socket = match bound {
                 Some(old) => Ok(Arc::clone(&old.socket)),
                 None => bind(planned.address).map(Arc::new),
@@ -219,4 +219,9 @@ impl Fleet {
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     format!("cannot listen on {address}: {error}")
+}
+
+/// Whether a listener can go on with another one's socket. Port 0 is another port for each name.
+fn is_same_place(one: &PlannedListener, other: &PlannedListener) -> bool {
+    one.address == other.address && (one.address.port() != 0 || one.name == other.name)
 }

@@ -123,8 +123,7 @@ impl Track {
             self.names.insert(Pattern::All);
             self.dirty.extend(found(Pattern::All, kind, view));
         }
-        if self.names.len() + wanted.len() > MAX_NAMES || request.initial_resource_versions.len() > MAX_NAMES
-        {
+        if self.names.len() + wanted.len() > MAX_NAMES {
             return Err(FeedError::TooManyNames);
         }
         for name in wanted {
@@ -145,7 +144,8 @@ impl Track {
 
     /// What the sidecar holds from an earlier stream needs no sending, unless it changed or is gone.
     fn resume(&mut self, request: &DeltaDiscoveryRequest) {
-        for (name, version) in &request.initial_resource_versions {
+        // What is beyond the bound is sent again.
+        for (name, version) in request.initial_resource_versions.iter().take(MAX_NAMES) {
             if !self.names.cover(name) {
                 continue;
             }

@@ -17,7 +17,8 @@ pub struct Metadata {
     /// The name: lower-case letters, digits, `-` and `.`.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The Kubernetes namespace.
+    /// The namespace; `default` where none is given. A control plane pushes a document to sidecars of its own
+    /// namespace, and looks for a policy's targets there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// For selecting; not read.

@@ -12,7 +12,7 @@
 //!
 //! Baselines and stops are kept in the state folder, for the next process and for other replicas. What a
 //! policy that is new to a running control plane was before is nothing; of one that a process finds at its
-//! start, and of which nothing is kept, nobody can know it, so that everyone is to run the present content.
+//! start, and of which nothing is kept, nobody can know it, so that everyone is to run the present content; or nobody, if that has stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -104,13 +104,15 @@ impl Course {
         stopped: Option<&(Version, Stop)>,
         now: SystemTime,
     ) -> Self {
+        let present = group.version;
+        let stop = stopped.filter(|(content, _)| *content == present);
         let (baseline, staged) = match past {
             Past::New => (Group::new(Vec::new()), None),
+            // What was before is lost, and what is did harm: calls that pass through harm nobody.
+            Past::Unknown if stop.is_some() => (Group::new(Vec::new()), None),
             Past::Unknown => (group.clone(), None),
             Past::Known(Record { baseline, staged }) => (baseline, staged),
         };
-        let present = group.version;
-        let stop = stopped.filter(|(content, _)| *content == present);
         let is_whole = percent >= 100 && stop.is_none();
         if is_whole || present == baseline.version {
             return Self {

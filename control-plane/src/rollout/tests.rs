@@ -429,6 +429,28 @@ fn where_nothing_is_kept_everyone_is_to_run_what_there_is() {
 }
 
 #[test]
+fn what_has_stopped_comes_back_for_nobody_when_what_was_before_is_lost() {
+    let mut mesh = Mesh::start(Some(0), 50);
+    mesh.write(Some(1), 50);
+    mesh.settle();
+    mesh.stop();
+    mesh.settle();
+    for file in fs::read_dir(mesh.state.path().join("rollouts")).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    for _ in 0..2 {
+        mesh.restart(Some(1), 100);
+        mesh.settle();
+        assert_eq!(mesh.run([Some(1), None]), [0, 13], "calls pass through");
+        let stage = mesh.store.snapshot().rollout(POLICY).unwrap().stage.clone();
+        assert!(stage.unwrap().stop.is_some());
+    }
+    mesh.write(Some(2), 100);
+    mesh.settle();
+    assert_eq!(mesh.run([Some(2)]), [13]);
+}
+
+#[test]
 fn replicas_stop_together() {
     let mut mesh = Mesh::start(Some(0), 50);
     mesh.write(Some(1), 50);

@@ -8,7 +8,7 @@ use jitney_api::push::config::certificates_server::Certificates;
 use jitney_api::push::config::{SignedCertificate, SigningRequest};
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::identity::{Attest, AttestError, AuthorityError, CertificateRequest, Trust, control_plane};
+use crate::identity::{Attest, AttestError, AuthorityError, CertificateRequest, Trust};
 use crate::metrics::{Counts, Signing};
 use crate::serve::Caller;
 
@@ -44,7 +44,7 @@ impl Signer {
             (shown.map_err(|error| unattested(&error))?, Signing::Token)
         };
         // Whoever has this one is believed by every sidecar.
-        if workload == control_plane() {
+        if workload == Workload::control_plane() {
             let told = format!("{workload} is the control plane itself");
             return Err(Status::permission_denied(told));
         }

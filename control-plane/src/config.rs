@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use jitney_api::{Workload, is_segment, is_trust_domain};
+use jitney_api::{Workload, is_trust_domain};
 
 use crate::log::{Format, Level};
 
@@ -118,7 +118,7 @@ pub struct Mesh {
 #[derive(Debug, Args)]
 pub struct TokenArgs {
     /// Whose sidecar: in files, the account is the name of the Backend that it serves.
-    #[arg(value_name = "NAMESPACE/ACCOUNT", value_parser = workload)]
+    #[arg(value_name = "NAMESPACE/ACCOUNT")]
     pub workload: Workload,
 
     /// How long the token is good for getting a certificate.
@@ -212,17 +212,6 @@ fn trust_domain(text: &str) -> Result<String, String> {
     is_trust_domain(text)
         .then(|| text.to_owned())
         .ok_or_else(|| "expected lower-case letters, digits, '.', '-' and '_'".to_owned())
-}
-
-fn workload(text: &str) -> Result<Workload, String> {
-    let (namespace, account) = text.split_once('/').ok_or("expected NAMESPACE/ACCOUNT")?;
-    if !is_segment(namespace) || !is_segment(account) {
-        return Err("expected two names that can be in a SPIFFE ID, such as shop/users".to_owned());
-    }
-    Ok(Workload {
-        namespace: namespace.to_owned(),
-        account: account.to_owned(),
-    })
 }
 
 /// A week.

@@ -16,8 +16,6 @@ mod used;
 // and who somebody is who has.
 mod peer;
 
-use jitney_api::Workload;
-
 pub use attest::{Attest, AttestError, Bootstrap};
 pub use authority::{Authority, AuthorityError, CertificateRequest, Issued, KeyHash, LIFETIME, Stored};
 pub use folder::{Folder, FolderError, Lock, Readable};
@@ -26,11 +24,3 @@ pub use roots::{Root, RootId, RootState, Roots, RootsError};
 pub use tokens::{Claims, TokenFault, Tokens, TokensError};
 pub use trust::{BUNDLE_FILE, Trust, TrustError};
 pub use used::{FORGET_EVERY, Used, UsedError};
-
-/// Who the control plane is to its sidecars. Nobody else gets a certificate for this.
-pub fn control_plane() -> Workload {
-    Workload {
-        namespace: "jitney".to_owned(),
-        account: "control-plane".to_owned(),
-    }
-}

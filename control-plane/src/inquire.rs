@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use jitney_api::{Diagnostic, Documents, Sources, check};
+use jitney_api::{Diagnostic, Documents, Sources, Workload, check};
 
 use crate::config::{CheckArgs, Mesh, TokenArgs};
-use crate::identity::{Folder, FolderError, Tokens, TokensError, Trust, TrustError, control_plane};
+use crate::identity::{Folder, FolderError, Tokens, TokensError, Trust, TrustError};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum InquireError {
     Trust(#[from] TrustError),
     /// Whoever has its certificate is believed by every sidecar.
     #[error("{0} is the control plane itself, which needs no token")]
-    Reserved(jitney_api::Workload),
+    Reserved(Workload),
 }
 
 /// Prints each fault and warning of documents.
@@ -60,7 +60,7 @@ pub fn check_files(args: &CheckArgs) -> Result<ExitCode, InquireError> {
 /// # Errors
 /// When the state cannot be used, or the output not be written.
 pub fn print_token(args: &TokenArgs) -> Result<ExitCode, InquireError> {
-    if args.workload == control_plane() {
+    if args.workload == Workload::control_plane() {
         return Err(InquireError::Reserved(args.workload.clone()));
     }
     let state = Folder::open(&args.mesh.state)?;

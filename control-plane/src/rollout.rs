@@ -31,7 +31,7 @@ use kept::{Kept, Stops};
 
 use crate::identity::{Folder, FolderError};
 use crate::status::brief;
-use crate::store::{Rollout, Sight, Stop, Store, policy_of};
+use crate::store::{Rollout, Sight, Stop, Store};
 
 /// Decides what becomes of changes, and has it put in the store.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Rollouts {
     /// A sidecar has rejected resources of a type. Where one of them came to it with a stage, that stops.
     pub fn rejected(self: &Arc<Self>, sight: &Sight<'_>, kind: Kind, rejected: &[Nack]) {
         for nack in rejected {
-            let of = policy_of(kind, &nack.name);
+            let of = kind.policy_of(&nack.name);
             let staged = of.filter(|_| sight.is_staged(kind, &nack.name, nack.version));
             if let Some(policy) = staged {
                 let Nack { field, reason, .. } = brief(nack);

@@ -15,7 +15,7 @@ mod sight;
 mod stage;
 
 pub use sight::{Recipient, Sight};
-pub use stage::{Rollout, Stage, Stop, place, policy_of};
+pub use stage::{Rollout, Stage, Stop, place};
 
 /// The present set, and who wants to know when there is another.
 #[derive(Debug)]

@@ -12,6 +12,43 @@ pub struct Workload {
     pub account: String,
 }
 
+impl Workload {
+    /// Who the control plane is to its sidecars. Nobody else gets a certificate for this.
+    pub fn control_plane() -> Self {
+        Self {
+            namespace: "jitney".to_owned(),
+            account: "control-plane".to_owned(),
+        }
+    }
+}
+
+/// A text that names no workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadWorkload {
+    /// It has not two parts.
+    #[error("expected NAMESPACE/ACCOUNT")]
+    Form,
+    /// One of them cannot stand in a certificate.
+    #[error("expected two names that can be in a SPIFFE ID, such as shop/users")]
+    Names,
+}
+
+impl FromStr for Workload {
+    type Err = BadWorkload;
+
+    /// As [`Display`] writes it.
+    fn from_str(text: &str) -> Result<Self, BadWorkload> {
+        let (namespace, account) = text.split_once('/').ok_or(BadWorkload::Form)?;
+        if !is_segment(namespace) || !is_segment(account) {
+            return Err(BadWorkload::Names);
+        }
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            account: account.to_owned(),
+        })
+    }
+}
+
 impl Display for Workload {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.account)

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use jitney_api::push::{Pushed, Readers, Version};
 
-use crate::store::{Rollout, Stage, Stop, policy_of};
+use crate::store::{Rollout, Stage, Stop};
 
 /// A policy and its routes, in the order of their types and names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Group {
     pub(super) fn all(pushed: &[Pushed]) -> BTreeMap<Arc<str>, Self> {
         let mut groups = BTreeMap::<&str, Vec<Pushed>>::new();
         for one in pushed {
-            if let Some(policy) = policy_of(one.kind, &one.name) {
+            if let Some(policy) = one.kind.policy_of(&one.name) {
                 groups.entry(policy).or_default().push(one.clone());
             }
         }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use jitney_api::Workload;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::identity::{AuthorityError, CertificateRequest, Roots, Trust, control_plane};
+use crate::identity::{AuthorityError, CertificateRequest, Roots, Trust};
 
 /// What the next connection is accepted with. Connections that are open keep what they have.
 pub struct Tls {
@@ -111,7 +112,10 @@ fn present(provider: &Arc<CryptoProvider>, roots: &Roots, now: SystemTime) -> Re
     let key = KeyPair::generate()?;
     let request = CertificateParams::default().serialize_request(&key)?;
     let request = CertificateRequest::read(request.der())?;
-    let issued = roots.issuing().authority.sign(&request, &control_plane(), now)?;
+    let issued = roots
+        .issuing()
+        .authority
+        .sign(&request, &Workload::control_plane(), now)?;
     let mut trusted = RootCertStore::empty();
     for root in roots.all() {
         trusted.add(CertificateDer::from(root.authority.root().to_vec()))?;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use jitney_api::Workload;
 use jitney_api::push::{Held, Kind, Readers, Version, View};
 
-use super::stage::policy_of;
 use super::{Entry, Snapshot, below};
 
 /// Who is to have something.
@@ -65,7 +64,7 @@ impl<'a> Sight<'a> {
 
     /// Whether this version of a resource came to the sidecar with a stage, and not from before.
     pub fn is_staged(&self, kind: Kind, name: &str, version: Option<Version>) -> bool {
-        let takes = policy_of(kind, name).and_then(|policy| self.takes(policy));
+        let takes = kind.policy_of(name).and_then(|policy| self.takes(policy));
         let version_of = |entry: &Entry| entry.held.version;
         let baseline = self.snapshot.baseline[kind as usize].get(name).map(version_of);
         takes == Some(true)
@@ -82,7 +81,9 @@ impl<'a> Sight<'a> {
     /// Where the sidecar's resource of this name is, if there is one.
     fn side(&self, kind: Kind, name: &str) -> &'a BTreeMap<Arc<str>, Entry> {
         let is_baseline = !self.snapshot.rollouts.is_empty()
-            && policy_of(kind, name).is_some_and(|policy| self.takes(policy) == Some(false));
+            && kind
+                .policy_of(name)
+                .is_some_and(|policy| self.takes(policy) == Some(false));
         let side = if is_baseline {
             &self.snapshot.baseline
         } else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jitney_api::Workload;
-use jitney_api::push::{Kind, Pushed, Version};
+use jitney_api::push::{Pushed, Version};
 
 use super::sight::Recipient;
 
@@ -55,15 +55,6 @@ impl Rollout {
     pub(super) fn spread(&self) -> Option<(u32, &[Pushed])> {
         let stage = self.stage.as_ref()?;
         Some((self.share()?, &stage.baseline))
-    }
-}
-
-/// The policy that a resource spreads with; `None` for what goes to everyone at once.
-pub fn policy_of(kind: Kind, name: &str) -> Option<&str> {
-    match kind {
-        Kind::Policy => Some(name),
-        Kind::Route => name.rsplit_once('/').map(|(policy, _)| policy),
-        Kind::TrustBundle | Kind::Runtime | Kind::Backend | Kind::Endpoint => None,
     }
 }
 

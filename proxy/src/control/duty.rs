@@ -102,13 +102,10 @@ impl Duty {
         let Some(snapshot) = disk.load() else {
             return;
         };
-        let Some((namespace, account)) = snapshot.workload.split_once('/') else {
+        let Ok(workload) = snapshot.workload.parse() else {
             return;
         };
-        self.workload = Some(Workload {
-            namespace: namespace.to_owned(),
-            account: account.to_owned(),
-        });
+        self.workload = Some(workload);
         for kind in Kind::ALL {
             let of_kind = snapshot
                 .resources
@@ -410,13 +407,8 @@ fn policies_of(delta: &Delta) -> BTreeSet<String> {
         .iter()
         .map(name_of)
         .filter(|name| !is_rejected(name));
-    match delta.kind {
-        Kind::Policy => names.map(str::to_owned).collect(),
-        Kind::Route => names
-            .filter_map(|name| Some(name.rsplit_once('/')?.0.to_owned()))
-            .collect(),
-        Kind::TrustBundle | Kind::Runtime | Kind::Backend | Kind::Endpoint => BTreeSet::new(),
-    }
+    let policies = names.filter_map(|name| delta.kind.policy_of(name));
+    policies.map(str::to_owned).collect()
 }
 
 /// Names of what a response brings.

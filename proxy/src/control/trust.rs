@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jitney_api::SpiffeId;
 use jitney_api::push::config;
+use jitney_api::{SpiffeId, Workload};
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -155,7 +155,7 @@ impl ServerCertVerifier for ControlPlaneOnly {
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
         match spiffe_id(end_entity) {
-            Some(id) if is_control_plane(&id) => Ok(ServerCertVerified::assertion()),
+            Some(id) if id.workload == Workload::control_plane() => Ok(ServerCertVerified::assertion()),
             Some(_) | None => Err(CertificateError::NotValidForName.into()),
         }
     }
@@ -210,8 +210,4 @@ pub(super) fn spiffe_id(certificate: &[u8]) -> Option<SpiffeId> {
     });
     let (uri, another) = (uris.next()?, uris.next());
     uri.parse().ok().filter(|_| another.is_none())
-}
-
-fn is_control_plane(id: &SpiffeId) -> bool {
-    id.workload.namespace == "jitney" && id.workload.account == "control-plane"
 }

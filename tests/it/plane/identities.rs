@@ -1,9 +1,10 @@
 //! Who gets a certificate, and whose certificate is good for what.
 
+use jitney_api::Workload;
 use jitney_api::push::Kind;
 use jitney_api::push::config::Finding;
 use jitney_api::push::config::reports_client::ReportsClient;
-use jitney_control_plane::identity::{Authority, CertificateRequest, Stored, control_plane};
+use jitney_control_plane::identity::{Authority, CertificateRequest, Stored};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, SanType};
 use tonic::Code;
 
@@ -172,7 +173,7 @@ async fn a_token_has_its_time_and_its_mesh() {
     let own = plane
         .folder
         .tokens(TRUST_DOMAIN)
-        .mint(&control_plane(), hour(), now());
+        .mint(&Workload::control_plane(), hour(), now());
     for (token, code, expected) in [
         (late, Code::Unauthenticated, "expired"),
         (other, Code::Unauthenticated, "another trust domain"),

@@ -59,6 +59,15 @@ impl Kind {
         }
     }
 
+    /// The policy that a resource of this type is a part of, by its name; `None` for what is none of one.
+    pub fn policy_of(self, name: &str) -> Option<&str> {
+        match self {
+            Self::Policy => Some(name),
+            Self::Route => name.rsplit_once('/').map(|(policy, _)| policy),
+            Self::TrustBundle | Self::Runtime | Self::Backend | Self::Endpoint => None,
+        }
+    }
+
     pub(super) const fn index(self) -> usize {
         self as usize
     }

@@ -11,14 +11,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use jitney_api::program::only_local;
 
-mod local;
 mod page;
 mod rotation;
-mod server;
 mod views;
-
-pub use server::start;
 
 use crate::files::Files;
 use crate::identity::Trust;
@@ -46,13 +43,13 @@ pub struct Admin {
     pub lifecycle: Lifecycle,
 }
 
-/// The routes, to be served with the peer's address in each request's extensions.
-fn router(admin: Admin) -> Router {
+/// The routes, to be served by [`jitney_api::program::serve`].
+pub fn router(admin: Admin) -> Router {
     let changing = Router::new()
         .route("/trust/add", post(rotation::add))
         .route("/trust/switch", post(rotation::switch))
         .route("/trust/drop", post(rotation::drop_old))
-        .layer(middleware::from_fn(local::only));
+        .layer(middleware::from_fn(only_local));
     Router::new()
         .route("/", get(page::page))
         .route("/ready", get(ready))

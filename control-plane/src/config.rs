@@ -7,9 +7,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use jitney_api::{Workload, is_trust_domain};
+use jitney_api::{LogLevel, Workload, is_trust_domain};
 
-use crate::log::{Format, Level};
+use crate::log::Format;
 
 /// Tells the sidecars of a mesh what to do, and knows which of them does it.
 #[derive(Debug, Parser)]
@@ -84,7 +84,7 @@ pub struct RunArgs {
 
     /// What to log: a level, or levels by target as in info,jitney_control_plane=debug.
     #[arg(long, env = "JITNEY_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: Level,
+    pub log_level: LogLevel,
 
     /// How to log.
     #[arg(

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use jitney_api::program::serve;
 use jitney_api::{Sources, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -59,7 +60,7 @@ pub enum RunError {
 /// # Errors
 /// When it cannot start.
 pub fn run(args: &RunArgs) -> Result<ExitCode, RunError> {
-    let log = Log::start(args.log_format, args.log_level.clone());
+    let log = Log::start(args.log_format, &args.log_level);
     let log = log.map_err(|error| RunError::System("log", error))?;
     allow_many_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -198,7 +199,8 @@ fn serve_admin(address: SocketAddr, admin: Admin) -> Result<(), RunError> {
     let address = listener
         .local_addr()
         .map_err(|error| RunError::Listen(address, error))?;
-    admin::start(listener, admin).map_err(|error| RunError::System("start the admin thread", error))?;
+    serve(listener, admin::router(admin))
+        .map_err(|error| RunError::System("start the admin thread", error))?;
     tracing::info!(%address, "admin endpoint listening");
     Ok(())
 }

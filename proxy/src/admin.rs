@@ -13,18 +13,16 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use jitney_api::program::only_local;
 use serde::Deserialize;
 
 mod dashboard;
 mod explain;
 pub mod inspect;
-mod local;
 mod mask;
-mod server;
 mod views;
 
 pub use explain::{BadRequest, RawRequest};
-pub use server::start;
 pub(crate) use views::shared_identities;
 
 use crate::control;
@@ -61,15 +59,15 @@ impl std::fmt::Debug for Admin {
     }
 }
 
-/// The routes, to be served with the peer's address in each request's extensions.
-fn router(admin: Admin) -> Router {
+/// The routes, to be served by [`jitney_api::program::serve`].
+pub fn router(admin: Admin) -> Router {
     let changing = Router::new()
         .route("/drain", post(drain))
         .route(
             "/log-level",
             get(log_level).put(set_log_level).post(set_log_level),
         )
-        .layer(middleware::from_fn(local::only));
+        .layer(middleware::from_fn(only_local));
     Router::new()
         .route("/", get(dashboard::page))
         .route("/ready", get(ready))

@@ -6,28 +6,18 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jitney_api::program::{LineQueue, filter, writer};
 use jitney_api::{BadLevel, LogLevel};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
+use tracing_subscriber::{Registry, reload};
 
 mod access;
-mod writer;
 
 pub use access::{Access, InBatch};
-use writer::LineQueue;
-
-/// How a line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
+pub use jitney_api::program::{Format, log_panics};
 
 /// What is logged: a level, and levels of their own for single targets.
 ///
@@ -70,24 +60,15 @@ impl std::str::FromStr for Level {
 
     fn from_str(text: &str) -> Result<Self, BadLevel> {
         let level: LogLevel = text.parse()?;
-        let mut targets = Targets::new();
-        let mut has_access = false;
-        for (target, level) in level.parts() {
-            let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-            match target {
-                None => targets = targets.with_default(level),
-                Some(target) => {
-                    has_access |= target == access::TARGET;
-                    targets = targets.with_target(target, level);
-                }
-            }
-        }
-        if !has_access {
-            targets = targets.with_target(access::TARGET, LevelFilter::OFF);
-        }
+        let targets = filter(&level);
+        let has_access = level.parts().any(|(target, _)| target == Some(access::TARGET));
         Ok(Self {
             text: text.trim().to_owned(),
-            targets,
+            targets: if has_access {
+                targets
+            } else {
+                targets.with_target(access::TARGET, LevelFilter::OFF)
+            },
         })
     }
 }
@@ -117,25 +98,13 @@ impl LogControl {
     pub fn start(format: Format, level: Level) -> Result<Self, StartError> {
         let queue = LineQueue::start(std::io::stderr())?;
         let (filter, handle) = reload::Layer::new(level.targets.clone());
-        let out = lines::layer().with_writer(queue.clone()).with_ansi(false);
-        let out: Box<dyn Layer<_> + Send + Sync> = match format {
-            Format::Text => out.boxed(),
-            Format::Json => out.json().flatten_event(true).boxed(),
-        };
+        let out = writer(format, &queue);
         tracing_subscriber::registry().with(filter).with(out).try_init()?;
         Ok(Self {
             filter: handle,
             level: Arc::new(parking_lot::Mutex::new(level)),
             queue,
         })
-    }
-
-    /// Has panics logged like everything else.
-    pub fn log_panics() {
-        std::panic::set_hook(Box::new(|panic| {
-            let place = panic.location().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(target: "panic", place, "{}", panic.payload_as_str().unwrap_or("panicked"));
-        }));
     }
 
     /// Changes what is logged from now on.

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use jitney_api::program::serve;
 use jitney_api::{Reading, Sources, Watch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +20,7 @@ use crate::admin::{self, Admin};
 use crate::config::RunArgs;
 use crate::control::Control;
 use crate::drain::Drain;
-use crate::log::{LogControl, StartError};
+use crate::log::{LogControl, StartError, log_panics};
 use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
 use applier::Applier;
@@ -52,7 +53,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, RunError> {
     let sources = load(&args).map_err(RunError::Faulty)?;
     let plan = Plan::of(&args, &sources).map_err(RunError::Faulty)?;
     let log = LogControl::start(args.log_format, args.level())?;
-    LogControl::log_panics();
+    log_panics();
     allow_many_files();
     let runtime = runtime(&args).map_err(|error| RunError::System("start threads", error))?;
     let process = Process::start(args, plan, sources, log.clone(), &runtime);
@@ -168,7 +169,7 @@ impl Process {
                 control,
                 settings: args.shown(),
             };
-            admin::start(listener, admin)
+            serve(listener, admin::router(admin))
                 .map_err(|error| RunError::System("start the admin thread", error))?;
             tracing::info!(%address, "admin endpoint listening");
         }

@@ -26,6 +26,9 @@ mod schema;
 
 pub mod push;
 
+#[cfg(feature = "program")]
+pub mod program;
+
 pub use backend::{Backend, BackendSpec, Protocol};
 pub use batch_policy::*;
 pub use compile::{

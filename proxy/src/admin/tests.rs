@@ -117,7 +117,7 @@ fn serve() -> Served {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    start(listener, admin.clone()).unwrap();
+    jitney_api::program::serve(listener, router(admin.clone())).unwrap();
     Served { address, admin }
 }
 
@@ -224,7 +224,7 @@ fn without_a_policy_in_force_it_is_not_ready_and_shows_the_control_plane() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    start(listener, admin.clone()).unwrap();
+    jitney_api::program::serve(listener, router(admin.clone())).unwrap();
     let served = Served { address, admin };
     assert_eq!(served.get("/ready").0, 503);
     assert_eq!(served.get("/live").0, 200);

@@ -1,4 +1,4 @@
-//! Who may change the state of the sidecar: a program on this machine that means to.
+//! Who may change the state of a program: another on this machine that means to.
 //!
 //! The peer's address alone does not say that: a web page in a browser on this machine, or a call
 //! that some proxy passes on, arrives from the loopback, too.
@@ -10,8 +10,9 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// Lets requests through that only read, and those that may change something.
-pub(super) async fn only(
+/// Lets requests through that only read, and those that may change something; 403 to others. A layer of
+/// a router that [`serve`](super::serve) serves.
+pub async fn only_local(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,

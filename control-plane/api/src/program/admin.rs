@@ -17,20 +17,19 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
-use super::{Admin, router};
-
-/// Serves `admin` on `listener` until the process ends.
+/// Serves `router` on `listener` until the process ends: 64 connections at a time, 10 s for an answer.
+/// Handlers learn the peer's address as a [`ConnectInfo`].
 ///
 /// # Errors
 /// When the system grants no thread or no runtime.
-pub fn start(listener: TcpListener, admin: Admin) -> io::Result<()> {
+pub fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     std::thread::Builder::new()
         .name("admin".into())
-        .spawn(move || runtime.block_on(accept(listener, router(admin))))?;
+        .spawn(move || runtime.block_on(accept(listener, router)))?;
     Ok(())
 }
 
@@ -89,7 +88,7 @@ async fn answer(
     })
 }
 
-/// A few browsers and scrapers; each costs a file descriptor that a sidecar could need.
+/// A few browsers and scrapers; each costs a file descriptor that a call or a sidecar could need.
 const CONNECTIONS_MAX: usize = 64;
 
 /// The longest that a head may take, and that a connection may idle: whoever holds them all open holds up

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Where lines are queued. At the bound a line is dropped, and later the number of them is written.
 #[derive(Clone, Debug)]
-pub(super) struct LineQueue {
+pub struct LineQueue {
     lines: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
 }
@@ -23,14 +23,14 @@ enum Message {
 
 /// One event being formatted; it is queued whole when it is dropped.
 #[derive(Debug)]
-pub(super) struct Line<'q> {
+pub struct Line<'q> {
     queue: &'q LineQueue,
     text: Vec<u8>,
 }
 
 impl LineQueue {
     /// Starts the thread that writes to `out`.
-    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, queued) = sync_channel(LINES_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let queue = Self {
@@ -45,7 +45,7 @@ impl LineQueue {
     }
 
     /// Waits until what was queued before is written, a second at most.
-    pub(super) fn flush(&self) {
+    pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
         let mut message = Message::Flush(done);
         // The queue may be full; its reader gets as much time as the flush has.
@@ -116,3 +116,53 @@ impl Drop for Line<'_> {
 
 /// Enough for a burst of access lines; a line is a few hundred bytes.
 const LINES_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+    use super::*;
+
+    /// A reader of the log who takes one line each time the test says so.
+    struct Gated {
+        gate: Receiver<()>,
+        seen: SyncSender<Vec<u8>>,
+    }
+
+    impl Write for Gated {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            // A closed gate lets everything through.
+            let _ = self.gate.recv();
+            drop(self.seen.try_send(text.to_vec()));
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn stuck_reader_costs_lines_not_calls() {
+        let (open, gate) = sync_channel(0);
+        let (seen, lines) = sync_channel(100_000);
+        let queue = LineQueue::start(Gated { gate, seen }).unwrap();
+        for n in 0..10_000 {
+            queue
+                .make_writer()
+                .write_all(format!("line {n}\n").as_bytes())
+                .unwrap();
+        }
+        drop(open);
+        queue.flush();
+        let seen: Vec<String> = lines
+            .try_iter()
+            .map(|line| String::from_utf8(line).unwrap())
+            .collect();
+        let written = seen.iter().filter(|line| line.starts_with("line ")).count();
+        assert!((4096..=4098).contains(&written), "{written}");
+        let said: String = seen.concat();
+        let lost = 10_000 - written;
+        assert!(said.contains(&format!("{lost} lines were not logged")), "{lost}");
+    }
+}

@@ -1,0 +1,12 @@
+//! What the sidecar and the control plane do alike as programs: write their log and serve an admin
+//! endpoint. Only with the feature `program`, so that whoever wants the documents alone does not pay.
+
+mod admin;
+mod lines;
+mod local;
+mod log;
+
+pub use admin::serve;
+pub use lines::{Line, LineQueue};
+pub use local::only_local;
+pub use log::{Format, filter, log_panics, writer};

@@ -181,7 +181,7 @@ pub fn be_sidecar(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
             end_with_parent();
             Ok(jitney_proxy::run::run(*arguments)?)
         }
-        other @ (Command::Check(_) | Command::Explain(_)) => {
+        other @ (Command::Check(_) | Command::Explain(_) | Command::Redirect(_)) => {
             bail!("the sidecar's role is to run, not {other:?}")
         }
     }

@@ -10,6 +10,10 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use jitney_api::push::OwnLimits;
 use serde::Serialize;
 
+mod redirect;
+
+pub use redirect::{RedirectArgs, RedirectCommand};
+
 use crate::control::{self, ControlPlaneUrl};
 use crate::log::{Format, Level};
 use crate::send::{Address, Speaks};
@@ -32,6 +36,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Tell what would happen to a call: its route, codec and key, or why it would go alone.
     Explain(ExplainArgs),
+    /// Have the kernel hand the connections of this network namespace to the sidecar, or no more.
+    #[command(subcommand)]
+    Redirect(RedirectCommand),
 }
 
 /// How to run.

@@ -3,6 +3,7 @@
 // The program around the data path.
 pub mod config;
 pub mod inquire;
+pub mod redirect;
 pub mod run;
 
 pub mod admin;

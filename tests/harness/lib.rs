@@ -7,6 +7,7 @@ pub mod wait;
 // The three ends of a test: who calls, what is tested, who answers.
 pub mod caller;
 pub mod control_plane;
+mod namespace;
 mod process;
 pub mod programs;
 pub mod proxy;
@@ -17,6 +18,7 @@ pub mod policy;
 
 pub use caller::{Answer, Caller};
 pub use control_plane::TestControlPlane;
+pub use namespace::in_namespace;
 pub use policy::Route;
 pub use process::Process;
 pub use proxy::TestProxy;

@@ -32,6 +32,7 @@ mod mesh;
 mod plane;
 mod policy_files;
 mod pushed;
+mod redirect;
 mod rollout;
 mod trust;
 

@@ -1,0 +1,101 @@
+//! The rules that hand connections to the sidecar, written by the real tools into a real kernel.
+
+use std::process::{Command, Output};
+
+use jitney_tests::in_namespace;
+use jitney_tests::programs::program;
+
+/// Runs these lines one after another in one network namespace, and gives what they printed, each
+/// followed by its status.
+#[track_caller]
+fn run(lines: &[&str]) -> String {
+    let proxy = program("jitney-proxy");
+    let mut script = "ip link set lo up\n".to_owned();
+    for line in lines {
+        script += &line.replace("redirect", &format!("{} redirect", proxy.display()));
+        script += "\necho \"= $?\"\n";
+    }
+    let output = in_namespace("sh").args(["-c", &script]).output().unwrap();
+    told(&output)
+}
+
+fn told(output: &Output) -> String {
+    let (said, complained) = (&output.stdout, &output.stderr);
+    [said, complained]
+        .map(|text| String::from_utf8_lossy(text))
+        .concat()
+}
+
+const ALL: &str = "--user 1337,1338 --skip-inbound-ports 22,5000-5010 --skip-outbound-ports 4317 \
+                   --skip-subnets 10.9.0.0/16,192.0.2.1,fd09::1";
+
+#[track_caller]
+fn check(tool: &str) {
+    let told = run(&[
+        &format!("redirect check {ALL} --tool {tool}"),
+        &format!("redirect install {ALL} --tool {tool}"),
+        &format!("redirect check {ALL} --tool {tool}"),
+        // Again, and otherwise: nothing is left of what was.
+        &format!("redirect install --user 7 --tool {tool}"),
+        &format!("redirect check --user 7 --tool {tool}"),
+        &format!("redirect check {ALL} --tool {tool}"),
+        "redirect remove",
+        "redirect remove",
+        "nft list ruleset; iptables-save; ip6tables-save",
+    ]);
+    let statuses: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("= ")).collect();
+    assert_eq!(statuses, ["1", "0", "0", "0", "0", "1", "0", "0", "0"], "{told}");
+    for part in [
+        "the rules are not in place",
+        &format!("installed with {tool}: outbound to port 15001, inbound to port 15006"),
+        "the rules are in place",
+        "missing: ",
+        "4317",
+        &format!("removed with {tool}"),
+        "there were no rules",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing: {told}");
+    }
+    let (_, left) = told.split_once("there were no rules").unwrap();
+    assert!(!left.to_lowercase().contains("jitney"), "{left}");
+}
+
+#[test]
+fn nftables_rules_are_written_checked_and_removed() {
+    check("nftables");
+}
+
+#[test]
+fn iptables_rules_are_written_checked_and_removed() {
+    check("iptables");
+}
+
+#[test]
+fn what_would_be_written_is_printed_without_any_right() {
+    let output = Command::new(program("jitney-proxy"))
+        .args(["redirect", "install", "--print", "--user", "1337"])
+        .output()
+        .unwrap();
+    let told = told(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("meta skuid 1337 return"), "{told}");
+}
+
+#[test]
+fn bad_flags_are_named() {
+    for (flag, value) in [
+        ("--skip-inbound-ports", "22,abc"),
+        ("--skip-outbound-ports", "9-8"),
+        ("--skip-subnets", "10.0.0.1/8"),
+        ("--inbound-port", "0"),
+        ("--tool", "ebtables"),
+    ] {
+        let output = Command::new(program("jitney-proxy"))
+            .args(["redirect", "install", "--user", "7", flag, value])
+            .output()
+            .unwrap();
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(flag) && told.contains(value), "{told}");
+    }
+}

@@ -140,7 +140,8 @@ impl Sidecars {
 }
 
 impl Sidecar {
-    /// The version of a resource that it has applied. Of endpoints and backends that is not known.
+    /// The version of a resource that it has applied. Of endpoints and backends that is not known, but only
+    /// what it rejected.
     pub fn runs(&self, kind: Kind, name: &str) -> Option<Version> {
         self.runs[kind as usize].get(name).copied()
     }
@@ -182,7 +183,7 @@ impl Connected {
     /// It wants these no more, and so has dropped them, unless another pattern stands for them too:
     /// then they are counted again with their next version.
     pub fn dropped(&self, kind: Kind, patterns: &[String]) {
-        if patterns.is_empty() || !is_followed(kind) {
+        if patterns.is_empty() {
             return;
         }
         let mut sidecar = self.sidecar.lock();
@@ -231,17 +232,13 @@ impl Connected {
                     .counts
                     .propagated(now.saturating_duration_since(changed));
             }
-            if is_followed(kind) {
-                sidecar.applied(kind, name, version);
-            }
+            sidecar.applied(kind, name, version);
         }
         for nack in rejected {
             tracing::warn!(%kind, name = %nack.name, node = sidecar.recipient.node, field = nack.field, reason = nack.reason,
                 "a sidecar rejected a resource");
             self.sidecars.counts.rejected(kind);
-            if is_followed(kind) {
-                sidecar.cannot_run(kind, &nack, now);
-            }
+            sidecar.cannot_run(kind, &nack, now);
         }
     }
 }
@@ -261,6 +258,9 @@ impl Drop for Connected {
 impl Sidecar {
     fn applied(&mut self, kind: Kind, name: Arc<str>, version: Option<Version>) {
         self.rejected.remove(&(kind, Arc::clone(&name)));
+        if !is_followed(kind) {
+            return;
+        }
         let runs = &mut self.runs[kind as usize];
         match version {
             Some(version) => runs.insert(name, version),
@@ -271,7 +271,9 @@ impl Sidecar {
     fn cannot_run(&mut self, kind: Kind, nack: &Nack, at: Instant) {
         let nack = brief(nack);
         let key = (kind, Arc::clone(&nack.name));
-        self.rejected.insert(key, Rejected { nack, at });
+        if self.rejected.len() < MOST_REJECTED || self.rejected.contains_key(&key) {
+            self.rejected.insert(key, Rejected { nack, at });
+        }
     }
 }
 
@@ -288,7 +290,8 @@ fn changed(
     (Some(entry.held.version) == version && entry.generation > opened).then_some(entry.changed)
 }
 
-/// Endpoints come and go by the thousand, and nobody asks which sidecar has which.
+/// Endpoints come and go by the thousand, and nobody asks which sidecar has which. What it rejects is noted of
+/// every type.
 const fn is_followed(kind: Kind) -> bool {
     !matches!(kind, Kind::Endpoint | Kind::Backend)
 }
@@ -313,3 +316,5 @@ const NODE_BYTES: usize = 253;
 const FIELD_BYTES: usize = 256;
 /// A few sentences.
 const REASON_BYTES: usize = 1024;
+/// Rejections of one sidecar that are remembered, about 1 MiB: one that rejects more is said to anyway.
+const MOST_REJECTED: usize = 1024;

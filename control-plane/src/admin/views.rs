@@ -38,6 +38,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "sidecars": totals(overview.sidecars),
         "workloads": workloads.collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
+        "runtimes": overview.runtimes.iter().map(|(name, progress)| runtime(&snapshot, name, progress)).collect::<Vec<_>>(),
         "trust": trust(admin, &overview),
     })
 }
@@ -59,15 +60,32 @@ fn policy(admin: &Admin, snapshot: &Snapshot, name: &str, progress: &Progress) -
         "version": version.map(|version| version.to_string()),
         "generation": progress.generation,
         "text": progress.text(),
-        "sidecars": {
-            "selected": progress.selected,
-            "acked": progress.acked,
-            "rejected": progress.rejected,
-            "stale": progress.stale,
-            "lastRejection": progress.last_rejection.as_ref().map(rejection),
-        },
+        "sidecars": sidecars_of(progress),
         "rollout": rollout(progress),
         "findings": found(&findings),
+    })
+}
+
+fn runtime(snapshot: &Snapshot, name: &str, progress: &Progress) -> Value {
+    let version = snapshot
+        .entry(Kind::Runtime, name)
+        .map(|entry| entry.held.version);
+    json!({
+        "name": name,
+        "version": version.map(|version| version.to_string()),
+        "generation": progress.generation,
+        "text": progress.text(),
+        "sidecars": sidecars_of(progress),
+    })
+}
+
+fn sidecars_of(progress: &Progress) -> Value {
+    json!({
+        "selected": progress.selected,
+        "acked": progress.acked,
+        "rejected": progress.rejected,
+        "stale": progress.stale,
+        "lastRejection": progress.last_rejection.as_ref().map(rejection),
     })
 }
 

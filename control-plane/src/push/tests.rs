@@ -219,6 +219,88 @@ async fn a_rejection_is_in_the_status_until_there_is_a_better_version() {
     assert_eq!(plane.progress("shop/users"), (2, 1, 0, 1));
 }
 
+/// Of any type; everyone may read it.
+fn resource(kind: Kind, name: &str, content: &str) -> Pushed {
+    Pushed {
+        kind,
+        readers: Readers::Everyone,
+        ..policy(name, content, "users")
+    }
+}
+
+#[tokio::test]
+async fn a_rejection_of_whatever_type_is_counted_until_it_is_over() {
+    let plane = Plane::new();
+    let totals = || plane.sidecars.overview(&plane.store.snapshot()).sidecars;
+    let mut users = plane.stub("users");
+    for kind in [Kind::Backend, Kind::Endpoint] {
+        users.subscriber.subscribe(kind, "shop/a");
+        plane.store.replace(vec![resource(kind, "shop/a", "bad")]);
+        users.settle().await;
+        assert_eq!((totals().acked, totals().rejected), (0, 1), "{kind}");
+        plane.store.replace(vec![resource(kind, "shop/a", "good")]);
+        users.settle().await;
+        assert_eq!((totals().acked, totals().rejected), (1, 0), "{kind}");
+        let runs = plane.sidecars.on(0, |sidecar| sidecar.all_runs().count());
+        assert_eq!(
+            runs.unwrap_or_default(),
+            0,
+            "of {kind} it is not followed who has which"
+        );
+        for over in [vec![], vec![resource(kind, "shop/a", "bad")]] {
+            plane.store.replace(vec![resource(kind, "shop/a", "bad")]);
+            users.settle().await;
+            assert_eq!(totals().rejected, 1, "{kind}");
+            if !over.is_empty() {
+                users.subscriber.unsubscribe(kind, "shop/a");
+            }
+            plane.store.replace(over);
+            users.settle().await;
+            assert_eq!(totals().rejected, 0, "{kind}");
+            let mut kept = 0;
+            plane
+                .sidecars
+                .each(|sidecar| kept += sidecar.all_rejected().count());
+            assert_eq!(kept, 0, "{kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_runtime_is_followed_as_a_policy_is() {
+    let plane = Plane::new();
+    let runtime = |content: &str| Pushed {
+        kind: Kind::Runtime,
+        ..policy("shop/users", content, "users")
+    };
+    plane.store.replace(vec![runtime("1")]);
+    let progress = || {
+        let overview = plane.sidecars.overview(&plane.store.snapshot());
+        let progress = overview.runtimes["shop/users"].clone();
+        (
+            progress.selected,
+            progress.acked,
+            progress.rejected,
+            progress.stale,
+        )
+    };
+    let (mut users, _orders) = (plane.stub("users"), plane.stub("orders"));
+    assert_eq!(progress(), (1, 0, 0, 1));
+    users.subscriber.subscribe(Kind::Runtime, "*");
+    users.settle().await;
+    assert_eq!(progress(), (1, 1, 0, 0));
+    plane.store.replace(vec![runtime("bad")]);
+    users.settle().await;
+    assert_eq!(progress(), (1, 0, 1, 0));
+    let overview = plane.sidecars.overview(&plane.store.snapshot());
+    assert_eq!(overview.sidecars.rejected, 1);
+    let text = overview.runtimes["shop/users"].text();
+    assert!(
+        text.ends_with("1 rejected it: users-1: runtime shop/users: spec: too large for this sidecar"),
+        "{text}"
+    );
+}
+
 #[tokio::test]
 async fn a_sidecar_that_moves_to_another_replica_is_sent_nothing_again() {
     let (one, other) = (Plane::new(), Plane::new());

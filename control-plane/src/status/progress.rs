@@ -16,6 +16,8 @@ use crate::store::{Entry, Recipient, Rollout, Sight, Snapshot, Stage};
 pub struct Overview {
     /// Every policy, by name.
     pub policies: BTreeMap<Arc<str>, Progress>,
+    /// Every Runtime, by name.
+    pub runtimes: BTreeMap<Arc<str>, Progress>,
     /// How many sidecars there are, by how they stand.
     pub sidecars: Totals,
     /// The same by workload.
@@ -29,15 +31,15 @@ pub struct Overview {
 /// Sidecars by how they stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Those that run every policy that they are to run, in its present version.
+    /// Those that run every policy and Runtime that they are to run, in its present version, and reject nothing.
     pub acked: usize,
-    /// Those that cannot run one of them.
+    /// Those that cannot run one of them, or anything else that they were sent.
     pub rejected: usize,
     /// Those that have not said yet.
     pub stale: usize,
 }
 
-/// How far a policy has come.
+/// How far a policy, or a Runtime, has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The generation in which the policy or one of its routes changed last.
@@ -151,6 +153,14 @@ impl Progress {
         }
     }
 
+    fn of_runtime(name: &Arc<str>, entry: &Entry) -> Self {
+        Self {
+            generation: entry.generation,
+            parts: [(Kind::Runtime, Arc::clone(name))].into(),
+            ..Self::default()
+        }
+    }
+
     /// What is staged of it.
     pub fn stage(&self) -> Option<&Stage> {
         self.rollout.as_ref()?.stage.as_ref()
@@ -212,7 +222,6 @@ impl Progress {
     }
 
     fn note(&mut self, policy: &str, sidecar: &Sidecar, sight: Sight<'_>) -> Standing {
-        self.selected += 1;
         let takes = sight.takes(policy);
         self.staged += usize::from(takes == Some(true));
         let parts = if takes == Some(false) {
@@ -220,6 +229,12 @@ impl Progress {
         } else {
             Arc::clone(&self.parts)
         };
+        self.note_parts(&parts, sidecar, sight)
+    }
+
+    /// A sidecar that is to run these.
+    fn note_parts(&mut self, parts: &[(Kind, Arc<str>)], sidecar: &Sidecar, sight: Sight<'_>) -> Standing {
+        self.selected += 1;
         let mut parts = parts.iter();
         let rejection = |(kind, name): &(Kind, Arc<str>)| sidecar.rejection(*kind, name, sight);
         if let Some(rejection) = parts.clone().find_map(rejection) {
@@ -319,6 +334,10 @@ impl Sidecars {
                 .policies
                 .insert(Arc::clone(name), Progress::of(snapshot, name));
         }
+        for (name, entry) in snapshot.all(Kind::Runtime) {
+            let progress = Progress::of_runtime(name, entry);
+            overview.runtimes.insert(Arc::clone(name), progress);
+        }
         self.each(|sidecar| overview.note(sidecar, snapshot));
         overview
     }
@@ -345,6 +364,16 @@ impl Overview {
             } else {
                 progress.without += 1;
             }
+        }
+        for name in snapshot.own_of(&sidecar.recipient.workload, Kind::Runtime) {
+            if let Some(progress) = self.runtimes.get_mut(name) {
+                let parts = Arc::clone(&progress.parts);
+                worst = worst.max(progress.note_parts(&parts, sidecar, sight));
+            }
+        }
+        let mut rejected = sidecar.rejected.keys();
+        if rejected.any(|(kind, name)| sidecar.rejection(*kind, name, sight).is_some()) {
+            worst = Standing::Rejected;
         }
         self.sidecars.count(worst);
         let of_workload = self.workloads.entry(sidecar.recipient.workload.clone());

@@ -27,6 +27,7 @@ pub(crate) use views::shared_identities;
 
 use crate::control;
 use crate::drain::Drain;
+use crate::listeners::Listeners;
 use crate::log::{Level, LogControl};
 use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
@@ -45,6 +46,8 @@ pub struct Admin {
     pub policy: Arc<PolicyStatus>,
     /// The backends.
     pub backends: Views,
+    /// Where calls are taken, and where they are to be and cannot.
+    pub listeners: Listeners,
     /// The standing towards the control plane, if there is to be one.
     pub control: Option<control::Shared>,
     /// What else `/config` shows: the flags in force.
@@ -90,6 +93,15 @@ async fn ready(State(admin): State<Admin>) -> Response {
     }
     if admin.policy.standing().generation == 0 {
         return (StatusCode::SERVICE_UNAVAILABLE, "waiting for the control plane\n").into_response();
+    }
+    let listeners = admin.listeners.borrow().clone();
+    let mut waiting = listeners.iter().filter_map(|listener| {
+        let pending = listener.pending.as_ref()?;
+        Some(format!("listener {}: {}\n", listener.name, pending.reason))
+    });
+    if let Some(first) = waiting.next() {
+        let all: String = std::iter::once(first).chain(waiting).collect();
+        return (StatusCode::SERVICE_UNAVAILABLE, all).into_response();
     }
     "ready\n".into_response()
 }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 mod backoff;
 mod channel;
+mod complaints;
 mod duty;
 mod identity;
 mod session;
@@ -25,6 +26,7 @@ mod watch;
 
 pub use channel::{ControlPlaneUrl, NotAControlPlane};
 
+use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use duty::Duty;
 use identity::Identity;
@@ -34,11 +36,15 @@ use trust::Trust;
 
 /// Puts what was pushed in force.
 pub trait Force: Send + 'static {
-    /// Makes what runs be what is pushed, in a sidecar of this workload.
+    /// Makes what runs be what is pushed, in a sidecar of this workload, but for listeners whose addresses are
+    /// taken: they are pending, and tried again.
     ///
     /// # Errors
     /// Why it cannot; then everything is as it was.
     fn apply(&mut self, pushed: &Assembly, workload: &Workload) -> Result<(), String>;
+
+    /// Where it listens, and where it is to and cannot yet.
+    fn listeners(&self) -> Listeners;
 }
 
 /// Where the control plane is, and who asks.

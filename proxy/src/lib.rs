@@ -10,6 +10,7 @@ pub mod admin;
 pub mod control;
 pub mod drain;
 pub mod error;
+pub mod listeners;
 pub mod log;
 pub mod metrics;
 pub mod policy_status;

@@ -57,6 +57,8 @@ pub struct ProcessMetrics {
     pub config_rejected: Counter,
     /// The stream to the control plane.
     pub control_plane: ControlPlane,
+    /// Listeners whose addresses cannot be bound.
+    pub listeners_pending: Gauge,
     /// 1 while the process drains.
     pub draining: Gauge,
 }

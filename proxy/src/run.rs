@@ -166,6 +166,7 @@ impl Process {
                 log,
                 policy: Arc::clone(&policy),
                 backends: views,
+                listeners: fleet.listeners(),
                 control,
                 settings: args.shown(),
             };

@@ -119,6 +119,18 @@ impl Process {
 }
 
 impl Process {
+    /// Waits until the admin endpoint answers, whatever it says; gives its address.
+    ///
+    /// # Panics
+    /// As [`Process::ready`].
+    pub async fn answering(&self) -> SocketAddr {
+        crate::wait::until("its admin endpoint answers", || {
+            addresses(&self.log()).1.is_some()
+        })
+        .await;
+        addresses(&self.log()).1.expect("it has said so")
+    }
+
     /// As [`Process::ready`], of a program that listens on more than its admin endpoint.
     ///
     /// # Panics

@@ -182,6 +182,14 @@ impl TestProxy {
         self.process.runs()
     }
 
+    /// Waits until its admin endpoint answers, after a start that waited for nothing.
+    ///
+    /// # Panics
+    /// If that is not within [`PATIENCE`](crate::wait::PATIENCE).
+    pub async fn answering(&mut self) {
+        self.admin = self.process.answering().await;
+    }
+
     /// Waits until it is ready, after a start that waited for nothing.
     ///
     /// # Panics

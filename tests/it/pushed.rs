@@ -237,6 +237,120 @@ async fn a_port_that_becomes_free_is_taken_without_another_push() {
     );
 }
 
+/// Waits until `/status` says of the users' Runtime what it is to say.
+async fn until_runtime(plane: &TestControlPlane, fact: impl Fn(&Value) -> bool) -> Value {
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    loop {
+        let status = plane.page("/status").await;
+        let mut all = status["runtimes"].as_array().unwrap().iter();
+        let found = all.find(|one| one["name"] == "shop/users").expect("a Runtime");
+        if fact(&found["sidecars"]) {
+            return found["sidecars"].clone();
+        }
+        assert!(tokio::time::Instant::now() < end, "{status:#}\n{}", plane.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Another listener of the callee's.
+fn second(users: &TestUpstream, port: u16) -> String {
+    let service = users.address;
+    format!(
+        "---\nkind: Listener\nmetadata: {{name: second, namespace: shop}}\n\
+         spec: {{address: '127.0.0.1:{port}', backend: users, local: '{service}'}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_listener_that_waits_for_its_port_holds_up_nothing_and_is_told_until_it_has_it() {
+    let users = TestUpstream::start(model::users).await;
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let inbound = holder.local_addr().unwrap();
+    let [other, elsewhere] = free_ports();
+    let caps = "---\nkind: Runtime\nmetadata: {name: users, namespace: shop}\n\
+                spec: {mode: Disabled, logLevel: 'info,jitney_proxy=debug'}\n";
+    let more = second(&users, other) + caps;
+    let plane = TestControlPlane::start(&mesh(&users, [inbound.port(), elsewhere], &more)).await;
+    let mut proxy = plane.sidecar("shop/users", "users").pushed().spawn();
+    let told = until_runtime(&plane, |sidecars| sidecars["rejected"] == 1).await;
+    let last = &told["lastRejection"];
+    assert_eq!(last["field"], "listeners[0].spec.address", "{told:#}");
+    let reason = last["reason"].as_str().unwrap();
+    let begin = format!("cannot listen on {inbound}: Address already in use");
+    assert!(reason.starts_with(&begin), "{reason}");
+    let end = "; everything else is in force and it is tried again";
+    assert!(reason.ends_with(end), "{reason}");
+    let rejecting = async || plane.metric("jitney_sidecars", "state=\"rejected\"").await;
+    assert_eq!(rejecting().await, 1.0);
+
+    proxy.answering().await;
+    let served = std::net::SocketAddr::from(([127, 0, 0, 1], other));
+    assert_eq!(
+        get(served, "/users/7").await.unwrap().text(),
+        model::user("7", "")
+    );
+    let ready = proxy.admin("/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains(&begin), "{}", ready.text());
+    let level = proxy.admin("/log-level").await.text();
+    assert_eq!(level, "info,jitney_proxy=debug\n");
+    let backends: Value = serde_json::from_str(&proxy.admin("/backends").await.text()).unwrap();
+    assert_eq!(backends["backends"][0]["routes"][0]["mode"], "Disabled");
+    let seen = config(&proxy).await;
+    let mut pending = seen["listeners"].as_array().unwrap().iter();
+    let pending = pending.find(|one| !one["pending"].is_null()).unwrap();
+    assert_eq!(pending["name"], "users-inbound", "{seen:#}");
+    assert_eq!(proxy.metric("jitney_listeners_pending", "").await, 1.0);
+    let nacks = plane.metric("jitney_xds_nacks_total", "").await;
+
+    drop(holder);
+    until_runtime(&plane, |sidecars| {
+        sidecars["acked"] == 1 && sidecars["rejected"] == 0
+    })
+    .await;
+    proxy.ready().await;
+    assert_eq!(
+        get(inbound, "/users/8").await.unwrap().text(),
+        model::user("8", "")
+    );
+    assert_eq!(proxy.metric("jitney_listeners_pending", "").await, 0.0);
+    assert_eq!(
+        proxy.log().matches("waits for its address").count(),
+        1,
+        "{}",
+        proxy.log()
+    );
+    assert_eq!(plane.metric("jitney_xds_nacks_total", "").await, nacks);
+    assert_eq!(rejecting().await, 0.0);
+}
+
+#[tokio::test]
+async fn a_sidecar_restarts_from_disk_although_a_port_is_taken() {
+    let users = TestUpstream::start(model::users).await;
+    let [inbound, outbound] = free_ports();
+    let [elsewhere] = free_ports();
+    let more = second(&users, outbound);
+    let mut plane = TestControlPlane::start(&mesh(&users, [inbound, elsewhere], &more)).await;
+    let settings = || plane.sidecar("shop/users", "users").pushed();
+    let (first, second) = (settings(), settings());
+    let proxy = first.start().await;
+    let snapshots = plane.folder().join("snapshots/users");
+    let is_kept = || std::fs::read_dir(&snapshots).is_ok_and(|mut files| files.next().is_some());
+    wait::until("it is on disk", is_kept).await;
+    plane.kill();
+    drop(proxy);
+    let holder = std::net::TcpListener::bind(("127.0.0.1", inbound)).unwrap();
+    let mut proxy = second.spawn();
+    wait::until("it waits", || proxy.log().contains("waits for its address")).await;
+    let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let said = format!("listening address=127.0.0.1:{outbound}");
+    wait::until("the other one serves", || proxy.log().contains(&said)).await;
+    assert_eq!(get(at(outbound), "/users/7").await.unwrap().status, 200);
+    drop(holder);
+    proxy.ready().await;
+    assert_eq!(get(at(inbound), "/users/8").await.unwrap().status, 200);
+}
+
 #[tokio::test]
 async fn listeners_swap_their_ports() {
     let named = |name: &'static str| move |_: &Seen| Reply::json(200, format!("\"{name}\""));

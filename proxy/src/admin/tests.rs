@@ -109,6 +109,7 @@ fn serve() -> Served {
     let admin = Admin {
         policy: Arc::new(policy),
         control: None,
+        listeners: tokio::sync::watch::Sender::default().subscribe(),
         metrics,
         drain: Drain::new(),
         log,

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::inspect::BackendView;
 use super::{Admin, mask};
 use crate::control::Standing;
+use crate::listeners::ListenerView;
 use crate::metrics::{Histogram, RouteMetrics};
 use crate::policy_status::Refusal;
 
@@ -39,8 +40,18 @@ pub(super) async fn config(State(admin): State<Admin>) -> Response {
             "effective": effective,
         },
         "refusal": standing.refusal.as_ref().map(refusal),
+        "listeners": admin.listeners.borrow().iter().map(listener).collect::<Vec<_>>(),
         "controlPlane": admin.control.as_ref().map(|standing| control_plane(&standing.lock())),
     }))
+}
+
+fn listener(listener: &ListenerView) -> Value {
+    json!({
+        "name": &*listener.name,
+        "address": listener.address,
+        "backend": &*listener.backend,
+        "pending": listener.pending.as_ref().map(|pending| &pending.reason),
+    })
 }
 
 fn control_plane(standing: &Standing) -> Value {

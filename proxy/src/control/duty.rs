@@ -11,10 +11,12 @@ use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
 use prost::Message as _;
 use tokio::time::Instant;
 
+use super::complaints::Complaints;
 use super::snapshot::Disk;
 use super::trust::Trust;
 use super::watch::Watch;
 use super::{Force, Settings, Shared};
+use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 
 /// What was pushed, and what became of it.
@@ -34,6 +36,7 @@ pub(super) struct Duty {
     /// Something was applied that is not on disk.
     is_unsaved: bool,
     watch: Watch,
+    complaints: Complaints,
     /// What could not be in force and is to be asked for again, and when.
     again: BTreeSet<(Kind, String)>,
     retry_at: Option<Instant>,
@@ -89,6 +92,7 @@ impl Duty {
             is_in_force: false,
             is_unsaved: false,
             watch: Watch::default(),
+            complaints: Complaints::new(force.listeners()),
             again: BTreeSet::new(),
             retry_at: None,
             force,
@@ -131,7 +135,9 @@ impl Duty {
         self.ask();
         self.assembly.expect_nothing();
         self.is_unsaved = false;
-        match self.apply() {
+        let applied = self.apply();
+        self.complain();
+        match applied {
             Ok(()) => {
                 self.standing.lock().from_snapshot = true;
                 self.show();
@@ -151,6 +157,8 @@ impl Duty {
             self.forget();
         }
         self.workload = Some(workload.clone());
+        // Of what has changed since the last stream.
+        self.complain();
         self.subscriber.open();
     }
 
@@ -208,11 +216,16 @@ impl Duty {
         }
         self.hold(&delta);
         for rejection in &delta.rejected {
-            self.metrics.process().config_rejected.inc();
             let (name, field, reason) = (&rejection.name, &rejection.field, &rejection.reason);
             tracing::warn!(kind = %delta.kind, name, field, reason, "a resource was rejected, its last good version stays");
         }
+        self.complaints.answer(&mut delta, &mut self.subscriber);
+        self.metrics
+            .process()
+            .config_rejected
+            .add(delta.rejected.len() as u64);
         self.subscriber.answer(delta);
+        self.complain();
         self.show();
     }
 
@@ -240,6 +253,16 @@ impl Duty {
         self.held = before.held;
         self.asked = before.asked;
         self.known = before.known;
+    }
+
+    /// Fires when there may be something to complain of.
+    pub(super) fn listeners(&self) -> Listeners {
+        self.complaints.listeners()
+    }
+
+    /// Has the control plane hear which listeners have no address, if that is another thing than it was told.
+    pub(super) fn complain(&mut self) {
+        self.complaints.ask(&mut self.subscriber);
     }
 
     /// When to try again what could not be in force.
@@ -314,6 +337,10 @@ impl Duty {
                 dropped |= self.assembly.remove(*kind, &gone).changed;
                 self.held.remove(&(*kind, gone));
                 self.is_unsaved = true;
+            }
+            if *kind == Kind::Backend {
+                self.known.remove(name);
+                self.assembly.expect_no_longer(name);
             }
         }
         for (kind, name) in wanted.difference(&self.asked) {
@@ -438,3 +465,6 @@ fn reject(delta: &mut Delta, reason: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,7 +122,7 @@ impl Session {
         let opened = tokio::time::timeout(PATIENCE, opening).await;
         let mut responses = opened.map_err(|_| stuck())??.into_inner();
         self.connected(url);
-        let mut save_at = None;
+        let (mut save_at, mut listeners) = (None, self.duty.listeners());
         loop {
             let fresh_for = self.identity.fresh_for(&self.trust, SystemTime::now());
             tokio::select! {
@@ -142,6 +142,10 @@ impl Session {
                 }
                 () = sleep_until(self.duty.retry_at()) => {
                     self.duty.retry();
+                    self.speak(&requests).await?;
+                }
+                Ok(()) = listeners.changed() => {
+                    self.duty.complain();
                     self.speak(&requests).await?;
                 }
                 () = sleep_until(self.duty.look_at()) => {

@@ -273,6 +273,7 @@ impl Scrape {
             policy_faulty,
             config_rejected,
             control_plane,
+            listeners_pending,
             draining,
             ..
         } = self.metrics.process();
@@ -308,6 +309,11 @@ impl Scrape {
             "jitney_config_rejected_total",
             "Resources of the control plane that were rejected",
             config_rejected.value(),
+        )?;
+        to.gauge(
+            "jitney_listeners_pending",
+            "Listeners whose addresses cannot be bound and are tried again",
+            listeners_pending.value(),
         )?;
         to.gauge(
             "jitney_draining",

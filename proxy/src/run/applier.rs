@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::fleet::Fleet;
 use super::plan::Plan;
 use crate::config::RunArgs;
+use crate::listeners::Listeners;
 use crate::log::{Level, LogControl};
 use crate::policy_status::PolicyStatus;
 
@@ -63,6 +64,11 @@ impl Applier {
             self.status.applied(plan.sources, plan.effective, plan.warnings);
         }
         Ok(())
+    }
+
+    /// Where it listens, from now on.
+    pub(super) fn listeners(&self) -> Listeners {
+        self.fleet.listeners()
     }
 
     /// Only what changes: somebody may have set another level on the admin endpoint since.

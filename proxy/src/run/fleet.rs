@@ -2,13 +2,14 @@
 //! break, so that no call is dropped.
 
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
 use crate::accept::{Acceptor, bind};
@@ -16,6 +17,7 @@ use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
 use crate::connection::Limits;
 use crate::drain::Drain;
+use crate::listeners::{ListenerView, Listeners, Pending};
 use crate::metrics::Metrics;
 use crate::send::Backend;
 use crate::serve::Sidecar;
@@ -29,12 +31,18 @@ pub(super) struct Fleet {
     runtime: Handle,
     max_connections: NonZeroUsize,
     running: Mutex<Running>,
+    shown: watch::Sender<Arc<[ListenerView]>>,
 }
 
 #[derive(Debug, Default)]
 struct Running {
     upstreams: Vec<(Reach, Arc<Upstream>)>,
     listeners: Vec<RunningListener>,
+    /// All that the plan in force says, bound or not.
+    planned: Vec<PlannedListener>,
+    /// Those of them that are not bound.
+    pending: Vec<PendingListener>,
+    is_trying_again: bool,
     /// Listeners that no plan names any more, while calls are still served on their connections.
     leaving: Vec<Drain>,
     is_draining: bool,
@@ -47,6 +55,19 @@ struct RunningListener {
     /// Held, so that another acceptor can take over without closing it.
     socket: Arc<TcpListener>,
     drain: Drain,
+}
+
+#[derive(Debug)]
+struct PendingListener {
+    planned: PlannedListener,
+    pending: Pending,
+}
+
+/// The listeners of a plan, opened as far as can be.
+#[derive(Debug, Default)]
+struct Opened {
+    listeners: Vec<RunningListener>,
+    pending: Vec<PendingListener>,
 }
 
 impl Fleet {
@@ -62,21 +83,27 @@ impl Fleet {
             runtime,
             max_connections,
             running: Mutex::default(),
+            shown: watch::Sender::default(),
         }
     }
 
-    /// Makes what runs be what `plan` says.
+    /// Where it listens, from now on.
+    pub(super) fn listeners(&self) -> Listeners {
+        self.shown.subscribe()
+    }
+
+    /// Makes what runs be what `plan` says, but for listeners that may wait for their addresses.
     ///
     /// # Errors
     /// Why it cannot; then everything is as it was.
-    pub(super) fn apply(&self, plan: &Plan) -> Result<(), String> {
+    pub(super) fn apply(self: &Arc<Self>, plan: &Plan) -> Result<(), String> {
         let _in_runtime = self.runtime.enter();
         let mut running = self.running.lock();
         if running.is_draining {
             return Ok(());
         }
         let upstreams = self.upstreams(plan, &running)?;
-        let listeners = self.listeners(plan, &running, &upstreams)?;
+        let opened = open(&plan.listeners, &running, &upstreams)?;
         // Nothing fails from here on.
         for (planned, (_, upstream)) in plan.backends.iter().zip(&upstreams) {
             upstream.backend.reach(&planned.endpoints);
@@ -85,10 +112,48 @@ impl Fleet {
                 tracing::warn!("{route}");
             }
         }
+        running.planned.clone_from(&plan.listeners);
+        self.listen(&mut running, opened);
+        self.views.replace(
+            upstreams
+                .iter()
+                .map(|(_, upstream)| Arc::clone(upstream) as Arc<dyn BackendView>),
+        );
+        running.upstreams = upstreams;
+        if !running.pending.is_empty() && !running.is_trying_again {
+            running.is_trying_again = true;
+            self.runtime.spawn(Arc::clone(self).try_again());
+        }
+        Ok(())
+    }
+
+    /// Tries to bind what is pending, until nothing is.
+    async fn try_again(self: Arc<Self>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = PAUSE.min(2 * pause);
+            let mut running = self.running.lock();
+            let opened = open(&running.planned, &running, &running.upstreams);
+            // What could be opened but for addresses can be again.
+            if let Ok(opened) = opened
+                && !running.is_draining
+            {
+                self.listen(&mut running, opened);
+            }
+            if running.pending.is_empty() {
+                running.is_trying_again = false;
+                return;
+            }
+        }
+    }
+
+    /// Has these listeners take calls, and no others.
+    fn listen(&self, running: &mut Running, opened: Opened) {
         let before = std::mem::take(&mut running.listeners);
-        for made in listeners {
+        for made in opened.listeners {
             let same = |old: &&RunningListener| {
-                old.planned == made.planned && Arc::ptr_eq(&old.upstream, &made.upstream)
+                old.planned.is_same(&made.planned) && Arc::ptr_eq(&old.upstream, &made.upstream)
             };
             let kept = before.iter().find(same).map(|old| old.drain.clone());
             let drain = kept.unwrap_or_else(|| self.serve(&made));
@@ -108,13 +173,24 @@ impl Fleet {
             }
         }
         running.leaving.retain(|drain| drain.guards() > 0);
-        self.views.replace(
-            upstreams
-                .iter()
-                .map(|(_, upstream)| Arc::clone(upstream) as Arc<dyn BackendView>),
-        );
-        running.upstreams = upstreams;
-        Ok(())
+        for one in &opened.pending {
+            one.tell_unless_told(&running.pending);
+        }
+        running.pending = opened.pending;
+        self.show(running);
+    }
+
+    fn show(&self, running: &Running) {
+        let bound = running.listeners.iter().map(RunningListener::view);
+        let views = bound.chain(running.pending.iter().map(PendingListener::view));
+        let views: Arc<[ListenerView]> = views.collect();
+        let pending = i64::try_from(running.pending.len()).unwrap_or(i64::MAX);
+        self.metrics.process().listeners_pending.set(pending);
+        self.shown.send_if_modified(|shown| {
+            let is_news = *shown != views;
+            *shown = views;
+            is_news
+        });
     }
 
     /// The backends of a plan, in its order: those that run and are reached as planned, whatever
@@ -137,42 +213,6 @@ impl Fleet {
                 Err(error) => Err(format!("backend {}: {error}", planned.reach.name)),
             })
             .collect()
-    }
-
-    /// The listeners of a plan with their sockets; those that are not bound yet are.
-    fn listeners(
-        &self,
-        plan: &Plan,
-        running: &Running,
-        upstreams: &[(Reach, Arc<Upstream>)],
-    ) -> Result<Vec<RunningListener>, String> {
-        let mut made = Vec::new();
-        for planned in &plan.listeners {
-            let bound = running
-                .listeners
-                .iter()
-                .find(|old| is_same_place(&old.planned, planned));
-            let socket = match bound {
-                Some(old) => Ok(Arc::clone(&old.socket)),
-                None => bind(planned.address).map(Arc::new),
-            };
-            let socket = socket.map_err(|error| cannot_listen(planned.address, &error))?;
-            let upstream = upstreams.iter().find(|(reach, _)| reach.name == planned.backend);
-            let Some((_, upstream)) = upstream else {
-                return Err(format!(
-                    "listener {}: no backend {}",
-                    planned.name, planned.backend
-                ));
-            };
-            let (planned, upstream) = (planned.clone(), Arc::clone(upstream));
-            made.push(RunningListener {
-                planned,
-                upstream,
-                socket,
-                drain: Drain::new(),
-            });
-        }
-        Ok(made)
     }
 
     /// Has a listener accept; returns what ends it.
@@ -208,6 +248,9 @@ impl Fleet {
             }
             let drains = running.listeners.drain(..).map(|listener| listener.drain);
             let drains: Vec<Drain> = drains.collect();
+            running.planned.clear();
+            running.pending.clear();
+            self.show(&running);
             drains.into_iter().chain(running.leaving.drain(..)).collect()
         };
         drains.iter().for_each(Drain::signal);
@@ -217,11 +260,125 @@ impl Fleet {
     }
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
-    format!("cannot listen on {address}: {error}")
+impl RunningListener {
+    fn view(&self) -> ListenerView {
+        let PlannedListener {
+            name,
+            address,
+            backend,
+            ..
+        } = &self.planned;
+        ListenerView {
+            name: Arc::clone(name),
+            address: self.socket.local_addr().unwrap_or(*address),
+            backend: Arc::clone(backend),
+            pending: None,
+        }
+    }
+}
+
+impl PendingListener {
+    fn view(&self) -> ListenerView {
+        ListenerView {
+            name: Arc::clone(&self.planned.name),
+            address: self.planned.address,
+            backend: Arc::clone(&self.planned.backend),
+            pending: Some(self.pending.clone()),
+        }
+    }
+
+    /// Once: it is tried again many times.
+    fn tell_unless_told(&self, told: &[Self]) {
+        let PlannedListener { name, address, .. } = &self.planned;
+        let reason = &self.pending.reason;
+        let is_told = |one: &Self| {
+            (&one.planned.name, &one.planned.address, &one.pending.reason) == (name, address, reason)
+        };
+        if !told.iter().any(is_told) {
+            tracing::warn!(listener = &**name, reason, "a listener waits for its address");
+        }
+    }
+}
+
+/// Opens the listeners of a plan; those that run already go on with their sockets.
+fn open(
+    planned: &[PlannedListener],
+    running: &Running,
+    upstreams: &[(Reach, Arc<Upstream>)],
+) -> Result<Opened, String> {
+    let mut opened = Opened::default();
+    for one in planned {
+        let upstream = upstreams.iter().find(|(reach, _)| reach.name == one.backend);
+        let Some((_, upstream)) = upstream else {
+            return Err(format!("listener {}: no backend {}", one.name, one.backend));
+        };
+        let listener = |planned: PlannedListener, socket| RunningListener {
+            planned,
+            upstream: Arc::clone(upstream),
+            socket,
+            drain: Drain::new(),
+        };
+        let (reason, place) = match (socket(one, running, &opened), &one.place) {
+            (Ok(socket), _) => {
+                opened.listeners.push(listener(one.clone(), socket));
+                continue;
+            }
+            (Err(error), place) => (
+                format!("cannot listen on {}: {error}", one.address),
+                place.clone(),
+            ),
+        };
+        let Some(place) = place else {
+            return Err(reason);
+        };
+        if let Some(old) = stand_in(one, planned, running) {
+            let present = PlannedListener {
+                address: old.planned.address,
+                ..one.clone()
+            };
+            opened.listeners.push(listener(present, Arc::clone(&old.socket)));
+        }
+        opened.pending.push(PendingListener {
+            planned: one.clone(),
+            pending: Pending { place, reason },
+        });
+    }
+    Ok(opened)
+}
+
+/// The socket that is bound to a listener's address, or a new one.
+fn socket(planned: &PlannedListener, running: &Running, opened: &Opened) -> io::Result<Arc<TcpListener>> {
+    let is_there = |one: &&RunningListener| is_same_place(&one.planned, planned);
+    if opened.listeners.iter().any(|one| is_there(&one)) {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    match running.listeners.iter().find(is_there) {
+        Some(old) => Ok(Arc::clone(&old.socket)),
+        None => bind(planned.address).map(Arc::new),
+    }
+}
+
+/// The listener at its former address, which takes its calls until it can move. What stands in nobody's way
+/// may stay: another listener is to have that port, if one does, and so is this one on another interface.
+fn stand_in<'r>(
+    pending: &PlannedListener,
+    planned: &[PlannedListener],
+    running: &'r Running,
+) -> Option<&'r RunningListener> {
+    let old = running
+        .listeners
+        .iter()
+        .find(|old| old.planned.name == pending.name)?;
+    let port = old.planned.address.port();
+    let is_free = planned.iter().all(|one| one.address.port() != port);
+    is_free.then_some(old)
 }
 
 /// Whether a listener can go on with another one's socket. Port 0 is another port for each name.
 fn is_same_place(one: &PlannedListener, other: &PlannedListener) -> bool {
     one.address == other.address && (one.address.port() != 0 || one.name == other.name)
 }
+
+/// How long an address that is taken is left alone: short at first, as what ends now lets go of it soon.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_secs(3);

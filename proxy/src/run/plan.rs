@@ -13,6 +13,7 @@ use jitney_core::policy::Policy;
 use serde_json::{Value, json};
 
 use crate::config::RunArgs;
+use crate::listeners::Place;
 use crate::metrics::Metrics;
 use crate::send::{Address, BackendSettings, Speaks};
 
@@ -31,11 +32,14 @@ pub(super) struct Plan {
 }
 
 /// Where calls come in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct PlannedListener {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
     pub(super) backend: Arc<str>,
+    /// What was pushed that says so: then it may wait for its address. `None`: a flag or a file says it, and
+    /// an address that is taken is a mistake.
+    pub(super) place: Option<Place>,
 }
 
 /// Where calls go.
@@ -141,6 +145,7 @@ impl Plan {
                 Some(local) => local_name(&listener.backend, &local),
                 None => listener.backend,
             },
+            place: None,
         });
         let policies = backends.iter().map(|backend| (&*backend.name, &*backend.policy));
         let effective = effective(documents, policies);
@@ -162,6 +167,7 @@ pub(super) fn by_flags(args: &RunArgs, policy: Arc<Policy>) -> (Vec<PlannedListe
         name: format!("listen-{n}").into(),
         address: *address,
         backend: Arc::clone(&name),
+        place: None,
     };
     let listeners: Vec<_> = args.listen.iter().enumerate().map(listener).collect();
     let backend = PlannedBackend {
@@ -179,6 +185,19 @@ pub(super) fn by_flags(args: &RunArgs, policy: Arc<Policy>) -> (Vec<PlannedListe
         vec![backend]
     };
     (listeners, backends)
+}
+
+impl PlannedListener {
+    /// Whether nothing changes for those who call it.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            address,
+            backend,
+            place: _,
+        } = self;
+        (name, address, backend) == (&other.name, &other.address, &other.backend)
+    }
 }
 
 impl From<CompiledBackend> for PlannedBackend {

@@ -9,6 +9,7 @@ use super::applier::{Applier, CONTROL_PLANE};
 use super::plan::{Plan, PlannedBackend, PlannedListener, by_flags, effective, local_name};
 use crate::config::RunArgs;
 use crate::control::Force;
+use crate::listeners::{Listeners, Place};
 
 /// Puts what a control plane pushed in force.
 #[derive(Debug)]
@@ -18,6 +19,10 @@ impl Force for Pushed {
     fn apply(&mut self, pushed: &Assembly, workload: &Workload) -> Result<(), String> {
         let plan = plan(&self.0.args, pushed, workload);
         self.0.apply(plan).map_err(|faults| faults.join("; "))
+    }
+
+    fn listeners(&self) -> Listeners {
+        self.0.listeners()
     }
 }
 
@@ -42,6 +47,10 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
             name: listening.name.as_str().into(),
             address: listening.address,
             backend: Arc::clone(&backend.name),
+            place: Some(Place {
+                runtime: listening.runtime.clone(),
+                field: format!("{}.spec.address", listening.field()),
+            }),
         });
         if !backends.iter().any(|known| known.reach.name == backend.name) {
             backends.push(PlannedBackend::from(backend));

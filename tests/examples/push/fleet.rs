@@ -7,8 +7,10 @@ use anyhow::{Context as _, bail};
 use jitney_api::push::{Assembly, OwnLimits};
 use jitney_api::{Endpoint, Workload};
 use jitney_proxy::control::{Control, Force, Settings};
+use jitney_proxy::listeners::Listeners;
 use jitney_proxy::metrics::Metrics;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::plane::Plane;
@@ -49,6 +51,10 @@ impl Force for Compiles {
             at: Instant::now(),
         };
         self.applied.send(applied).map_err(|error| error.to_string())
+    }
+
+    fn listeners(&self) -> Listeners {
+        watch::Sender::default().subscribe()
     }
 }
 

@@ -126,6 +126,11 @@ impl Assembly {
         self.expected.insert(backend.to_owned());
     }
 
+    /// No listener needs this backend any more.
+    pub fn expect_no_longer(&mut self, backend: &str) {
+        self.expected.remove(backend);
+    }
+
     /// Whether there is a backend whose endpoints are still to come.
     pub fn expects(&self) -> bool {
         !self.expected.is_empty()

@@ -108,6 +108,13 @@ impl Subscriber {
         held.insert(name.to_owned(), version.to_owned());
     }
 
+    /// Holds a resource whose version is not applied as a whole: on the next stream it is sent again, or
+    /// told to be gone.
+    pub fn hold_in_part(&mut self, kind: Kind, name: &str) {
+        // What is no version is nobody's present one.
+        self.hold(kind, name, "");
+    }
+
     /// Holds a resource no longer, so that it is sent again.
     pub fn release(&mut self, kind: Kind, name: &str) {
         self.interests[kind.index()].held.remove(name);

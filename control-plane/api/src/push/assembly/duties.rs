@@ -19,6 +19,8 @@ pub(super) struct Duties(BTreeMap<String, (RuntimeSpec, Vec<Listening>)>);
 pub struct Listening {
     /// The resource that says so.
     pub runtime: String,
+    /// Its place among that resource's listeners.
+    pub index: usize,
     /// The listener's name.
     pub name: String,
     /// The address; port 0 is any.
@@ -27,6 +29,13 @@ pub struct Listening {
     pub backend: String,
     /// Where they go in place of the backend's endpoints.
     pub local: Option<Endpoint>,
+}
+
+impl Listening {
+    /// Where the resource says it, as in `listeners[0]`.
+    pub fn field(&self) -> String {
+        field(self.index)
+    }
 }
 
 impl Duties {
@@ -61,8 +70,8 @@ impl Duties {
 }
 
 fn listening(runtime: &str, index: usize, listener: &[u8]) -> Result<Listening, Fault> {
-    let fault = |field: &str, reason: String| Fault {
-        field: format!("listeners[{index}]{field}"),
+    let fault = |below: &str, reason: String| Fault {
+        field: field(index) + below,
         reason,
         missing: None,
     };
@@ -79,9 +88,14 @@ fn listening(runtime: &str, index: usize, listener: &[u8]) -> Result<Listening, 
         .unwrap_or(DEFAULT_NAMESPACE);
     Ok(Listening {
         runtime: runtime.to_owned(),
+        index,
         address: address.parse().map_err(bad_address)?,
         backend: format!("{namespace}/{backend}"),
         local: local.map_err(|error: crate::NotAnEndpoint| fault(".spec.local", error.to_string()))?,
         name: listener.metadata.name,
     })
+}
+
+fn field(index: usize) -> String {
+    format!("listeners[{index}]")
 }

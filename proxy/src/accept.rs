@@ -22,11 +22,9 @@ use crate::send::Backend;
 
 /// A listener and what becomes of its connections.
 #[derive(Clone, Debug)]
-pub struct Acceptor<S> {
-    /// Serves the calls.
-    pub service: S,
-    /// Where bytes go that are not HTTP.
-    pub opaque: Arc<Backend>,
+pub struct Acceptor<D> {
+    /// Tells where each goes.
+    pub direct: D,
     /// Bounds on each connection.
     pub limits: Limits,
     /// The most connections at once; more wait in the listen queue.
@@ -35,6 +33,38 @@ pub struct Acceptor<S> {
     pub metrics: Metrics,
     /// Told when to stop; waited for until the last connection ended.
     pub drain: Drain,
+}
+
+/// Tells where the connections of a listener go. Cheap to clone.
+pub trait Direct: Clone + Send + Sync + 'static {
+    /// Serves their calls.
+    type Service: Serve;
+
+    /// Where a connection goes that has just been accepted; `None`: nowhere, it is closed.
+    ///
+    /// # Errors
+    /// When the system does not say what must be known of it.
+    fn direct(&self, stream: &TcpStream, info: ConnInfo) -> io::Result<Option<Directed<Self::Service>>>;
+}
+
+/// Where a connection goes.
+#[derive(Debug)]
+pub struct Directed<S> {
+    /// Serves its calls.
+    pub service: S,
+    /// Where its bytes go when they are not HTTP.
+    pub opaque: Arc<Backend>,
+    /// What is known of it.
+    pub info: ConnInfo,
+}
+
+/// Has every connection go to one place.
+#[derive(Clone, Debug)]
+pub struct Always<S> {
+    /// Serves the calls.
+    pub service: S,
+    /// Where bytes go that are not HTTP.
+    pub opaque: Arc<Backend>,
 }
 
 /// A connection's place among those that are open.
@@ -86,7 +116,19 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-impl<S: Serve> Acceptor<S> {
+impl<S: Serve> Direct for Always<S> {
+    type Service = S;
+
+    fn direct(&self, _: &TcpStream, info: ConnInfo) -> io::Result<Option<Directed<S>>> {
+        Ok(Some(Directed {
+            service: self.service.clone(),
+            opaque: Arc::clone(&self.opaque),
+            info,
+        }))
+    }
+}
+
+impl<D: Direct> Acceptor<D> {
     /// Takes connections until the drain begins; those that are open then finish their calls.
     /// So do those in the listen queue, unless another acceptor holds the socket, too: they are its then.
     pub async fn run(self, listener: Arc<TcpListener>) {
@@ -170,30 +212,23 @@ impl<S: Serve> Acceptor<S> {
             peer,
             local: stream.local_addr()?,
         };
+        let Some(directed) = self.direct.direct(&stream, info)? else {
+            return Ok(());
+        };
+        let Directed {
+            service,
+            opaque: backend,
+            info,
+        } = directed;
         let open = OpenDownstream::count(&self.metrics);
         let mut read = BytesMut::new();
-        let told = tokio::time::timeout(DETECTION, detect::detect(&mut stream, &mut read)).await;
-        let protocol = match told {
-            Ok(Ok(None)) => return Ok(()),
-            Ok(told) => told?.unwrap_or(Protocol::Http1),
-            Err(_) if !read.is_empty() => detect::settle(&read),
-            Err(_) => {
-                let first = opaque::who_speaks_first(&mut stream, &mut read, &self.opaque);
-                let first = tokio::time::timeout(self.limits.idle_timeout, first);
-                let first = tokio::select! {
-                    first = first => first,
-                    // Nothing was said, so nothing is lost.
-                    () = self.drain.draining() => return Ok(()),
-                };
-                match first {
-                    Err(_) | Ok(First::Nobody) => return Ok(()),
-                    Ok(First::Caller(protocol)) => protocol,
-                    Ok(First::Server(upstream)) => {
-                        open.speaks(metrics::Protocol::Opaque);
-                        return opaque::join(stream, &read, upstream).await;
-                    }
-                }
+        let protocol = match self.tell(&mut stream, &mut read, &backend).await? {
+            Told::Speaks(protocol) => protocol,
+            Told::Listens(upstream) => {
+                open.speaks(metrics::Protocol::Opaque);
+                return opaque::join(stream, &read, upstream).await;
             }
+            Told::Leaves => return Ok(()),
         };
         let prefix = read.freeze();
         open.speaks(match protocol {
@@ -207,7 +242,7 @@ impl<S: Serve> Acceptor<S> {
                     stream,
                     prefix,
                     info,
-                    self.service,
+                    service,
                     seat,
                     &self.limits,
                 ))
@@ -218,16 +253,49 @@ impl<S: Serve> Acceptor<S> {
                     stream,
                     prefix,
                     info,
-                    self.service,
+                    service,
                     seat,
                     &self.limits,
                 ))
                 .await;
             }
-            Protocol::Opaque => opaque::pass(stream, &prefix, &self.opaque).await?,
+            Protocol::Opaque => opaque::pass(stream, &prefix, &backend).await?,
         }
         Ok(())
     }
+
+    /// Tells what a connection speaks; what was read meanwhile is in `read`.
+    async fn tell(&self, stream: &mut TcpStream, read: &mut BytesMut, backend: &Backend) -> io::Result<Told> {
+        let told = tokio::time::timeout(DETECTION, detect::detect(stream, read)).await;
+        match told {
+            Ok(Ok(None)) => return Ok(Told::Leaves),
+            Ok(told) => return Ok(Told::Speaks(told?.unwrap_or(Protocol::Http1))),
+            Err(_) if !read.is_empty() => return Ok(Told::Speaks(detect::settle(read))),
+            Err(_) => {}
+        }
+        let first = opaque::who_speaks_first(stream, read, backend);
+        let first = tokio::time::timeout(self.limits.idle_timeout, first);
+        let first = tokio::select! {
+            first = first => first,
+            // Nothing was said, so nothing is lost.
+            () = self.drain.draining() => return Ok(Told::Leaves),
+        };
+        Ok(match first {
+            Err(_) | Ok(First::Nobody) => Told::Leaves,
+            Ok(First::Caller(protocol)) => Told::Speaks(protocol),
+            Ok(First::Server(upstream)) => Told::Listens(upstream),
+        })
+    }
+}
+
+/// What a connection turned out to be.
+enum Told {
+    /// Its caller has spoken.
+    Speaks(Protocol),
+    /// Its caller listens to this server, which has spoken first.
+    Listens(TcpStream),
+    /// Its caller has gone.
+    Leaves,
 }
 
 /// Errors of `accept` that say nothing about the next one.

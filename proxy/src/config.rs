@@ -43,17 +43,27 @@ pub enum Command {
 
 /// How to run.
 #[derive(Clone, Debug, Args)]
-#[command(group = clap::ArgGroup::new("where").required(true).multiple(true).args(["upstream", "config", "control_plane"]))]
+#[command(group = clap::ArgGroup::new("where").required(true).multiple(true).args(["upstream", "config", "control_plane", "inbound", "outbound"]))]
 pub struct RunArgs {
     /// Where to take calls; port 0 is any free one.
     #[arg(long, env = "JITNEY_LISTEN", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address,
-          required_unless_present_any = ["config", "control_plane"], conflicts_with = "config", requires = "upstream")]
+          required_unless_present_any = ["config", "control_plane", "inbound", "outbound"], conflicts_with = "config", requires = "upstream")]
     pub listen: Vec<SocketAddr>,
 
     /// Where to send them: host:port. Several are endpoints of one upstream.
     #[arg(long, env = "JITNEY_UPSTREAM", value_name = "ADDR", value_delimiter = ',', num_args = 1..,
           conflicts_with = "config", requires = "listen")]
     pub upstream: Vec<Address>,
+
+    /// Where the kernel hands over connections that come in (see redirect); each goes on to where it was meant
+    /// to go, and --policy is for all of them.
+    #[arg(long, env = "JITNEY_INBOUND", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address)]
+    pub inbound: Vec<SocketAddr>,
+
+    /// Where the kernel hands over connections that leave; each goes to the backend that has its
+    /// destination as an endpoint, or on to there.
+    #[arg(long, env = "JITNEY_OUTBOUND", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address)]
+    pub outbound: Vec<SocketAddr>,
 
     /// What the upstream speaks.
     #[arg(
@@ -288,6 +298,8 @@ impl RunArgs {
     pub fn shown(&self) -> serde_json::Value {
         serde_json::json!({
             "listen": self.listen,
+            "inbound": self.inbound,
+            "outbound": self.outbound,
             "upstream": self.upstream.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "upstreamProtocol": self.upstream_protocol,
             "policy": self.policy,

@@ -18,8 +18,10 @@ pub mod policy_status;
 // The way of a call: taken in, told what it speaks,
 pub mod accept;
 pub mod detect;
+pub mod directory;
 mod inspect;
 mod opaque;
+mod original;
 // served call by call,
 pub mod connection;
 pub mod serve;

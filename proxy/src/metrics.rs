@@ -17,7 +17,7 @@ mod process;
 
 pub use cell::{Counter, Gauge, Histogram, Label, Labelled, Measure};
 pub use control_plane::ControlPlane;
-pub use labels::{BatchFailure, CancelStage, ItemOutcome, Protocol, StatusClass, UpstreamCall};
+pub use labels::{BatchFailure, CancelStage, ItemOutcome, Protocol, Refusal, StatusClass, UpstreamCall};
 
 use crate::error::ErrorKind;
 use cell::Buckets;
@@ -47,6 +47,8 @@ pub struct ProcessMetrics {
     pub downstream_connections: Gauge,
     /// Downstream connections by what they turned out to speak.
     pub downstream_connections_total: Labelled<Protocol>,
+    /// Connections that were closed as soon as they were accepted, by why.
+    pub refused_connections: Labelled<Refusal>,
     /// Generation of the policy in force: how many were applied since start.
     pub policy_generation: Gauge,
     /// Policies refused since start.

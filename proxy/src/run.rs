@@ -14,6 +14,7 @@ mod applier;
 mod fleet;
 mod plan;
 mod pushed;
+mod to;
 
 use crate::admin::inspect::Views;
 use crate::admin::{self, Admin};

@@ -6,7 +6,6 @@ mod conduct;
 mod limit;
 mod view;
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,7 +22,6 @@ pub(crate) use conduct::{Cover, Culprit};
 use limit::Limit;
 
 use crate::admin::inspect::RecentBatches;
-use crate::batching::alarm::Alarm;
 use crate::batching::dispatcher::{Departure, Dispatcher};
 use crate::batching::flight;
 use crate::batching::pending::Pending;
@@ -72,11 +70,7 @@ pub(crate) struct Arrival {
 
 impl Upstream {
     /// An upstream with an empty policy. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// When the system grants no timer.
-    pub fn start(backend: Arc<Backend>, metrics: &Metrics) -> io::Result<Arc<Self>> {
-        let alarms = (Alarm::new()?, Alarm::new()?);
+    pub fn start(backend: Arc<Backend>, metrics: &Metrics) -> Arc<Self> {
         let upstream = Arc::new_cyclic(|me: &Weak<Self>| {
             let (batches, trials) = (me.clone(), me.clone());
             Self {
@@ -88,10 +82,8 @@ impl Upstream {
                     limit: None,
                 }),
                 routes: DashMap::new(),
-                batches: Dispatcher::start(Settings::default(), alarms.0, move |left| depart(&batches, left)),
-                trials: Dispatcher::start(Settings::default(), alarms.1, move |left| {
-                    shadow::depart(&trials, left)
-                }),
+                batches: Dispatcher::start(Settings::default(), move |left| depart(&batches, left)),
+                trials: Dispatcher::start(Settings::default(), move |left| shadow::depart(&trials, left)),
                 next_id: AtomicU64::new(1),
                 next_batch: AtomicU64::new(1),
                 recent: RecentBatches::default(),
@@ -100,7 +92,7 @@ impl Upstream {
         });
         let source: Arc<dyn GaugeSource> = upstream.clone();
         upstream.metrics.read_from(Arc::downgrade(&source));
-        Ok(upstream)
+        upstream
     }
 
     /// Puts a policy in force for the calls that arrive from now on. Calls that wait keep theirs.

@@ -18,7 +18,7 @@ pub mod policy;
 
 pub use caller::{Answer, Caller};
 pub use control_plane::TestControlPlane;
-pub use namespace::in_namespace;
+pub use namespace::{Host, Network, in_namespace};
 pub use policy::Route;
 pub use process::Process;
 pub use proxy::TestProxy;

@@ -30,12 +30,20 @@ impl Process {
     /// If it cannot be run at all.
     pub fn spawn(name: &'static str, arguments: &[String]) -> Self {
         let mut command = Command::new(program(name));
+        command.args(arguments);
+        Self::run(name, command)
+    }
+
+    /// Starts a command.
+    ///
+    /// # Panics
+    /// If it cannot be run at all.
+    pub fn run(name: &'static str, mut command: Command) -> Self {
         command
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("a program of the workspace runs");
+        let mut child = command.spawn().expect("a program of a test runs");
         let log = Arc::new(Mutex::new(String::new()));
         keep(child.stdout.take().expect("piped"), &log);
         keep(child.stderr.take().expect("piped"), &log);

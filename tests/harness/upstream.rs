@@ -151,7 +151,21 @@ impl TestUpstream {
     /// # Panics
     /// If there is no free port.
     pub async fn start(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(handler, Record::default()).await
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::listen(listener, handler, Record::default())
+    }
+
+    /// Starts one that takes calls from a socket of elsewhere, such as another network.
+    ///
+    /// # Panics
+    /// If the socket does not listen.
+    pub fn start_on(
+        listener: std::net::TcpListener,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        listener.set_nonblocking(true).expect("a socket of ours");
+        let listener = TcpListener::from_std(listener).expect("a runtime is here");
+        Self::listen(listener, handler, Record::default())
     }
 
     /// Starts one that keeps no record: for runs of many calls.
@@ -159,14 +173,12 @@ impl TestUpstream {
     /// # Panics
     /// If there is no free port.
     pub async fn start_unrecorded(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(
-            handler,
-            Record {
-                off: true,
-                ..Record::default()
-            },
-        )
-        .await
+        let record = Record {
+            off: true,
+            ..Record::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::listen(listener, handler, record)
     }
 
     /// Every request so far, in order of arrival.
@@ -199,8 +211,11 @@ impl TestUpstream {
         lock(&self.record.raw).len()
     }
 
-    async fn listen(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static, record: Record) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    fn listen(
+        listener: TcpListener,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+        record: Record,
+    ) -> Self {
         let address = listener.local_addr().expect("a bound socket has an address");
         let upstream = Self {
             address,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use jitney_proxy::accept::{Acceptor, bind};
+use jitney_proxy::accept::{Acceptor, Always, bind};
 use jitney_proxy::body::Body;
 use jitney_proxy::connection::{ConnInfo, Limits, Serve, Serving};
 use jitney_proxy::drain::Drain;
@@ -63,8 +63,10 @@ impl Rig {
         let address = listener.local_addr().unwrap();
         let drain = Drain::new();
         let acceptor = Acceptor {
-            service: PassThrough(backend.clone()),
-            opaque: backend.clone(),
+            direct: Always {
+                service: PassThrough(backend.clone()),
+                opaque: backend.clone(),
+            },
             limits,
             max_connections: 1000,
             metrics: Metrics::new(),

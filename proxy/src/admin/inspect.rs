@@ -36,7 +36,19 @@ pub trait BackendView: Send + Sync {
 
 /// The backends that run now; a cheap handle.
 #[derive(Clone, Default)]
-pub struct Views(Arc<Mutex<Vec<Arc<dyn BackendView>>>>);
+pub struct Views(Arc<Shown>);
+
+#[derive(Default)]
+struct Shown {
+    planned: Mutex<Vec<Arc<dyn BackendView>>>,
+    more: Mutex<Vec<Arc<dyn MoreBackends>>>,
+}
+
+/// Knows backends that come and go by themselves.
+pub trait MoreBackends: Send + Sync {
+    /// Those that there are now.
+    fn backends(&self) -> Vec<Arc<dyn BackendView>>;
+}
 
 impl fmt::Debug for Views {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,12 +61,20 @@ impl fmt::Debug for Views {
 impl Views {
     /// The backends.
     pub fn list(&self) -> Vec<Arc<dyn BackendView>> {
-        self.0.lock().clone()
+        let mut all = self.0.planned.lock().clone();
+        let more = self.0.more.lock().clone();
+        all.extend(more.iter().flat_map(|more| more.backends()));
+        all
     }
 
     /// Says which backends run from now on.
     pub fn replace(&self, views: impl IntoIterator<Item = Arc<dyn BackendView>>) {
-        *self.0.lock() = views.into_iter().collect();
+        *self.0.planned.lock() = views.into_iter().collect();
+    }
+
+    /// Has backends be shown that come and go by themselves.
+    pub fn add(&self, more: Arc<dyn MoreBackends>) {
+        self.0.more.lock().push(more);
     }
 }
 

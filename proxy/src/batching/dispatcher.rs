@@ -42,16 +42,12 @@ struct Shared<T> {
 
 impl<T: Send + 'static> Dispatcher<T> {
     /// Starts the task; it hands everything that leaves to `depart`, which must not block.
-    pub(crate) fn start(
-        settings: Settings,
-        alarm: Alarm,
-        depart: impl FnMut(Departure<T>) + Send + 'static,
-    ) -> Self {
+    pub(crate) fn start(settings: Settings, depart: impl FnMut(Departure<T>) + Send + 'static) -> Self {
         let shared = Arc::new(Shared {
             batcher: Mutex::new(Batcher::new(settings)),
             work: Notify::new(),
         });
-        let task = tokio::spawn(drive(Arc::clone(&shared), alarm, depart)).abort_handle();
+        let task = tokio::spawn(drive(Arc::clone(&shared), depart)).abort_handle();
         Self { shared, task }
     }
 
@@ -121,7 +117,8 @@ impl<T> Drop for Dispatcher<T> {
     }
 }
 
-async fn drive<T: Send>(shared: Arc<Shared<T>>, mut alarm: Alarm, mut depart: impl FnMut(Departure<T>)) {
+async fn drive<T: Send>(shared: Arc<Shared<T>>, mut depart: impl FnMut(Departure<T>)) {
+    let mut alarm = Alarm::default();
     // A worker of the threaded runtime runs what it just woke next; there, stepping back lets the
     // callers that are already on their way in arrive. One thread alone queues us behind them anyway.
     let step_back = Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread;

@@ -99,6 +99,11 @@ impl Scrape {
             "jitney_downstream_connections_total",
             "Connections of callers",
             |family| family.each(&[], "protocol", &process.downstream_connections_total),
+        )?;
+        to.counters(
+            "jitney_refused_connections_total",
+            "Connections of callers that were closed as soon as they were accepted",
+            |family| family.each(&[], "reason", &process.refused_connections),
         )
     }
 

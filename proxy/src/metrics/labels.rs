@@ -45,6 +45,18 @@ labels! {
 }
 
 labels! {
+    /// Why a connection was closed as soon as it was accepted.
+    Refusal {
+        /// It came to the listener directly, which is for what the kernel hands over.
+        NotRedirected = "not_redirected",
+        /// It was meant for what only this machine may reach, such as the admin endpoint.
+        Forbidden = "forbidden",
+        /// Too many destinations are in use.
+        TooMany = "too_many_destinations",
+    }
+}
+
+labels! {
     /// How a batch failed as a whole.
     BatchFailure {
         /// A status of 400 or above.

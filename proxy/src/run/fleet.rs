@@ -12,15 +12,14 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
-use crate::accept::{Acceptor, bind};
+use super::to::{Destinations, Going};
+use crate::accept::bind;
 use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
-use crate::connection::Limits;
 use crate::drain::Drain;
 use crate::listeners::{ListenerView, Listeners, Pending};
 use crate::metrics::Metrics;
 use crate::send::Backend;
-use crate::serve::Sidecar;
 use crate::upstream::Upstream;
 
 /// The listeners and backends that run.
@@ -30,6 +29,7 @@ pub(super) struct Fleet {
     views: Views,
     runtime: Handle,
     max_connections: NonZeroUsize,
+    destinations: Destinations,
     running: Mutex<Running>,
     shown: watch::Sender<Arc<[ListenerView]>>,
 }
@@ -51,7 +51,7 @@ struct Running {
 #[derive(Debug)]
 struct RunningListener {
     planned: PlannedListener,
-    upstream: Arc<Upstream>,
+    going: Going,
     /// Held, so that another acceptor can take over without closing it.
     socket: Arc<TcpListener>,
     drain: Drain,
@@ -78,6 +78,7 @@ impl Fleet {
         max_connections: NonZeroUsize,
     ) -> Self {
         Self {
+            destinations: Destinations::new(&metrics, &views),
             metrics,
             views,
             runtime,
@@ -102,8 +103,8 @@ impl Fleet {
         if running.is_draining {
             return Ok(());
         }
-        let upstreams = self.upstreams(plan, &running)?;
-        let opened = open(&plan.listeners, &running, &upstreams)?;
+        let upstreams = self.upstreams(plan, &running);
+        let opened = self.open(&plan.listeners, &running, &upstreams)?;
         // Nothing fails from here on.
         for (planned, (_, upstream)) in plan.backends.iter().zip(&upstreams) {
             upstream.backend.reach(&planned.endpoints);
@@ -112,13 +113,11 @@ impl Fleet {
                 tracing::warn!("{route}");
             }
         }
+        self.destinations.install(plan, &upstreams);
         running.planned.clone_from(&plan.listeners);
         self.listen(&mut running, opened);
-        self.views.replace(
-            upstreams
-                .iter()
-                .map(|(_, upstream)| Arc::clone(upstream) as Arc<dyn BackendView>),
-        );
+        let upstream = |(_, upstream): &(Reach, Arc<Upstream>)| Arc::clone(upstream) as Arc<dyn BackendView>;
+        self.views.replace(upstreams.iter().map(upstream));
         running.upstreams = upstreams;
         if !running.pending.is_empty() && !running.is_trying_again {
             running.is_trying_again = true;
@@ -134,7 +133,7 @@ impl Fleet {
             tokio::time::sleep(pause).await;
             pause = PAUSE.min(2 * pause);
             let mut running = self.running.lock();
-            let opened = open(&running.planned, &running, &running.upstreams);
+            let opened = self.open(&running.planned, &running, &running.upstreams);
             // What could be opened but for addresses can be again.
             if let Ok(opened) = opened
                 && !running.is_draining
@@ -152,9 +151,8 @@ impl Fleet {
     fn listen(&self, running: &mut Running, opened: Opened) {
         let before = std::mem::take(&mut running.listeners);
         for made in opened.listeners {
-            let same = |old: &&RunningListener| {
-                old.planned.is_same(&made.planned) && Arc::ptr_eq(&old.upstream, &made.upstream)
-            };
+            let same =
+                |old: &&RunningListener| old.planned.is_same(&made.planned) && old.going.is_same(&made.going);
             let kept = before.iter().find(same).map(|old| old.drain.clone());
             let drain = kept.unwrap_or_else(|| self.serve(&made));
             running.listeners.push(RunningListener { drain, ..made });
@@ -195,44 +193,80 @@ impl Fleet {
 
     /// The backends of a plan, in its order: those that run and are reached as planned, whatever
     /// their endpoints, or new ones.
-    fn upstreams(&self, plan: &Plan, running: &Running) -> Result<Vec<(Reach, Arc<Upstream>)>, String> {
+    fn upstreams(&self, plan: &Plan, running: &Running) -> Vec<(Reach, Arc<Upstream>)> {
         let upstream = |planned: &PlannedBackend| {
             let mut known = running.upstreams.iter();
-            match known.find(|(reach, _)| *reach == planned.reach) {
-                Some((_, upstream)) => Ok(Arc::clone(upstream)),
+            let upstream = match known.find(|(reach, _)| *reach == planned.reach) {
+                Some((_, upstream)) => Arc::clone(upstream),
                 None => Upstream::start(
                     Arc::new(Backend::new(&planned.settings(&self.metrics))),
                     &self.metrics,
                 ),
-            }
+            };
+            (planned.reach.clone(), upstream)
         };
-        plan.backends
-            .iter()
-            .map(|planned| match upstream(planned) {
-                Ok(upstream) => Ok((planned.reach.clone(), upstream)),
-                Err(error) => Err(format!("backend {}: {error}", planned.reach.name)),
-            })
-            .collect()
+        plan.backends.iter().map(upstream).collect()
+    }
+
+    /// Opens the listeners of a plan; those that run already go on with their sockets.
+    fn open(
+        &self,
+        planned: &[PlannedListener],
+        running: &Running,
+        upstreams: &[(Reach, Arc<Upstream>)],
+    ) -> Result<Opened, String> {
+        let mut opened = Opened::default();
+        for one in planned {
+            let going = self.destinations.going(&one.to, upstreams);
+            let going =
+                going.ok_or_else(|| format!("listener {}: no backend {}", one.name, one.to.shown()))?;
+            let listener = |planned: PlannedListener, socket| RunningListener {
+                planned,
+                going: going.clone(),
+                socket,
+                drain: Drain::new(),
+            };
+            let (reason, place) = match (socket(one, running, &opened), &one.place) {
+                (Ok(socket), _) => {
+                    opened.listeners.push(listener(one.clone(), socket));
+                    continue;
+                }
+                (Err(error), place) => (
+                    format!("cannot listen on {}: {error}", one.address),
+                    place.clone(),
+                ),
+            };
+            let Some(place) = place else {
+                return Err(reason);
+            };
+            if let Some(old) = stand_in(one, planned, running) {
+                let present = PlannedListener {
+                    address: old.planned.address,
+                    ..one.clone()
+                };
+                opened.listeners.push(listener(present, Arc::clone(&old.socket)));
+            }
+            opened.pending.push(PendingListener {
+                planned: one.clone(),
+                pending: Pending { place, reason },
+            });
+        }
+        Ok(opened)
     }
 
     /// Has a listener accept; returns what ends it.
     fn serve(&self, listener: &RunningListener) -> Drain {
-        let acceptor = Acceptor {
-            service: Sidecar(Arc::clone(&listener.upstream)),
-            opaque: Arc::clone(&listener.upstream.backend),
-            limits: Limits::default(),
-            max_connections: self.max_connections.get(),
-            metrics: self.metrics.clone(),
-            drain: listener.drain.clone(),
-        };
         let socket = Arc::clone(&listener.socket);
         let address = socket.local_addr().unwrap_or(listener.planned.address);
-        let backend = &*listener.planned.backend;
+        let backend = &*listener.planned.to.shown();
         tracing::info!(%address, backend, "listening");
         // Held from now on, so that a drain that begins at once waits for it.
         let guard = listener.drain.guard();
+        let served = listener
+            .going
+            .serve(socket, self.max_connections.get(), &self.metrics, &listener.drain);
         self.runtime.spawn(async move {
-            acceptor.run(socket).await;
+            served.await;
             drop(guard);
         });
         listener.drain.clone()
@@ -246,6 +280,7 @@ impl Fleet {
             for (_, upstream) in &running.upstreams {
                 upstream.drain();
             }
+            self.destinations.drain();
             let drains = running.listeners.drain(..).map(|listener| listener.drain);
             let drains: Vec<Drain> = drains.collect();
             running.planned.clear();
@@ -263,15 +298,12 @@ impl Fleet {
 impl RunningListener {
     fn view(&self) -> ListenerView {
         let PlannedListener {
-            name,
-            address,
-            backend,
-            ..
+            name, address, to, ..
         } = &self.planned;
         ListenerView {
             name: Arc::clone(name),
             address: self.socket.local_addr().unwrap_or(*address),
-            backend: Arc::clone(backend),
+            backend: to.shown(),
             pending: None,
         }
     }
@@ -282,7 +314,7 @@ impl PendingListener {
         ListenerView {
             name: Arc::clone(&self.planned.name),
             address: self.planned.address,
-            backend: Arc::clone(&self.planned.backend),
+            backend: self.planned.to.shown(),
             pending: Some(self.pending.clone()),
         }
     }
@@ -298,52 +330,6 @@ impl PendingListener {
             tracing::warn!(listener = &**name, reason, "a listener waits for its address");
         }
     }
-}
-
-/// Opens the listeners of a plan; those that run already go on with their sockets.
-fn open(
-    planned: &[PlannedListener],
-    running: &Running,
-    upstreams: &[(Reach, Arc<Upstream>)],
-) -> Result<Opened, String> {
-    let mut opened = Opened::default();
-    for one in planned {
-        let upstream = upstreams.iter().find(|(reach, _)| reach.name == one.backend);
-        let Some((_, upstream)) = upstream else {
-            return Err(format!("listener {}: no backend {}", one.name, one.backend));
-        };
-        let listener = |planned: PlannedListener, socket| RunningListener {
-            planned,
-            upstream: Arc::clone(upstream),
-            socket,
-            drain: Drain::new(),
-        };
-        let (reason, place) = match (socket(one, running, &opened), &one.place) {
-            (Ok(socket), _) => {
-                opened.listeners.push(listener(one.clone(), socket));
-                continue;
-            }
-            (Err(error), place) => (
-                format!("cannot listen on {}: {error}", one.address),
-                place.clone(),
-            ),
-        };
-        let Some(place) = place else {
-            return Err(reason);
-        };
-        if let Some(old) = stand_in(one, planned, running) {
-            let present = PlannedListener {
-                address: old.planned.address,
-                ..one.clone()
-            };
-            opened.listeners.push(listener(present, Arc::clone(&old.socket)));
-        }
-        opened.pending.push(PendingListener {
-            planned: one.clone(),
-            pending: Pending { place, reason },
-        });
-    }
-    Ok(opened)
 }
 
 /// The socket that is bound to a listener's address, or a new one.

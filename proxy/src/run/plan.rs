@@ -13,6 +13,7 @@ use jitney_core::policy::Policy;
 use serde_json::{Value, json};
 
 use crate::config::RunArgs;
+use crate::directory::Direction;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
 use crate::send::{Address, BackendSettings, Speaks};
@@ -21,6 +22,11 @@ use crate::send::{Address, BackendSettings, Speaks};
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) listeners: Vec<PlannedListener>,
+    /// The policy for connections that the kernel handed over on their way in and that are meant for
+    /// none of the backends' endpoints.
+    pub(super) inbound: Arc<Policy>,
+    /// What the kernel may hand over and is not passed on to.
+    pub(super) forbidden: Vec<SocketAddr>,
     /// Invariant: one for each backend that a listener names.
     pub(super) backends: Vec<PlannedBackend>,
     pub(super) sources: Vec<String>,
@@ -36,10 +42,19 @@ pub(super) struct Plan {
 pub(super) struct PlannedListener {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
-    pub(super) backend: Arc<str>,
+    pub(super) to: To,
     /// What was pushed that says so: then it may wait for its address. `None`: a flag or a file says it, and
     /// an address that is taken is a mistake.
     pub(super) place: Option<Place>,
+}
+
+/// Where the connections of a listener go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// To a backend, by its name.
+    Backend(Arc<str>),
+    /// Where they were meant to go before the kernel handed them over.
+    Redirected(Direction),
 }
 
 /// Where calls go.
@@ -72,6 +87,8 @@ impl Plan {
             Self::of_documents(&documents)
         };
         let mut plan = plan.map_err(|faults| errors(&faults))?;
+        plan.listeners.extend(redirected(args));
+        plan.forbidden = forbidden(args);
         if plan.listeners.is_empty() && args.control_plane.is_empty() {
             let place = args
                 .config
@@ -109,10 +126,12 @@ impl Plan {
 
     fn of_flags(args: &RunArgs, documents: &Documents) -> Result<Self, Vec<Diagnostic>> {
         let compiled = compile_for_upstream(documents)?;
-        let (listeners, backends) = by_flags(args, compiled.policy);
+        let (listeners, backends) = by_flags(args, Arc::clone(&compiled.policy));
         let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
         Ok(Self {
             listeners,
+            inbound: compiled.policy,
+            forbidden: Vec::new(),
             effective: effective(documents, policies),
             backends,
             sources: Vec::new(),
@@ -141,16 +160,18 @@ impl Plan {
         let listeners = compiled.listeners.into_iter().map(|listener| PlannedListener {
             name: listener.name,
             address: listener.address,
-            backend: match listener.local {
+            to: To::Backend(match listener.local {
                 Some(local) => local_name(&listener.backend, &local),
                 None => listener.backend,
-            },
+            }),
             place: None,
         });
         let policies = backends.iter().map(|backend| (&*backend.name, &*backend.policy));
         let effective = effective(documents, policies);
         Ok(Self {
             listeners: listeners.collect(),
+            inbound: Arc::default(),
+            forbidden: Vec::new(),
             backends: backends.into_iter().map(PlannedBackend::from).collect(),
             sources: Vec::new(),
             warnings: texts(&compiled.warnings),
@@ -166,7 +187,7 @@ pub(super) fn by_flags(args: &RunArgs, policy: Arc<Policy>) -> (Vec<PlannedListe
     let listener = |(n, address): (usize, &SocketAddr)| PlannedListener {
         name: format!("listen-{n}").into(),
         address: *address,
-        backend: Arc::clone(&name),
+        to: To::Backend(Arc::clone(&name)),
         place: None,
     };
     let listeners: Vec<_> = args.listen.iter().enumerate().map(listener).collect();
@@ -193,10 +214,46 @@ impl PlannedListener {
         let Self {
             name,
             address,
-            backend,
+            to,
             place: _,
         } = self;
-        (name, address, backend) == (&other.name, &other.address, &other.backend)
+        (name, address, to) == (&other.name, &other.address, &other.to)
+    }
+}
+
+/// The listeners for what the kernel hands over, which flags describe alone.
+pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener> {
+    let sides = [
+        ("inbound", Direction::Inbound, &args.inbound),
+        ("outbound", Direction::Outbound, &args.outbound),
+    ];
+    let listener = |(name, direction, n, address): (&str, _, _, &SocketAddr)| PlannedListener {
+        name: format!("{name}-{n}").into(),
+        address: *address,
+        to: To::Redirected(direction),
+        place: None,
+    };
+    let all = sides.into_iter().flat_map(|(name, direction, addresses)| {
+        let addresses = addresses.iter().enumerate();
+        addresses.map(move |(n, address)| (name, direction, n, address))
+    });
+    all.map(listener)
+}
+
+/// What only this machine may reach, and what would never end.
+pub(super) fn forbidden(args: &RunArgs) -> Vec<SocketAddr> {
+    let own = args.inbound.iter().chain(&args.outbound);
+    own.chain(&args.admin).copied().collect()
+}
+
+impl To {
+    /// As it is shown: the backend's name, or the direction.
+    pub(super) fn shown(&self) -> Arc<str> {
+        match self {
+            Self::Backend(name) => Arc::clone(name),
+            Self::Redirected(Direction::Inbound) => "redirected inbound".into(),
+            Self::Redirected(Direction::Outbound) => "redirected outbound".into(),
+        }
     }
 }
 

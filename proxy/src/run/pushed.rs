@@ -6,7 +6,9 @@ use jitney_api::push::{Assembly, Listening};
 use jitney_api::{CompiledBackend, CompiledPolicy, Workload};
 
 use super::applier::{Applier, CONTROL_PLANE};
-use super::plan::{Plan, PlannedBackend, PlannedListener, by_flags, effective, local_name};
+use super::plan::{
+    Plan, PlannedBackend, PlannedListener, To, by_flags, effective, forbidden, local_name, redirected,
+};
 use crate::config::RunArgs;
 use crate::control::Force;
 use crate::listeners::{Listeners, Place};
@@ -30,6 +32,7 @@ impl Force for Pushed {
 fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     let inbound = pushed.inbound();
     let (mut listeners, mut backends) = by_flags(args, Arc::clone(&inbound.policy));
+    listeners.extend(redirected(args));
     let mut warnings: Vec<String> = inbound.warnings.iter().map(ToString::to_string).collect();
     for listening in pushed.listeners() {
         let is_own = listening.backend == workload.to_string();
@@ -46,7 +49,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         listeners.push(PlannedListener {
             name: listening.name.as_str().into(),
             address: listening.address,
-            backend: Arc::clone(&backend.name),
+            to: To::Backend(Arc::clone(&backend.name)),
             place: Some(Place {
                 runtime: listening.runtime.clone(),
                 field: format!("{}.spec.address", listening.field()),
@@ -63,6 +66,8 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         sources: vec![CONTROL_PLANE.into()],
         log_level: pushed.runtime().log_level,
         listeners,
+        inbound: Arc::clone(&inbound.policy),
+        forbidden: forbidden(args),
         backends,
         warnings,
     }

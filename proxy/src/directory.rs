@@ -1,0 +1,246 @@
+//! Where the connections go that the kernel handed over: each to where it was meant to go, with the policy
+//! for that.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jitney_core::policy::Policy;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+
+use crate::accept::{Direct, Directed};
+use crate::admin::inspect::{BackendView, MoreBackends};
+use crate::connection::ConnInfo;
+use crate::metrics::{Label as _, Metrics, Refusal};
+use crate::original;
+use crate::send::{Backend, BackendSettings};
+use crate::serve::Sidecar;
+use crate::upstream::Upstream;
+
+/// Which way the connections of a listener cross the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the service beside it.
+    Inbound,
+    /// From there to others.
+    Outbound,
+}
+
+/// What is known of destinations.
+#[derive(Clone, Debug, Default)]
+pub struct Map {
+    /// Those that are endpoints of a backend, or stand for one.
+    pub backends: HashMap<SocketAddr, Arc<Upstream>>,
+    /// The policies for others.
+    pub policies: HashMap<SocketAddr, Arc<Policy>>,
+    /// The policy for all the rest.
+    pub policy: Arc<Policy>,
+    /// What only this machine may reach.
+    pub forbidden: Vec<SocketAddr>,
+}
+
+/// The destinations of one direction.
+#[derive(Debug)]
+pub struct Directory {
+    direction: Direction,
+    metrics: Metrics,
+    map: ArcSwap<Map>,
+    /// Destinations that no backend is known for. At most [`MADE_MAX`].
+    made: Mutex<HashMap<SocketAddr, Arc<Upstream>>>,
+}
+
+/// A listener's way to the directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Redirected(pub(crate) Arc<Directory>);
+
+impl Direct for Redirected {
+    type Service = Sidecar;
+
+    fn direct(&self, stream: &TcpStream, info: ConnInfo) -> io::Result<Option<Directed<Sidecar>>> {
+        let directory = &self.0;
+        let local = canonical(info.local);
+        let meant = canonical(original::destination(stream).unwrap_or(local));
+        let found = match meant == local {
+            true => Err(Refusal::NotRedirected),
+            false => directory.find(meant),
+        };
+        Ok(match found {
+            Ok(upstream) => Some(Directed {
+                opaque: Arc::clone(&upstream.backend),
+                service: Sidecar(upstream),
+                info: ConnInfo { local: meant, ..info },
+            }),
+            Err(why) => {
+                directory.metrics.process().refused_connections.inc(why);
+                tracing::debug!(peer = %info.peer, destination = %meant, why = why.text(), "a connection was refused");
+                None
+            }
+        })
+    }
+}
+
+impl MoreBackends for Directory {
+    fn backends(&self) -> Vec<Arc<dyn BackendView>> {
+        let made = self.made.lock();
+        let view = |upstream: &Arc<Upstream>| Arc::clone(upstream) as Arc<dyn BackendView>;
+        made.values().map(view).collect()
+    }
+}
+
+impl Directory {
+    /// One that knows nothing yet.
+    pub(crate) fn new(direction: Direction, metrics: &Metrics) -> Arc<Self> {
+        Arc::new(Self {
+            direction,
+            metrics: metrics.clone(),
+            map: ArcSwap::default(),
+            made: Mutex::default(),
+        })
+    }
+
+    /// Has connections that come from now on go by this map; those that are open go on as they are, with
+    /// the policies of now. Must be called within a tokio runtime.
+    pub(crate) fn install(&self, map: Map) {
+        let made = self.made.lock();
+        let map = Arc::new(map);
+        for (address, upstream) in made.iter() {
+            let policy = map.policies.get(address).unwrap_or(&map.policy);
+            upstream.install((**policy).clone());
+        }
+        self.map.store(map);
+    }
+
+    /// From now on no call is held back for companions.
+    pub(crate) fn drain(&self) {
+        self.made.lock().values().for_each(|upstream| upstream.drain());
+    }
+
+    /// What serves the connections to an address.
+    fn find(&self, address: SocketAddr) -> Result<Arc<Upstream>, Refusal> {
+        let map = self.map.load();
+        if map.forbidden.iter().any(|one| is_within(address, *one)) {
+            return Err(Refusal::Forbidden);
+        }
+        if let Some(upstream) = map.backends.get(&address) {
+            return Ok(Arc::clone(upstream));
+        }
+        let mut made = self.made.lock();
+        if let Some(upstream) = made.get(&address) {
+            return Ok(Arc::clone(upstream));
+        }
+        if made.len() == MADE_MAX {
+            // Whoever is connected holds a handle.
+            made.retain(|_, upstream| Arc::strong_count(upstream) > 1);
+        }
+        if made.len() == MADE_MAX {
+            return Err(Refusal::TooMany);
+        }
+        let name = self.name(address, &map);
+        let settings = BackendSettings {
+            metrics: self.metrics.backend(&name),
+            ..BackendSettings::new(name, vec![address.into()])
+        };
+        let upstream = Upstream::start(Arc::new(Backend::new(&settings)), &self.metrics);
+        // The map may be another one by now; whoever replaces it waits for the lock that is held here.
+        let map = self.map.load();
+        let policy = map.policies.get(&address).unwrap_or(&map.policy);
+        upstream.install((**policy).clone());
+        made.insert(address, Arc::clone(&upstream));
+        Ok(upstream)
+    }
+
+    /// What is declared is told apart. Whatever else somebody connects to is counted as one: a scan of all ports
+    /// must not use up the names.
+    fn name(&self, address: SocketAddr, map: &Map) -> Arc<str> {
+        match self.direction {
+            Direction::Inbound if map.policies.contains_key(&address) => {
+                format!("inbound/{}", address.port()).into()
+            }
+            Direction::Inbound => "inbound".into(),
+            Direction::Outbound => "passthrough".into(),
+        }
+    }
+}
+
+/// Whether a destination is this one, which may stand for all addresses of the machine.
+fn is_within(destination: SocketAddr, one: SocketAddr) -> bool {
+    let one = canonical(one);
+    destination.port() == one.port() && (destination.ip() == one.ip() || one.ip().is_unspecified())
+}
+
+/// IPv4 in the form of IPv6 is IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The most destinations without a backend that are known at one time. At the bound, those that nobody is
+/// connected to are forgotten; without any, connections to others are refused.
+const MADE_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn directory(direction: Direction) -> Arc<Directory> {
+        Directory::new(direction, &Metrics::new())
+    }
+
+    fn address(n: usize) -> SocketAddr {
+        let [.., high, low] = n.to_be_bytes();
+        SocketAddr::from((Ipv4Addr::new(192, 0, high, low), 80))
+    }
+
+    #[tokio::test]
+    async fn destinations_are_told_apart_and_found_again() {
+        let directory = directory(Direction::Inbound);
+        let one = directory.find(address(1)).unwrap();
+        assert!(Arc::ptr_eq(&one, &directory.find(address(1)).unwrap()));
+        assert!(!Arc::ptr_eq(&one, &directory.find(address(2)).unwrap()));
+        assert_eq!(&*one.backend.name, "inbound");
+        directory.install(Map {
+            policies: HashMap::from([(address(3), Arc::default())]),
+            ..Map::default()
+        });
+        let declared = directory.find(address(3)).unwrap();
+        assert_eq!(&*declared.backend.name, "inbound/80");
+    }
+
+    #[tokio::test]
+    async fn only_what_nobody_uses_makes_room() {
+        let directory = directory(Direction::Outbound);
+        let mut used: Vec<_> = (0..MADE_MAX)
+            .map(|n| directory.find(address(n)).unwrap())
+            .collect();
+        let full = directory.find(address(MADE_MAX)).unwrap_err();
+        assert_eq!(full, Refusal::TooMany);
+        used.pop();
+        assert!(directory.find(address(MADE_MAX)).is_ok());
+        assert_eq!(directory.backends().len(), MADE_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_only_this_machine_may_reach_is_refused() {
+        let directory = directory(Direction::Inbound);
+        let everywhere: SocketAddr = "0.0.0.0:9901".parse().unwrap();
+        let here: SocketAddr = "127.0.0.1:9902".parse().unwrap();
+        directory.install(Map {
+            forbidden: vec![everywhere, here],
+            ..Map::default()
+        });
+        for (destination, refused) in [
+            ("10.0.0.1:9901", true),
+            ("[::1]:9901", true),
+            ("127.0.0.1:9902", true),
+            ("10.0.0.1:9902", false),
+            ("10.0.0.1:9903", false),
+        ] {
+            let found = directory.find(destination.parse().unwrap());
+            assert_eq!(found.is_err(), refused, "{destination}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Where the connections of a listener go: to one backend, or each to where it was meant to go.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::plan::{Plan, Reach, To};
+use crate::accept::{Acceptor, Always, Direct};
+use crate::admin::inspect::{MoreBackends, Views};
+use crate::connection::Limits;
+use crate::directory::{Direction, Directory, Map, Redirected};
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::send::Address;
+use crate::serve::Sidecar;
+use crate::upstream::Upstream;
+
+/// Everything that connections can go to which no listener names.
+#[derive(Debug)]
+pub(super) struct Destinations {
+    inbound: Arc<Directory>,
+    outbound: Arc<Directory>,
+}
+
+/// Where the connections of one listener go.
+#[derive(Clone, Debug)]
+pub(super) enum Going {
+    Backend(Arc<Upstream>),
+    Redirected(Arc<Directory>),
+}
+
+impl Destinations {
+    pub(super) fn new(metrics: &Metrics, views: &Views) -> Self {
+        let directory = |direction| {
+            let directory = Directory::new(direction, metrics);
+            views.add(Arc::clone(&directory) as Arc<dyn MoreBackends>);
+            directory
+        };
+        Self {
+            inbound: directory(Direction::Inbound),
+            outbound: directory(Direction::Outbound),
+        }
+    }
+
+    /// Where a listener's connections go; `None` for a backend that the plan has not.
+    pub(super) fn going(&self, to: &To, upstreams: &[(Reach, Arc<Upstream>)]) -> Option<Going> {
+        match to {
+            To::Backend(name) => {
+                let (_, upstream) = upstreams.iter().find(|(reach, _)| reach.name == *name)?;
+                Some(Going::Backend(Arc::clone(upstream)))
+            }
+            To::Redirected(Direction::Inbound) => Some(Going::Redirected(Arc::clone(&self.inbound))),
+            To::Redirected(Direction::Outbound) => Some(Going::Redirected(Arc::clone(&self.outbound))),
+        }
+    }
+
+    /// Has connections that come from now on go by this plan, whose backends are these.
+    ///
+    /// What leaves for an endpoint of a backend goes to the backend. What comes in for one goes to that
+    /// endpoint, which is here, with the backend's policy.
+    pub(super) fn install(&self, plan: &Plan, upstreams: &[(Reach, Arc<Upstream>)]) {
+        let mut inbound = Map {
+            policy: Arc::clone(&plan.inbound),
+            forbidden: plan.forbidden.clone(),
+            ..Map::default()
+        };
+        let mut backends = HashMap::new();
+        for (planned, (_, upstream)) in plan.backends.iter().zip(upstreams) {
+            for endpoint in &planned.endpoints {
+                // A name stands for addresses that only its resolver knows.
+                if let Address::Socket(address) = endpoint {
+                    backends.entry(*address).or_insert_with(|| Arc::clone(upstream));
+                    let policy = inbound.policies.entry(*address);
+                    policy.or_insert_with(|| Arc::clone(&planned.policy));
+                }
+            }
+        }
+        self.outbound.install(Map {
+            backends,
+            forbidden: plan.forbidden.clone(),
+            ..Map::default()
+        });
+        self.inbound.install(inbound);
+    }
+
+    pub(super) fn drain(&self) {
+        self.inbound.drain();
+        self.outbound.drain();
+    }
+}
+
+impl Going {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Backend(one), Self::Backend(other)) => Arc::ptr_eq(one, other),
+            (Self::Redirected(one), Self::Redirected(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// Takes the connections of a listener until it drains.
+    pub(super) fn serve(
+        &self,
+        socket: Arc<TcpListener>,
+        max_connections: usize,
+        metrics: &Metrics,
+        drain: &Drain,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        match self {
+            Self::Backend(upstream) => {
+                let direct = Always {
+                    service: Sidecar(Arc::clone(upstream)),
+                    opaque: Arc::clone(&upstream.backend),
+                };
+                Box::pin(acceptor(direct, max_connections, metrics, drain).run(socket))
+            }
+            Self::Redirected(directory) => {
+                let direct = Redirected(Arc::clone(directory));
+                Box::pin(acceptor(direct, max_connections, metrics, drain).run(socket))
+            }
+        }
+    }
+}
+
+fn acceptor<D: Direct>(direct: D, max_connections: usize, metrics: &Metrics, drain: &Drain) -> Acceptor<D> {
+    Acceptor {
+        direct,
+        limits: Limits::default(),
+        max_connections,
+        metrics: metrics.clone(),
+        drain: drain.clone(),
+    }
+}

@@ -1,0 +1,294 @@
+//! Two hosts on a wire, the kernel's rules on both, a sidecar on each: callers and services that know
+//! nothing of all that.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use jitney_tests::programs::program;
+use jitney_tests::wait::until;
+use jitney_tests::{Host, Network, Process, TestUpstream, model};
+
+const POLICY: &str = r#"
+kind: BatchPolicy
+metadata: {name: users}
+spec:
+  mode: Active
+  routes:
+  - name: by-id
+    match: {method: GET, path: {type: Template, value: "/users/{id}"}}
+    codec: {keyedGet: {batchPath: "/users?ids={id}", key: /id}}
+    # Whatever comes within that time leaves together: the callers are slow processes.
+    batch: {dispatch: Fixed, maxSize: 8, timeout: 300ms}
+"#;
+
+/// Both sidecars, with the rules that hand them connections.
+struct Mesh {
+    network: Network,
+    caller: Process,
+    callee: Process,
+    _folder: tempfile::TempDir,
+}
+
+impl Mesh {
+    async fn start(tool: &str) -> Self {
+        let network = Network::new();
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("users.yaml");
+        std::fs::write(&policy, POLICY).unwrap();
+        for host in [Host::A, Host::B] {
+            let mut install = network.command(host, program("jitney-proxy"));
+            // The sidecars run as root here, and the callers do not.
+            let output = install
+                .args(["redirect", "install", "--user", "0", "--tool", tool])
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", told(&output));
+        }
+        let mut outbound = network.command(Host::A, program("jitney-proxy"));
+        outbound.args(["run", "--admin", "127.0.0.1:9901"]);
+        outbound.args(["--outbound", "127.0.0.1:15001", "[::1]:15001"]);
+        let mut inbound = network.command(Host::B, program("jitney-proxy"));
+        inbound.args(["run", "--admin", "127.0.0.1:9901", "--inbound", "[::]:15006"]);
+        inbound.arg("--policy").arg(&policy);
+        let mesh = Self {
+            caller: Process::run("the caller's sidecar", outbound),
+            callee: Process::run("the callee's sidecar", inbound),
+            network,
+            _folder: folder,
+        };
+        for (process, listeners) in [(&mesh.caller, 3), (&mesh.callee, 2)] {
+            let listens = || process.log().matches("listening").count() == listeners;
+            until("both sidecars listen", listens).await;
+        }
+        mesh
+    }
+
+    /// What somebody on the calling host prints.
+    async fn call(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = self.network.command_of_somebody(Host::A, program);
+        command.args(arguments);
+        output(command).await
+    }
+
+    /// Lines of the metrics on a host.
+    async fn metrics(&self, host: Host) -> String {
+        let mut command = self.network.command(host, "curl");
+        command.args(["-s", "http://127.0.0.1:9901/metrics"]);
+        told(&output(command).await)
+    }
+}
+
+async fn output(mut command: Command) -> Output {
+    let ended = tokio::task::spawn_blocking(move || command.output());
+    let ended = tokio::time::timeout(Duration::from_secs(180), ended).await;
+    ended.expect("it ends").unwrap().unwrap()
+}
+
+fn told(output: &Output) -> String {
+    let (said, complained) = (&output.stdout, &output.stderr);
+    [said, complained]
+        .map(|text| String::from_utf8_lossy(text))
+        .concat()
+}
+
+#[track_caller]
+fn says(metrics: &str, line: &str) {
+    assert!(
+        metrics.lines().any(|one| one == line),
+        "{line:?} is missing: {metrics}"
+    );
+}
+
+async fn callers_notice_nothing(tool: &str) {
+    let mesh = Mesh::start(tool).await;
+    let users = mesh.network.listen(Host::B, "[::]:8080");
+    let upstream = TestUpstream::start_on(users, model::users);
+    for to in ["10.77.0.2", "[fd77::2]"] {
+        upstream.forget();
+        let urls: Vec<String> = (0..8).map(|id| format!("http://{to}:8080/users/{id}")).collect();
+        let mut line = vec![
+            "--silent",
+            "--parallel",
+            "--parallel-immediate",
+            "--max-time",
+            "20",
+        ];
+        line.extend(urls.iter().map(String::as_str));
+        let output = mesh.call("curl", &line).await;
+        let said = told(&output);
+        for id in 0..8 {
+            let direct = model::user(&id.to_string(), "");
+            assert!(said.contains(&direct), "{direct} is missing: {said}");
+        }
+        let batches = upstream.seen_at("/users?ids=");
+        assert!(
+            !batches.is_empty() && upstream.seen().len() < 8,
+            "{:?}",
+            upstream.seen()
+        );
+        // The service is called by its own host, with the name that the caller used.
+        assert!(
+            batches
+                .iter()
+                .all(|batch| batch.header("host") == format!("{to}:8080"))
+        );
+    }
+    let metrics = mesh.metrics(Host::B).await;
+    says(
+        &metrics,
+        "jitney_calls_total{backend=\"inbound\",route=\"users/by-id\",class=\"2xx\"} 16",
+    );
+    let metrics = mesh.metrics(Host::A).await;
+    says(
+        &metrics,
+        "jitney_calls_total{backend=\"passthrough\",route=\"\",class=\"2xx\"} 16",
+    );
+}
+
+#[tokio::test]
+async fn callers_and_services_notice_nothing_with_nftables() {
+    callers_notice_nothing("nftables").await;
+}
+
+#[tokio::test]
+async fn callers_and_services_notice_nothing_with_iptables() {
+    callers_notice_nothing("iptables").await;
+}
+
+#[tokio::test]
+async fn nobody_reaches_the_sidecars_themselves() {
+    let mesh = Mesh::start("nftables").await;
+    // Straight to the listener for what the kernel hands over: an open proxy would be the end.
+    let direct = mesh
+        .call("curl", &["-sS", "--max-time", "10", "http://10.77.0.2:15006/"])
+        .await;
+    assert!(told(&direct).contains("upstream_reset"), "{}", told(&direct));
+    let metrics = mesh.metrics(Host::B).await;
+    says(
+        &metrics,
+        "jitney_refused_connections_total{reason=\"not_redirected\"} 1",
+    );
+    let loops = mesh.network.command(Host::A, "curl");
+    let mut loops = loops;
+    loops.args(["-sS", "--max-time", "10", "http://127.0.0.1:15001/"]);
+    let loops = output(loops).await;
+    assert!(!loops.status.success(), "{}", told(&loops));
+    let metrics = mesh.metrics(Host::A).await;
+    says(
+        &metrics,
+        "jitney_refused_connections_total{reason=\"not_redirected\"} 1",
+    );
+}
+
+/// A service of the callee's host as Debian ships it, ended with the test.
+struct Service {
+    process: Process,
+    _folder: tempfile::TempDir,
+}
+
+impl Service {
+    /// Runs `prepare` to its end and starts what `script` ends with, in a folder that everybody may use.
+    async fn start(mesh: &Mesh, name: &'static str, prepare: &str, script: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let shell = |script: &str| {
+            let mut command = mesh.network.command_of_somebody(Host::B, "sh");
+            command.args(["-ec", script]).env("DIR", folder.path());
+            command
+        };
+        let prepared = output(shell(prepare)).await;
+        assert!(prepared.status.success(), "{}", told(&prepared));
+        Self {
+            process: Process::run(name, shell(script)),
+            _folder: folder,
+        }
+    }
+
+    /// Waits until it says so; whatever the case.
+    async fn says(&self, text: &str) {
+        let says = || self.process.log().to_lowercase().contains(text);
+        until(&format!("the service says {text:?}"), says).await;
+    }
+}
+
+#[tokio::test]
+async fn redis_speaks_through() {
+    let mesh = Mesh::start("nftables").await;
+    let script = "exec redis-server --bind 0.0.0.0 --protected-mode no --save '' --dir $DIR";
+    let redis = Service::start(&mesh, "redis", "", script).await;
+    redis.says("ready to accept connections").await;
+    let set = mesh
+        .call(
+            "redis-cli",
+            &["-h", "10.77.0.2", "set", "jitney", "a shared taxi"],
+        )
+        .await;
+    assert_eq!(told(&set), "OK\n");
+    let get = mesh
+        .call("redis-cli", &["-h", "10.77.0.2", "get", "jitney"])
+        .await;
+    assert_eq!(told(&get), "a shared taxi\n");
+    let metrics = mesh.metrics(Host::B).await;
+    says(
+        &metrics,
+        "jitney_downstream_connections_total{protocol=\"opaque\"} 2",
+    );
+}
+
+#[tokio::test]
+async fn postgresql_speaks_through() {
+    let mesh = Mesh::start("nftables").await;
+    let prepare = "bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
+        $bin/initdb --auth=trust --username=jitney --no-sync --pgdata=$DIR/data
+        echo 'host all all 10.77.0.0/24 trust' >> $DIR/data/pg_hba.conf";
+    let script = "bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
+        exec $bin/postgres -D $DIR/data -h 0.0.0.0 -k $DIR";
+    let postgres = Service::start(&mesh, "postgres", prepare, script).await;
+    postgres
+        .says("database system is ready to accept connections")
+        .await;
+    let said = mesh
+        .call(
+            "psql",
+            &[
+                "-h",
+                "10.77.0.2",
+                "-U",
+                "jitney",
+                "-d",
+                "postgres",
+                "-Atc",
+                "select 6 * 7",
+            ],
+        )
+        .await;
+    assert_eq!(told(&said), "42\n");
+}
+
+/// The server speaks first, and its caller waits for that.
+#[tokio::test]
+async fn mariadb_speaks_through() {
+    let mesh = Mesh::start("nftables").await;
+    let prepare = "mariadb-install-db --no-defaults --datadir=$DIR/data \
+        --auth-root-authentication-method=normal";
+    let script = "exec mariadbd --no-defaults --datadir=$DIR/data --socket=$DIR/socket --bind-address=0.0.0.0 \
+        --skip-grant-tables --skip-networking=0";
+    let mariadb = Service::start(&mesh, "mariadb", prepare, script).await;
+    mariadb.says("ready for connections").await;
+    let said = mesh
+        .call(
+            "mariadb",
+            &[
+                "--no-defaults",
+                "-h",
+                "10.77.0.2",
+                "-u",
+                "root",
+                "-Ne",
+                "select 6 * 7",
+            ],
+        )
+        .await;
+    assert_eq!(told(&said), "42\n");
+}

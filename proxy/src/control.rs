@@ -56,7 +56,7 @@ pub struct Settings {
     pub node: String,
     /// Read whenever a token is needed.
     pub token_file: PathBuf,
-    /// Roots to begin with, PEM; what is pushed later is trusted, too.
+    /// Roots to begin with, PEM; what is pushed takes their place until the file is changed.
     pub trust_bundle: PathBuf,
     /// Where the last good set is kept.
     pub snapshot: Option<PathBuf>,

@@ -152,6 +152,95 @@ async fn roots_are_replaced_step_by_step_and_no_call_fails() {
 }
 
 #[tokio::test]
+async fn a_sidecar_follows_a_control_plane_that_was_rebuilt_by_its_files_and_without_a_restart() {
+    let upstream = TestUpstream::start(model::users).await;
+    let mut plane = TestControlPlane::start(USERS).await;
+    let settings = plane.sidecar("shop/users", "users-1");
+    let proxy = settings.upstream(upstream.address).start().await;
+    let acked = |told: &Value| told["sidecars"]["acked"] == 1;
+    plane.until_policy("shop/users", acked).await;
+    let folder = plane.folder().to_owned();
+    let roots = folder.join("state/roots.pem");
+    let old = fs::read(&roots).unwrap();
+    plane.kill();
+    fs::remove_dir_all(folder.join("state")).unwrap();
+    plane.restart().await;
+    let new = fs::read(&roots).unwrap();
+    // Nobody has told the sidecar yet.
+    fs::write(&roots, &old).unwrap();
+    wait::until("it believes nobody else", || {
+        proxy.log().contains("invalid peer certificate")
+    })
+    .await;
+    assert_eq!(get(proxy.address, "/users/7").await.unwrap().status, 200);
+    fs::copy(plane.token("shop/users", "fresh"), folder.join("users-1.0.token")).unwrap();
+    fs::write(&roots, new).unwrap();
+    wait::until("it is back", || {
+        proxy.log().matches("certificate received").count() == 2
+    })
+    .await;
+    plane.until_policy("shop/users", acked).await;
+    assert_eq!(proxy.log().matches("certificate received").count(), 2);
+    assert_eq!(get(proxy.address, "/users/7").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_by_the_flag_that_says_it() {
+    let upstream = TestUpstream::start(model::users).await;
+    let plane = TestControlPlane::start(USERS).await;
+    let folder = plane.folder();
+    let settings = |node: &str| plane.sidecar("shop/users", node).upstream(upstream.address);
+    let told = async |proxy: &TestProxy, text: &str| {
+        wait::until(text, || proxy.log().contains(text)).await;
+    };
+    let without_token = settings("users-1");
+    let token = folder.join("users-1.0.token");
+    fs::remove_file(&token).unwrap();
+    let without_token = without_token.spawn();
+    told(
+        &without_token,
+        &format!("--token-file {}: No such file", token.display()),
+    )
+    .await;
+    let bad_token = settings("users-2");
+    fs::write(folder.join("users-2.0.token"), "nonsense").unwrap();
+    let bad_token = bad_token.spawn();
+    let refused = format!("the control plane at https://{} refused: ", plane.address);
+    told(&bad_token, &refused).await;
+    assert!(
+        !bad_token.log().contains("no control plane"),
+        "{}",
+        bad_token.log()
+    );
+    // Another port, and a file that is not there.
+    let admin = format!("https://{}", plane.admin);
+    let token = plane.token("shop/users", "astray").display().to_string();
+    let astray = |roots: &str| {
+        let line = [
+            "run",
+            "--control-plane",
+            &admin,
+            "--token-file",
+            &token,
+            "--trust-bundle",
+            roots,
+        ];
+        TestProxy::with().line(line.map(str::to_owned).to_vec()).spawn()
+    };
+    let at_admin = astray(&folder.join("state/roots.pem").display().to_string());
+    let port = format!("{admin} does not speak TLS (is it the admin port?)");
+    told(&at_admin, &port).await;
+    let none = folder.join("none.pem").display().to_string();
+    let mut rootless = astray(&none);
+    assert!(!rootless.ended(wait::PATIENCE).await.success());
+    told(&rootless, &format!("--trust-bundle {none}: No such file")).await;
+    // Nothing is wrong, and nothing is done.
+    let idle = plane.sidecar("shop/orders", "orders-1");
+    let idle = idle.upstream(upstream.address).start().await;
+    told(&idle, "no policy is for shop/orders: calls pass through").await;
+}
+
+#[tokio::test]
 async fn a_sidecar_whose_root_was_dropped_comes_back_with_a_new_token() {
     let upstream = TestUpstream::start(model::users).await;
     let plane = TestControlPlane::start(USERS).await;

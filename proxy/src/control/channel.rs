@@ -13,7 +13,7 @@ use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, InvalidMessage};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -82,7 +82,8 @@ impl Channel {
     async fn connect_now(url: &ControlPlaneUrl, tls: Arc<ClientConfig>) -> io::Result<Self> {
         let stream = TcpStream::connect(&url.authority).await?;
         stream.set_nodelay(true)?;
-        let stream = TlsConnector::from(tls).connect(url.name.clone(), stream).await?;
+        let secured = TlsConnector::from(tls).connect(url.name.clone(), stream);
+        let stream = secured.await.map_err(|error| without_tls(url, error))?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
@@ -112,6 +113,26 @@ impl Service<Request<Body>> for Channel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(self.sender.send_request(request))
     }
+}
+
+/// An answer that is no TLS is most likely another port of the control plane's.
+fn without_tls(url: &ControlPlaneUrl, error: io::Error) -> io::Error {
+    let is_tls = !matches!(
+        tls_error(&error),
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType))
+    );
+    if is_tls {
+        return error;
+    }
+    io::Error::new(
+        error.kind(),
+        format!("{url} does not speak TLS (is it the admin port?)"),
+    )
+}
+
+/// What TLS found wrong with a connection.
+pub(super) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// The longest that a connection may take to come about.

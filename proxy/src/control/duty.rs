@@ -33,6 +33,8 @@ pub(super) struct Duty {
     /// Every policy that comes unasked has come.
     has_policies: bool,
     is_in_force: bool,
+    /// It was said that there is no policy.
+    is_idle: bool,
     /// Something was applied that is not on disk.
     is_unsaved: bool,
     watch: Watch,
@@ -90,6 +92,7 @@ impl Duty {
             workload: None,
             has_policies: false,
             is_in_force: false,
+            is_idle: false,
             is_unsaved: false,
             watch: Watch::default(),
             complaints: Complaints::new(force.listeners()),
@@ -226,7 +229,19 @@ impl Duty {
             .add(delta.rejected.len() as u64);
         self.subscriber.answer(delta);
         self.complain();
+        self.say_if_idle();
         self.show();
+    }
+
+    /// Told once: nothing is wrong, and nothing is done.
+    fn say_if_idle(&mut self) {
+        let is_asking = self.asked.iter().any(|(kind, _)| *kind == Kind::Policy);
+        let has_all = self.has_policies && self.is_in_force && !is_asking;
+        let is_idle = has_all && self.assembly.documents().documents.is_empty();
+        if let (true, false, Some(workload)) = (is_idle, self.is_idle, &self.workload) {
+            tracing::info!("no policy is for {workload}: calls pass through");
+        }
+        self.is_idle = is_idle;
     }
 
     /// What a change that cannot be in force must leave as it was.

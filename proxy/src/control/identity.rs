@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::Shared;
 use super::backoff::random;
 use super::channel::{Channel, ControlPlaneUrl};
+use super::session::Broken;
 use super::trust::{Trust, spiffe_id};
 
 /// The certificate, and how to get another.
@@ -50,11 +51,11 @@ struct Credentials {
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IdentityError {
-    #[error("no token: {0}")]
+    #[error("{0}")]
     Token(io::Error),
     #[error("no key: {0}")]
     Key(#[from] rcgen::Error),
-    #[error("the control plane refused a certificate: {0}")]
+    #[error("no certificate came: {}: {}", .0.code(), .0.message())]
     Refused(Box<tonic::Status>),
     #[error("the control plane sent a certificate that is none: {0}")]
     Unusable(&'static str),
@@ -79,11 +80,6 @@ impl Identity {
             is_doubted: false,
             switch_at: None,
         }
-    }
-
-    /// There is no reason any more to ask with a token.
-    pub(super) const fn believe(&mut self) {
-        self.is_doubted = false;
     }
 
     /// The control plane does not take the certificate: the next one is asked for with a token.
@@ -119,11 +115,16 @@ impl Identity {
     }
 
     /// Gets a certificate: with the present one while that is good, else with a token.
-    pub(super) async fn renew(
-        &mut self,
-        url: &ControlPlaneUrl,
-        trust: &Trust,
-    ) -> Result<(), super::session::Broken> {
+    pub(super) async fn renew(&mut self, url: &ControlPlaneUrl, trust: &Trust) -> Result<(), Broken> {
+        let is_good = self.is_good(SystemTime::now());
+        let asked = self.ask(url, trust, is_good).await;
+        // Without a token that is good, the certificate may be taken again.
+        let is_not_taken = |broken: &Broken| is_good && broken.is_about_identity();
+        self.is_doubted = asked.as_ref().err().is_some_and(is_not_taken);
+        asked
+    }
+
+    async fn ask(&mut self, url: &ControlPlaneUrl, trust: &Trust, is_good: bool) -> Result<(), Broken> {
         let key = match self.next_key.take() {
             Some(key) => key,
             None => KeyPair::generate().map_err(IdentityError::from)?,
@@ -132,11 +133,7 @@ impl Identity {
         let request = CertificateParams::default().serialize_request(key);
         let request = request.map_err(IdentityError::from)?;
         let key = key.serialize_der();
-        let token = if self.is_good(SystemTime::now()) {
-            String::new()
-        } else {
-            self.token()?
-        };
+        let token = if is_good { String::new() } else { self.token()? };
         let channel = Channel::connect(url, self.tls(trust)?).await?;
         let request = SigningRequest {
             request: request.der().to_vec().into(),
@@ -230,7 +227,8 @@ impl Credentials {
 
 /// A line; `name: value` of a longer file is none.
 fn read_token(file: &Path) -> io::Result<String> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("--token-file {}: {error}", file.display()));
     let text = fs::read_to_string(file).map_err(named)?;
     let token = text.trim();
     if token.is_empty() || token.len() > TOKEN_MAX {

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Shared;
 use super::backoff::{Backoff, any_of};
-use super::channel::{Channel, ControlPlaneUrl};
+use super::channel::{Channel, ControlPlaneUrl, tls_error};
 use super::duty::Duty;
 use super::identity::{Identity, IdentityError};
 use super::snapshot::Disk;
@@ -46,21 +46,62 @@ pub(super) enum Broken {
 impl Broken {
     /// How long the control plane asks to be left alone (gRFC A6), at most a minute.
     fn pushback(&self) -> Option<Duration> {
-        let status = match self {
-            Self::Stream(status) => status,
-            Self::Identity(IdentityError::Refused(status)) => status,
-            Self::Identity(_) | Self::Connect(_) => return None,
-        };
-        let asked = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
+        let asked = self
+            .status()?
+            .metadata()
+            .get("grpc-retry-pushback-ms")?
+            .to_str()
+            .ok()?;
         let asked = Duration::from_millis(asked.parse().ok()?);
         Some(asked.min(PUSHBACK_MAX))
     }
 
-    /// Whether it may be the certificate that is not taken: said so, or by the end of TLS, which has no code.
-    fn is_about_identity(&self) -> bool {
-        use tonic::Code::{PermissionDenied, Unauthenticated, Unknown};
-        let Self::Stream(status) = self else { return false };
-        matches!(status.code(), Unauthenticated | PermissionDenied | Unknown)
+    /// What the control plane said that answered, and would not.
+    fn refusal(&self) -> Option<&str> {
+        use tonic::Code::{
+            FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated,
+            Unimplemented,
+        };
+        let status = self.status()?;
+        let is_refusal = matches!(
+            status.code(),
+            FailedPrecondition
+                | InvalidArgument
+                | PermissionDenied
+                | ResourceExhausted
+                | Unauthenticated
+                | Unimplemented
+        );
+        is_refusal.then(|| status.message())
+    }
+
+    fn status(&self) -> Option<&tonic::Status> {
+        match self {
+            Self::Stream(status) | Self::Identity(IdentityError::Refused(status)) => Some(status),
+            Self::Identity(_) | Self::Connect(_) => None,
+        }
+    }
+
+    /// Whether somebody answered whom no root that is trusted knows. Roots of one mesh have one name, so that
+    /// another one's signature may be what is wrong.
+    pub(super) fn is_about_trust(&self) -> bool {
+        use rustls::CertificateError::{BadSignature, UnknownIssuer};
+        let Self::Connect(error) = self else { return false };
+        matches!(
+            tls_error(error),
+            Some(rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature))
+        )
+    }
+
+    /// Whether it may be the certificate that is not taken: said so, or by the end of TLS, which has no code
+    /// and may come before the call is sent.
+    pub(super) fn is_about_identity(&self) -> bool {
+        use tonic::Code::{Cancelled, PermissionDenied, Unauthenticated, Unknown};
+        let code = self.status().map(tonic::Status::code);
+        matches!(
+            code,
+            Some(Unauthenticated | PermissionDenied | Unknown | Cancelled)
+        )
     }
 }
 
@@ -104,10 +145,7 @@ impl Session {
 
     async fn stream(&mut self, url: &ControlPlaneUrl) -> Result<Ended, Broken> {
         if self.identity.fresh_for(&self.trust, SystemTime::now()).is_zero() {
-            let renewed = self.identity.renew(url, &self.trust).await;
-            // Without a token that is good, the certificate may be taken again.
-            self.identity.believe();
-            renewed?;
+            self.identity.renew(url, &self.trust).await?;
         }
         let Some(id) = self.identity.id() else {
             return Ok(Ended::Renewed);
@@ -149,15 +187,7 @@ impl Session {
                     self.speak(&requests).await?;
                 }
                 () = sleep_until(self.duty.look_at()) => {
-                    for finding in self.duty.look() {
-                        let (policy, before, since) = (&finding.name, finding.before, finding.since);
-                        tracing::warn!(policy, before, since, "calls fail more often since a policy changed");
-                        // Told again by whoever looks at the metrics.
-                        let told = tokio::time::timeout(REPORT, reports.report(finding)).await;
-                        if let Ok(Err(status)) = told {
-                            tracing::debug!(%status, "the control plane took no report");
-                        }
-                    }
+                    self.report(&mut reports).await;
                 }
                 // Clocks are set, and sleeps do not notice.
                 () = tokio::time::sleep(fresh_for.min(LOOK_EVERY)) => {
@@ -168,10 +198,28 @@ impl Session {
                         Ok(()) => return Ok(Ended::Renewed),
                         Err(error) => {
                             tracing::warn!(%error, "the certificate is not renewed");
+                            self.doubt(&error);
                             self.identity.postpone(SystemTime::now());
                         }
                     }
                 }
+            }
+        }
+    }
+
+    async fn report(&mut self, reports: &mut ReportsClient<Channel>) {
+        for finding in self.duty.look() {
+            let (policy, before, since) = (&finding.name, finding.before, finding.since);
+            tracing::warn!(
+                policy,
+                before,
+                since,
+                "calls fail more often since a policy changed"
+            );
+            // Told again by whoever looks at the metrics.
+            let told = tokio::time::timeout(REPORT, reports.report(finding)).await;
+            if let Ok(Err(status)) = told {
+                tracing::debug!(%status, "the control plane took no report");
             }
         }
     }
@@ -189,6 +237,7 @@ impl Session {
     }
 
     fn connected(&self, url: &ControlPlaneUrl) {
+        self.trust.believe();
         tracing::info!(control_plane = %url, "connected");
         let mut standing = self.standing.lock();
         standing.connected = Some(url.to_string());
@@ -212,17 +261,37 @@ impl Session {
             Ok(Ended::Renewed) => {}
             Ok(Ended::Closed) => tracing::info!(control_plane = %url, "the control plane closed the stream"),
             Err(broken) => {
-                if broken.is_about_identity() {
-                    self.identity.doubt();
-                }
-                let fault = broken.to_string();
+                let refusal = broken.refusal();
+                let fault = refusal.map_or_else(|| broken.to_string(), |reason| format!("refused: {reason}"));
                 if was_connected || standing.fault.as_ref() != Some(&fault) {
-                    tracing::warn!(control_plane = %url, fault, "no control plane; what is in force stays");
+                    match (refusal, broken) {
+                        (Some(_), _) => {
+                            tracing::warn!("the control plane at {url} {fault}; what is in force stays");
+                        }
+                        (None, Broken::Identity(_)) => {
+                            tracing::warn!(control_plane = %url, fault, "no certificate; what is in force stays");
+                        }
+                        (None, Broken::Connect(_) | Broken::Stream(_)) => {
+                            tracing::warn!(control_plane = %url, fault, "no control plane; what is in force stays");
+                        }
+                    }
                 }
                 standing.fault = Some(fault);
+                drop(standing);
+                if matches!(broken, Broken::Stream(_)) && broken.is_about_identity() {
+                    self.identity.doubt();
+                }
+                self.doubt(broken);
             }
         }
         was_connected
+    }
+
+    /// It may be that the roots are no longer the right ones.
+    fn doubt(&self, broken: &Broken) {
+        if broken.is_about_trust() {
+            self.trust.doubt();
+        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! Whom the sidecar trusts to be its control plane: certificates that a root of the mesh signed, and that
 //! name the control plane.
+//!
+//! The newest word counts. Roots that are pushed take the place of the file's, which may still name one that was
+//! dropped since. But a file whose content has changed after that was written by somebody who knows better:
+//! the control plane was rebuilt, or its roots were exchanged while this sidecar was away. It is asked where the
+//! pushed roots do not know who answers, and only until something is pushed again.
 
 use std::fmt;
 use std::fs;
@@ -7,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jitney_api::push::config;
+use jitney_api::push::{Version, config};
 use jitney_api::{SpiffeId, Workload};
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -20,7 +25,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The roots, hot: what is pushed takes the place of what the file and the snapshot said.
+/// The roots, hot.
 #[derive(Clone)]
 pub(super) struct Trust {
     file: PathBuf,
@@ -30,9 +35,17 @@ pub(super) struct Trust {
 #[derive(Default)]
 struct Known {
     bundle: Option<config::TrustBundle>,
-    /// It came from the control plane since this process started, and is not merely remembered.
-    is_pushed: bool,
+    /// What the file held when the roots were pushed; `None` while they are merely remembered. Invariant: as
+    /// long as the same roots are pushed, it is what the first of these pushes found.
+    file_then: Option<FileThen>,
+    /// Somebody has answered whom the roots do not know.
+    is_doubted: bool,
+    /// What was said of a file that was asked and holds no roots.
+    no_help: Option<String>,
 }
+
+/// The content of the file; `None` when there was none that could be read.
+type FileThen = Option<Version>;
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,10 +71,17 @@ impl Trust {
     /// When none of it could be trusted; then all stays as it was.
     pub(super) fn replace(&self, bundle: config::TrustBundle) -> Result<(), String> {
         check(&bundle)?;
-        *self.known.lock() = Known {
-            bundle: Some(bundle),
-            is_pushed: true,
-        };
+        let mut known = self.known.lock();
+        known.no_help = None;
+        let is_news = known
+            .bundle
+            .as_ref()
+            .is_none_or(|last| last.roots != bundle.roots);
+        if is_news || known.file_then.is_none() {
+            known.file_then = Some(self.file_now());
+        }
+        known.bundle = Some(bundle);
+        known.is_doubted = false;
         Ok(())
     }
 
@@ -75,6 +95,39 @@ impl Trust {
         Ok(())
     }
 
+    /// Whoever answered has a certificate that no root signed which is trusted now.
+    pub(super) fn doubt(&self) {
+        self.known.lock().is_doubted = true;
+    }
+
+    /// A control plane has answered.
+    pub(super) fn believe(&self) {
+        self.known.lock().is_doubted = false;
+    }
+
+    fn file_now(&self) -> FileThen {
+        fs::read(&self.file).ok().map(|content| Version::of(&content))
+    }
+
+    /// The file's roots, where they are to be asked.
+    fn of_file(&self, known: &mut Known) -> io::Result<RootCertStore> {
+        match known.file_then {
+            None => read_roots(&self.file),
+            Some(then) if known.is_doubted && self.file_now() != then => {
+                let roots = read_roots(&self.file);
+                Ok(roots.unwrap_or_else(|error| {
+                    // Those that were pushed may still do. Told once: it is tried again many times.
+                    let told = known.no_help.replace(error.to_string());
+                    if told != known.no_help {
+                        tracing::warn!(%error, "the roots that were pushed know nobody, and the file is no help");
+                    }
+                    RootCertStore::empty()
+                }))
+            }
+            Some(_) => Ok(RootCertStore::empty()),
+        }
+    }
+
     /// Whether a certificate was signed by a root that signs no more, and so is to be renewed.
     pub(super) fn is_outdated(&self, issuer: &[u8]) -> bool {
         let known = self.known.lock();
@@ -82,15 +135,13 @@ impl Trust {
         signs_now.is_some_and(|root| !root.is_empty() && root.as_ref() != issuer)
     }
 
-    /// Tells control planes from others, as of now. The file is read again until something was pushed: it
-    /// may have been replaced since.
+    /// Tells control planes from others, as of now.
+    ///
+    /// # Errors
+    /// When the file is needed, and cannot be read.
     pub(super) fn verifier(&self) -> io::Result<Arc<ControlPlaneOnly>> {
-        let known = self.known.lock();
-        let mut roots = if known.is_pushed {
-            RootCertStore::empty()
-        } else {
-            read_roots(&self.file)?
-        };
+        let mut known = self.known.lock();
+        let mut roots = self.of_file(&mut known)?;
         for root in known.bundle.iter().flat_map(|bundle| &bundle.roots) {
             // Tried when it came.
             drop(roots.add(CertificateDer::from(root.to_vec())));
@@ -115,11 +166,14 @@ fn read_roots(file: &Path) -> io::Result<RootCertStore> {
     let invalid = |reason: String| {
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("{}: {reason}", file.display()),
+            format!("--trust-bundle {}: {reason}", file.display()),
         )
     };
-    let text = fs::read(file)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+    let named = |error: io::Error| {
+        let text = format!("--trust-bundle {}: {error}", file.display());
+        io::Error::new(error.kind(), text)
+    };
+    let text = fs::read(file).map_err(named)?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
@@ -211,3 +265,6 @@ pub(super) fn spiffe_id(certificate: &[u8]) -> Option<SpiffeId> {
     let (uri, another) = (uris.next()?, uris.next());
     uri.parse().ok().filter(|_| another.is_none())
 }
+
+#[cfg(test)]
+mod tests;

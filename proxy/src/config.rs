@@ -43,11 +43,12 @@ pub enum Command {
 
 /// How to run.
 #[derive(Clone, Debug, Args)]
+#[command(override_usage = RUN_USAGE)]
 #[command(group = clap::ArgGroup::new("where").required(true).multiple(true).args(["upstream", "config", "control_plane", "inbound", "outbound"]))]
 pub struct RunArgs {
     /// Where to take calls; port 0 is any free one.
     #[arg(long, env = "JITNEY_LISTEN", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address,
-          required_unless_present_any = ["config", "control_plane", "inbound", "outbound"], conflicts_with = "config", requires = "upstream")]
+          conflicts_with = "config", requires = "upstream")]
     pub listen: Vec<SocketAddr>,
 
     /// Where to send them: host:port. Several are endpoints of one upstream.
@@ -94,8 +95,8 @@ pub struct RunArgs {
           conflicts_with_all = ["config", "policy"])]
     pub control_plane: Vec<ControlPlaneUrl>,
 
-    /// Roots that the control plane's certificate is checked against, PEM. Roots that it pushes later are
-    /// trusted, too.
+    /// Roots that the control plane's certificate is checked against, PEM. Roots that it pushes take their
+    /// place; a file that is changed after that is read where they do not know who answers.
     #[arg(
         long,
         env = "JITNEY_TRUST_BUNDLE",
@@ -315,6 +316,12 @@ impl RunArgs {
         })
     }
 }
+
+/// Which flags go together.
+const RUN_USAGE: &str = "\
+jitney-proxy run --listen <ADDR>... --upstream <ADDR>... [--policy <PATH>...] [OPTIONS]
+       jitney-proxy run --config <PATH>... [OPTIONS]
+       jitney-proxy run --control-plane <URL>... [--listen <ADDR>... --upstream <ADDR>...] [OPTIONS]";
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()

@@ -162,6 +162,12 @@ async fn caps_and_log_level_change_live_from_one_push_without_a_reconnect() {
         proxy.admin("/log-level").await.text(),
         "warn,jitney_proxy=debug\n"
     );
+    let shown = config(&proxy).await["policy"]["effective"]["runtime"].clone();
+    assert_eq!(
+        (&shown["mode"], &shown["maxSize"], &shown["timeout"]),
+        (&"Shadow".into(), &5.into(), &"1ms".into()),
+        "{shown}"
+    );
     assert_eq!(route().await["mode"], "Shadow");
     assert_eq!(route().await["max_size"], 5);
     plane.write(&mesh(&users, ports, ""));

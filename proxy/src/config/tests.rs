@@ -96,6 +96,21 @@ fn what_makes_no_sense_together_is_a_usage_error() {
 }
 
 #[test]
+fn a_line_that_lacks_something_is_told_what_goes_together() {
+    for line in ["run", "run --listen 127.0.0.1:1", "run --upstream 127.0.0.1:1"] {
+        let words = std::iter::once("jitney-proxy").chain(line.split_whitespace());
+        let told = Cli::try_parse_from(words).map(drop).unwrap_err().to_string();
+        for needed in [
+            "jitney-proxy run --listen <ADDR>... --upstream <ADDR>...",
+            "jitney-proxy run --config <PATH>...",
+            "jitney-proxy run --control-plane <URL>...",
+        ] {
+            assert!(told.contains(needed), "{line}: {told}");
+        }
+    }
+}
+
+#[test]
 fn call_to_explain() {
     let line = "explain --policy p.yaml POST http://users/x?a=1 -H a:1 -H b:2:3 -d {}";
     let Ok(Command::Explain(args)) = parse(line) else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::{
-    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, Sources, compile,
+    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, RuntimeSpec, Sources, compile,
     compile_for_upstream,
 };
 use jitney_core::policy::Policy;
@@ -130,9 +130,9 @@ impl Plan {
         let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
         Ok(Self {
             listeners,
+            effective: effective(documents, &compiled.runtime, policies),
             inbound: compiled.policy,
             forbidden: Vec::new(),
-            effective: effective(documents, policies),
             backends,
             sources: Vec::new(),
             warnings: texts(&compiled.warnings),
@@ -167,7 +167,7 @@ impl Plan {
             place: None,
         });
         let policies = backends.iter().map(|backend| (&*backend.name, &*backend.policy));
-        let effective = effective(documents, policies);
+        let effective = effective(documents, &compiled.runtime, policies);
         Ok(Self {
             listeners: listeners.collect(),
             inbound: Arc::default(),
@@ -312,6 +312,7 @@ pub(super) fn address(endpoint: &Endpoint) -> Address {
 
 pub(super) fn effective<'p>(
     documents: &Documents,
+    runtime: &RuntimeSpec,
     policies: impl IntoIterator<Item = (&'p str, &'p Policy)>,
 ) -> Value {
     let documents = documents.documents.iter().map(|document| {
@@ -331,6 +332,7 @@ pub(super) fn effective<'p>(
     json!({
         "documents": documents.collect::<Vec<_>>(),
         "backends": backends.collect::<Vec<_>>(),
+        "runtime": runtime,
     })
 }
 

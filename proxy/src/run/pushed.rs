@@ -60,11 +60,12 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         }
     }
     warnings.dedup();
+    let runtime = pushed.runtime();
     let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
     Plan {
-        effective: effective(&pushed.documents(), policies),
+        effective: effective(&pushed.documents(), &runtime, policies),
         sources: vec![CONTROL_PLANE.into()],
-        log_level: pushed.runtime().log_level,
+        log_level: runtime.log_level,
         listeners,
         inbound: Arc::clone(&inbound.policy),
         forbidden: forbidden(args),

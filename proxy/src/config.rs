@@ -321,7 +321,8 @@ impl RunArgs {
 const RUN_USAGE: &str = "\
 jitney-proxy run --listen <ADDR>... --upstream <ADDR>... [--policy <PATH>...] [OPTIONS]
        jitney-proxy run --config <PATH>... [OPTIONS]
-       jitney-proxy run --control-plane <URL>... [--listen <ADDR>... --upstream <ADDR>...] [OPTIONS]";
+       jitney-proxy run --control-plane <URL>... [--listen <ADDR>... --upstream <ADDR>...] [OPTIONS]
+       jitney-proxy run [--inbound <ADDR>...] [--outbound <ADDR>...] [--policy <PATH>... | --config <PATH>...] [OPTIONS]";
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()

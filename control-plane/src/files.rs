@@ -1,6 +1,11 @@
 //! A folder of files as the source: what is good in it is pushed, as a whole; what is not keeps the
 //! last good set in force, and is told by file, line, column and field.
+//!
+//! What goes is what was deleted: a file, or a document of a file that holds others. A file that held
+//! documents and holds none is being written, more likely than not, and is refused until it holds some or
+//! is gone; so is a folder without any file, which is what one looks like that is not mounted.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -39,9 +44,19 @@ pub struct Standing {
 pub struct Found {
     paths: Vec<PathBuf>,
     sources: Sources,
+    good: Good,
+}
+
+/// What files say that have no fault.
+#[derive(Debug)]
+struct Good {
     resources: Resources,
     standing: Standing,
+    filled: Filled,
 }
+
+/// The files that hold documents.
+type Filled = BTreeSet<Arc<str>>;
 
 /// Why there is no source.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +76,8 @@ impl Files {
     /// When the files are faulty.
     pub fn read(paths: Vec<PathBuf>) -> Result<Found, FilesError> {
         let sources = Sources::load(&paths).map_err(FilesError::Faulty)?;
-        let (resources, standing) = read(&sources).map_err(FilesError::Faulty)?;
-        Ok(Found {
-            paths,
-            sources,
-            resources,
-            standing,
-        })
+        let good = read(&sources, &Filled::new()).map_err(FilesError::Faulty)?;
+        Ok(Found { paths, sources, good })
     }
 
     /// Has files in force, and watches them from then on.
@@ -75,12 +85,17 @@ impl Files {
     /// # Errors
     /// When they cannot be watched.
     pub fn start(found: Found, rollouts: &Arc<Rollouts>) -> Result<Self, FilesError> {
-        rollouts.replace(found.resources, Instant::now());
-        let standing = Arc::new(Mutex::new(found.standing));
+        let Good {
+            resources,
+            standing,
+            mut filled,
+        } = found.good;
+        rollouts.replace(resources, Instant::now());
+        let standing = Arc::new(Mutex::new(standing));
         let (to, noted) = (Arc::clone(rollouts), Arc::clone(&standing));
         let watched = found.paths.clone();
         let watch = Watch::start(found.paths, found.sources, move |reading| {
-            changed(&reading, &watched, &to, &noted);
+            changed(&reading, &watched, &to, &noted, &mut filled);
         })?;
         Ok(Self {
             standing,
@@ -94,12 +109,20 @@ impl Files {
     }
 }
 
-fn changed(reading: &Reading, paths: &[PathBuf], rollouts: &Rollouts, standing: &Mutex<Standing>) {
+fn changed(
+    reading: &Reading,
+    paths: &[PathBuf],
+    rollouts: &Rollouts,
+    standing: &Mutex<Standing>,
+    filled: &mut Filled,
+) {
     let at = last_change(paths);
-    match reading.as_ref().map_err(Clone::clone).and_then(read) {
-        Ok((resources, now)) => {
-            *standing.lock() = now;
-            let is_news = rollouts.replace(resources, at);
+    let sources = reading.as_ref().map_err(Clone::clone);
+    match sources.and_then(|sources| read(sources, filled)) {
+        Ok(good) => {
+            *standing.lock() = good.standing;
+            *filled = good.filled;
+            let is_news = rollouts.replace(good.resources, at);
             tracing::info!(is_news, "files read");
         }
         Err(faults) => {
@@ -111,25 +134,48 @@ fn changed(reading: &Reading, paths: &[PathBuf], rollouts: &Rollouts, standing: 
     }
 }
 
-/// What files push, and how they stand; or all their faults.
-fn read(sources: &Sources) -> Result<(Resources, Standing), Vec<Diagnostic>> {
+/// What files push, and how they stand; or all their faults. Those of `filled` held documents when they
+/// were in force last.
+fn read(sources: &Sources, filled: &Filled) -> Result<Good, Vec<Diagnostic>> {
     let documents = Documents::read(sources);
-    let (errors, warnings): (Vec<_>, Vec<_>) = check(&documents).into_iter().partition(Diagnostic::is_error);
+    let (mut errors, warnings): (Vec<_>, Vec<_>) =
+        check(&documents).into_iter().partition(Diagnostic::is_error);
+    errors.extend(emptied(sources, &documents, filled));
     if !errors.is_empty() {
         return Err(errors);
     }
     let resources = resources(&documents);
+    let files = sources.files.iter();
     let standing = Standing {
-        sources: sources
-            .files
-            .iter()
-            .map(|source| source.file.to_string())
-            .collect(),
+        sources: files.map(|source| source.file.to_string()).collect(),
         warnings,
         conflicts: resources.conflicts.clone(),
         refused: Vec::new(),
     };
-    Ok((resources, standing))
+    let filled = documents.documents.iter();
+    Ok(Good {
+        resources,
+        standing,
+        filled: filled.map(|document| Arc::clone(&document.file)).collect(),
+    })
+}
+
+/// The files that have lost all their documents. Where no document is left, that is so of every file: one
+/// that came in the place of another is being written, too.
+fn emptied(sources: &Sources, documents: &Documents, filled: &Filled) -> Vec<Diagnostic> {
+    let nothing_left = documents.is_empty() && !filled.is_empty();
+    let is_lost = |file: &Arc<str>| nothing_left || filled.contains(file);
+    let files = sources.files.iter().map(|source| &source.file);
+    let empty = files.filter(|file| documents.is_without(file) && is_lost(file));
+    let fault = |file: &Arc<str>| {
+        let message = if filled.contains(file) {
+            "is empty; delete the file to remove its documents"
+        } else {
+            "is empty, and no other file holds a document; documents are not all removed at once"
+        };
+        Diagnostic::of_file(file, message)
+    };
+    empty.map(fault).collect()
 }
 
 /// When files or folders changed last, as their system noted it. The watch reports later: once they
@@ -253,6 +299,51 @@ spec:
         assert_eq!(endpoints(&store), ["shop/users/10.0.0.2:80"]);
         write(&file, USERS, &files, &store).await;
         assert_eq!(files.standing().refused, []);
+    }
+
+    const ORDERS: &str = "kind: Backend\nmetadata: {name: orders}\nspec: {endpoints: ['10.0.0.2:80']}\n";
+
+    /// What is wrong with files that held these documents when they were in force last.
+    fn told(filled: &[&str], files: &[(&str, &str)]) -> Vec<String> {
+        let files = files.iter().map(|(file, text)| jitney_api::Source {
+            file: (*file).into(),
+            text: (*text).to_owned(),
+        });
+        let sources = Sources {
+            files: files.collect(),
+        };
+        let filled = filled.iter().map(|file| Arc::from(*file)).collect();
+        match read(&sources, &filled) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_emptied_is_refused_and_one_that_was_deleted_is_not() {
+        let both = ["users.yaml", "orders.yaml"];
+        let emptied = "orders.yaml: is empty; delete the file to remove its documents";
+        for empty in ["", "\n  \n", "# later\n", "---\n---\n"] {
+            let found = told(&both, &[("users.yaml", USERS), ("orders.yaml", empty)]);
+            assert_eq!(found, [emptied], "{empty:?}");
+        }
+        let nothing = [""; 0];
+        assert_eq!(told(&both, &[("users.yaml", USERS)]), nothing);
+        let moved = format!("{ORDERS}---{USERS}").replace("name: orders", "name: orders, namespace: shop");
+        assert_eq!(told(&both, &[("users.yaml", &moved)]), nothing);
+        let new = [("users.yaml", USERS), ("orders.yaml", "")];
+        assert_eq!(told(&["users.yaml"], &new), nothing, "it never held any");
+    }
+
+    #[test]
+    fn nothing_at_all_is_in_no_place_of_something() {
+        let empty = [("more.yaml", "")];
+        let found = told(&["users.yaml"], &empty);
+        assert!(
+            found[0].starts_with("more.yaml: is empty, and no other file"),
+            "{found:?}"
+        );
+        assert_eq!(told(&[], &empty), [""; 0], "at first there may be nothing");
     }
 
     #[tokio::test]

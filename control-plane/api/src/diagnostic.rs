@@ -37,7 +37,7 @@ impl Diagnostic {
     }
 
     /// A fault of the file as a whole.
-    pub(crate) fn of_file(file: &Arc<str>, message: impl Into<String>) -> Self {
+    pub fn of_file(file: &Arc<str>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
             file: Arc::clone(file),

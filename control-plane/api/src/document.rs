@@ -159,6 +159,16 @@ impl Documents {
         all
     }
 
+    /// Whether there is none, and nothing that could not be read.
+    pub const fn is_empty(&self) -> bool {
+        self.documents.is_empty() && self.faults.is_empty()
+    }
+
+    /// Whether a file holds no document: it is empty, or holds blanks and comments.
+    pub fn is_without(&self, file: &str) -> bool {
+        self.empty.iter().any(|empty| **empty == *file)
+    }
+
     /// Documents that stand in no file, each with the name that its faults are told by. Their places in it
     /// are not known.
     pub fn of_json(documents: impl IntoIterator<Item = (Arc<str>, serde_json::Value)>) -> Self {

@@ -1,5 +1,7 @@
 //! The admin endpoint, asked over a socket.
 
+use std::fs;
+
 use super::process::{Plane, SHOP, ask};
 
 #[test]
@@ -75,4 +77,45 @@ fn a_refused_source_and_a_conflict_are_shown() {
         conflict["reason"].as_str().unwrap().contains("older"),
         "{conflict}"
     );
+}
+
+#[test]
+fn a_file_that_is_empty_for_a_while_removes_nothing() {
+    let plane = Plane::start(&[]);
+    let generation = plane.status()["generation"].clone();
+    let (file, more) = ("shop.yaml", plane.folder.files().join("more.yaml"));
+    let refused = |file: &'static str| {
+        move |status: &serde_json::Value| {
+            let refused = status["source"]["refused"].as_array().unwrap();
+            refused.iter().any(|fault| {
+                let text = fault["text"].as_str().unwrap();
+                text.contains(file) && text.contains("is empty")
+            })
+        }
+    };
+    // As a shell's redirection does before the first byte comes.
+    let held = fs::File::create(plane.folder.files().join(file)).unwrap();
+    let status = plane.until("it is refused", refused(file));
+    assert_eq!(status["generation"], generation);
+    assert_eq!(status["policies"].as_array().unwrap().len(), 2);
+    assert!(plane.get("/metrics").body.contains("jitney_source_accepted 0\n"));
+    // Another in its place that nothing is in yet.
+    drop(held);
+    fs::rename(plane.folder.files().join(file), &more).unwrap();
+    let status = plane.until("that is refused, too", refused("more.yaml"));
+    assert_eq!(status["generation"], generation);
+    fs::remove_file(&more).unwrap();
+    let status = plane.until("so is a folder without files", |status| {
+        status["source"]["refused"][0]["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("found no file named"))
+    });
+    assert_eq!(status["generation"], generation);
+    let (users, _) = SHOP
+        .split_once("---\nkind: Backend\nmetadata: {name: orders")
+        .unwrap();
+    plane.folder.write(users);
+    plane.until("what is deleted in a file is gone", |status| {
+        status["source"]["refused"] == serde_json::json!([]) && status["policies"] == serde_json::json!([])
+    });
 }

@@ -298,15 +298,16 @@ impl Metrics {
         handles
     }
 
-    /// Calls that were answered since start, to whatever backend, and those of them that failed: with a
-    /// status of 5xx.
-    pub fn tally(&self) -> Tally {
+    /// Calls that were answered since start, to backends of these names, and those of them that failed: with
+    /// a status of 5xx.
+    pub fn tally(&self, is_of: impl Fn(&str) -> bool) -> Tally {
         let mut tally = Tally::default();
         let mut add = |calls: &CallMetrics| {
             tally.calls += calls.replies.total();
             tally.failed += calls.replies.value(StatusClass::ServerError);
         };
-        for backend in self.inner.backends.lock().iter() {
+        let backends = self.inner.backends.lock();
+        for backend in backends.iter().filter(|backend| is_of(&backend.name)) {
             add(&backend.pass_through);
             backend.routes.lock().iter().for_each(|route| add(&route.calls));
         }

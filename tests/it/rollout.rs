@@ -1,5 +1,6 @@
 //! Rollouts in a mesh of processes: who takes a change, what stops it, and what a restart leaves of it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +11,7 @@ use jitney_tests::{Reply, TestControlPlane, TestProxy, TestUpstream, model, wait
 use serde_json::Value;
 
 use crate::mesh::{batch_settings, config, policy, users};
+use crate::pushed::free_ports;
 
 /// At 50 percent the first two take a change of the policy, and the others do not.
 const NODES: [&str; 4] = ["users-1", "users-3", "users-0", "users-2"];
@@ -150,8 +152,12 @@ async fn fragile() -> (TestUpstream, Arc<AtomicBool>) {
 }
 
 async fn call(proxy: &TestProxy, status: u16) {
+    call_at(proxy.address, status).await;
+}
+
+async fn call_at(address: SocketAddr, status: u16) {
     for id in 0..30 {
-        let answer = get(proxy.address, &format!("/users/{id}")).await.unwrap();
+        let answer = get(address, &format!("/users/{id}")).await.unwrap();
         assert_eq!(answer.status, status);
     }
 }
@@ -190,4 +196,74 @@ async fn calls_that_fail_since_a_change_stop_it_where_it_was_made_and_nowhere_el
     let reason = told["rollout"]["reason"].as_str().unwrap();
     assert!(reason.starts_with("users-1 saw "), "{reason}");
     assert_eq!(max_sizes(&fleet).await, [6; 4]);
+}
+
+/// A service that the callers' sidecars of `web` batch calls to.
+fn called(name: &str, upstream: &TestUpstream, port: u16, spec: &str) -> String {
+    let address = upstream.address;
+    format!(
+        r#"
+kind: Backend
+metadata: {{name: {name}, namespace: shop}}
+spec: {{endpoints: ["{address}"]}}
+---
+kind: Listener
+metadata: {{name: to-{name}, namespace: shop}}
+spec: {{address: "127.0.0.1:{port}", backend: {name}, workload: web}}
+---
+kind: BatchPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  targetRefs: [{{kind: Backend, name: {name}}}]
+  placement: Outbound
+  {spec}
+  routes:
+  - name: by-id
+    match: {{method: GET, path: {{type: Template, value: "/users/{{id}}"}}}}
+    codec: {{keyedGet: {{batchPath: "/users?ids={{id}}", key: /id}}}}
+"#
+    )
+}
+
+#[tokio::test]
+async fn of_two_policies_that_change_together_only_the_one_whose_calls_fail_stops() {
+    let ((good, _), (bad, breaks)) = (fragile().await, fragile().await);
+    let ports: [u16; 2] = free_ports();
+    let documents = |percent: u32, attempts: u32| {
+        let spec =
+            format!("rollout: {{percent: {percent}}}\n  traffic: {{timeouts: {{request: {attempts}s}}}}");
+        let of = |name, upstream, port| called(name, upstream, port, &spec);
+        format!("{}---{}", of("good", &good, ports[0]), of("bad", &bad, ports[1]))
+    };
+    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let plane = TestControlPlane::start(&documents(100, 10)).await;
+    let _web = plane.sidecar("shop/web", "web-1").pushed().start().await;
+    let until = async |state: &'static str, after: &Value| {
+        for name in ["shop/good", "shop/bad"] {
+            let is_new = |told: &Value| told["version"] != *after && is(state, 1)(told);
+            plane.until_policy(name, is_new).await;
+        }
+        plane.policy("shop/bad").await["version"].clone()
+    };
+    let first = until("Complete", &Value::Null).await;
+    for address in addresses {
+        call_at(address, 200).await;
+    }
+    // A change that all take, so that there is something to compare with.
+    plane.write(&documents(100, 20));
+    let second = until("Complete", &first).await;
+    for address in addresses {
+        call_at(address, 200).await;
+    }
+    plane.write(&documents(99, 30));
+    until("Staged", &second).await;
+    breaks.store(true, Ordering::Relaxed);
+    call_at(addresses[0], 200).await;
+    call_at(addresses[1], 500).await;
+    let told = plane.until_policy("shop/bad", is("Stopped", 1)).await;
+    let reason = told["rollout"]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("web-1 saw "), "{reason}");
+    let told = plane.policy("shop/good").await;
+    assert!(is("Staged", 1)(&told), "{told:#}");
+    assert_eq!(told["findings"]["sidecars"], 0);
 }

@@ -8,6 +8,7 @@ use jitney_api::Workload;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use jitney_api::push::config::{Finding, Kept, Snapshot, TrustBundle};
 use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
+use jitney_core::decline::{Grown, Tally};
 use prost::Message as _;
 use tokio::time::Instant;
 
@@ -211,8 +212,10 @@ impl Duty {
             self.retry_at = Some(Instant::now() + RETRY);
         }
         if taken.changed {
-            let tally = self.metrics.tally();
-            self.watch.changed(policies_of(&delta), tally, Instant::now());
+            for policy in policies_of(&delta) {
+                let tally = self.tally(&policy);
+                self.watch.changed(&policy, tally, Instant::now());
+            }
         }
         for name in taken.again {
             self.subscriber.subscribe(Kind::Policy, &name);
@@ -305,20 +308,44 @@ impl Duty {
         self.watch.next()
     }
 
-    /// What is to be reported: that calls fail more often since these policies changed.
+    /// What is to be reported: that the calls of these policies fail more often since they changed.
     pub(super) fn look(&mut self) -> Vec<Finding> {
-        let found = self.watch.look(self.metrics.tally(), Instant::now());
-        let Some((policies, grown)) = found else {
-            return Vec::new();
+        let mut watch = std::mem::take(&mut self.watch);
+        watch.retain(|policy| self.version(policy).is_some());
+        let found = watch.look(|policy| self.tally(policy), Instant::now());
+        self.watch = watch;
+        let finding = |(name, grown): (String, Grown)| {
+            Some(Finding {
+                version: self.version(&name)?.clone(),
+                before: grown.before,
+                since: grown.since,
+                name,
+            })
         };
-        let version = |name: &String| self.held.get(&(Kind::Policy, name.clone()));
-        let finding = |name: String| Finding {
-            version: version(&name).map_or_else(String::new, |(version, _)| version.clone()),
-            before: grown.before,
-            since: grown.since,
-            name,
-        };
-        policies.into_iter().map(finding).collect()
+        found.into_iter().filter_map(finding).collect()
+    }
+
+    fn version(&self, policy: &str) -> Option<&String> {
+        let held = self.held.get(&(Kind::Policy, policy.to_owned()));
+        held.map(|(version, _)| version)
+    }
+
+    /// The calls that a policy is for: those to the backends whose callers are to run it or, where there is
+    /// no such backend, all that come to this workload.
+    fn tally(&self, policy: &str) -> Tally {
+        let own = self.workload.as_ref().map(ToString::to_string);
+        let others = self.assembly.listeners().map(|listener| &listener.backend);
+        let others: BTreeSet<&str> = others
+            .filter(|backend| Some(*backend) != own.as_ref())
+            .map(String::as_str)
+            .collect();
+        let needs = (Kind::Policy, policy.to_owned());
+        let mut outbound = others.clone();
+        outbound.retain(|backend| self.assembly.wanted(backend).contains(&needs));
+        if outbound.is_empty() {
+            return self.metrics.tally(|name| !others.contains(backend_of(name)));
+        }
+        self.metrics.tally(|name| outbound.contains(backend_of(name)))
     }
 
     /// Whether all that listeners need has come.
@@ -422,6 +449,13 @@ impl Duty {
             tracing::error!(%error, "the last good set is not on disk");
         }
     }
+}
+
+/// The full name of a backend whose calls are counted by this name: one that is reached in a way of its own
+/// has that behind it.
+fn backend_of(name: &str) -> &str {
+    let end = name.match_indices('/').nth(1);
+    end.map_or(name, |(end, _)| &name[..end])
 }
 
 /// Rejects the bundles that cannot be trusted.

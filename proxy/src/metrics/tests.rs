@@ -214,5 +214,6 @@ fn a_route_that_comes_back_is_counted_on() {
         .routes(&backend, [("p/a", Some(Arc::clone(&first)))])
         .remove(0);
     assert!(Arc::ptr_eq(&first, &again));
-    assert_eq!((metrics.tally().calls, metrics.tally().failed), (1, 1));
+    let (all, none) = (metrics.tally(|_| true), metrics.tally(|name| name == "another"));
+    assert_eq!((all.calls, all.failed, none), (1, 1, Tally::default()));
 }

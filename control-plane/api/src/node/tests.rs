@@ -101,3 +101,69 @@ proptest! {
         }
     }
 }
+
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    let fault = parse(&Arc::from("f"), text).unwrap_err().to_string();
+    assert_eq!(fault, expected, "{text:.80}");
+}
+
+#[test]
+fn what_cannot_be_read_is_told_to_people() {
+    for (text, expected) in [
+        (
+            ": 1",
+            "f:1:1: found no name in front of ':', expected the name of a field",
+        ),
+        (
+            "a: 1\n~: 1",
+            "f:2:1: found no name in front of ':', expected the name of a field",
+        ),
+        (
+            "[a]: 1",
+            "f:1:1: found a list or a map in front of ':', expected the name of a field",
+        ),
+        (
+            "a: {{x}: 1}",
+            "f:1:5: found a list or a map in front of ':', expected the name of a field",
+        ),
+        (
+            "!!int 5: 1",
+            "f:1:7: found a value of a type of its own in front of ':', expected the name of a field",
+        ),
+        (
+            "a: 1\na: 2",
+            "f:2:1: found the field \"a\" twice, expected it once",
+        ),
+        ("a: &x [*x]", "f:1:8: found an alias inside what it stands for"),
+        ("a: !!int x", "f:1:10: found no whole number behind !!int"),
+        (
+            "a: .inf",
+            "f:1:4: found .inf, expected a number that is not infinite",
+        ),
+        (
+            "a: !!binary gICA",
+            "f:1:13: found !!binary that is no UTF-8 text, expected text",
+        ),
+        ("a: [", "f:1:4: not valid YAML: unclosed bracket '['"),
+    ] {
+        refused(text, expected);
+    }
+}
+
+#[test]
+fn more_than_a_file_may_hold_is_refused_before_it_costs_much() {
+    let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    assert!(parse(&Arc::from("f"), &deep(30)).is_ok());
+    refused(
+        &deep(100),
+        "f:1:33: found lists and maps inside one another, expected at most 32 levels",
+    );
+    assert!(parse(&Arc::from("f"), &deep(100_000)).is_err());
+    let long = format!("[{}]", "1,".repeat(200_000));
+    let fault = parse(&Arc::from("f"), &long).unwrap_err();
+    assert_eq!(
+        fault.message,
+        "found more than a policy file may hold, expected at most 100000 values"
+    );
+}

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{Location, Spanned};
 
 use super::{Entry, Node, Place, Value};
@@ -45,20 +46,63 @@ fn fault(file: &Arc<str>, error: &serde_saphyr::Error) -> Diagnostic {
     } else {
         error
     };
-    let message = if let serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } = error {
-        format!("found the field {key:?} twice, expected it once")
-    } else if let serde_saphyr::Error::Budget { breach, .. } = error {
-        format!("found more than a policy file may hold: {breach:?}")
-    } else {
+    let message = in_words(error).unwrap_or_else(|| {
         // The place is told in front of the message already.
         let text = error.to_string();
         let told = format!(" at line {}, column {}", place.line, place.column);
         format!("not valid YAML: {}", text.strip_suffix(&*told).unwrap_or(&text))
-    };
+    });
     Diagnostic {
         line: place.line,
         column: place.column,
         ..Diagnostic::of_file(file, message)
+    }
+}
+
+/// What the reader says to whoever writes programs with it, for who writes files; `None` where it speaks of
+/// the text itself.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most of its errors are about YAML and say what is wrong with it"
+)]
+fn in_words(error: &serde_saphyr::Error) -> Option<String> {
+    use serde_saphyr::Error as E;
+    let words = match error {
+        E::DuplicateMappingKey { key: Some(key), .. } => {
+            return Some(format!("found the field {key:?} twice, expected it once"));
+        }
+        E::DuplicateMappingKey { key: None, .. } => "found a field twice, expected it once",
+        E::Budget { breach, .. } => return Some(too_much(breach)),
+        E::NullIntoString { .. } => "found no name in front of ':', expected the name of a field",
+        // Nothing but names of fields is read as a certain type.
+        E::Unexpected { .. } => "found a list or a map in front of ':', expected the name of a field",
+        E::TaggedScalarCannotDeserializeIntoString { .. } => {
+            "found a value of a type of its own in front of ':', expected the name of a field"
+        }
+        E::BinaryNotUtf8 { .. } => "found !!binary that is no UTF-8 text, expected text",
+        E::RecursiveReferencesRequireWeakTypes { .. } => "found an alias inside what it stands for",
+        E::InvalidScalar { ty, .. } if ty.contains("float") => "found no number behind !!float",
+        E::InvalidScalar { .. } => "found no whole number behind !!int",
+        E::InvalidBooleanStrict { .. } => "found neither true nor false behind !!bool",
+        E::NonFiniteFloat { value, .. } => {
+            return Some(format!("found {value}, expected a number that is not infinite"));
+        }
+        _ => return None,
+    };
+    Some(words.to_owned())
+}
+
+fn too_much(breach: &BudgetBreach) -> String {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the others cannot come before these"
+    )]
+    match breach {
+        BudgetBreach::Depth { .. } => {
+            format!("found lists and maps inside one another, expected at most {MAX_DEPTH} levels")
+        }
+        BudgetBreach::Aliases { .. } => format!("found too many aliases, expected at most {MAX_ALIASES}"),
+        _ => format!("found more than a policy file may hold, expected at most {MAX_NODES} values"),
     }
 }
 
@@ -161,7 +205,8 @@ impl<'de> Visitor<'de> for RawVisitor {
 /// Nodes of one document, those that aliases stand for included.
 const MAX_NODES: usize = 100_000;
 
-/// Levels of lists and maps: a policy has about ten.
-const MAX_DEPTH: usize = 64;
+/// Levels of lists and maps: a policy has about ten. The reader goes down into each, and is to come back from
+/// there with the stack of a thread, 2 MiB, in a build that is not optimized, too: it takes 36 KiB a level.
+const MAX_DEPTH: usize = 32;
 
 const MAX_ALIASES: usize = 1_000;

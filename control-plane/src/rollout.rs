@@ -10,9 +10,10 @@
 //! Only what a policy says is staged. Which of several policies has a target is decided for all sidecars at
 //! once, and so is that a policy is no more.
 //!
-//! Baselines and stops are kept in the state folder, for the next process and for other replicas. What a
-//! policy that is new to a running control plane was before is nothing; of one that a process finds at its
-//! start, and of which nothing is kept, nobody can know it, so that everyone is to run the present content; or nobody, if that has stopped.
+//! What every policy is, baselines and stops are kept in the state folder, for the next process and for other
+//! replicas. What a policy that is new was before is nothing. Where the state is lost, nobody can know what a
+//! policy was that a process finds at its start: everyone is to run the present content; or nobody, if that
+//! has stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -25,9 +26,11 @@ use tokio::time::Instant;
 
 mod course;
 mod kept;
+mod unkept;
 
 use course::{Course, Group, Past, Record};
-use kept::{Kept, Stops};
+use kept::{Kept, Stops, Whole};
+use unkept::{Item, Unkept};
 
 use crate::identity::{Folder, FolderError};
 use crate::status::brief;
@@ -42,13 +45,26 @@ pub struct Rollouts {
     courses: Mutex<Courses>,
     /// Stages that are about to be stopped: of thousands who ask for the same, only the first has it done.
     stopping: Mutex<BTreeSet<(Arc<str>, Version)>>,
+    /// What is not on disk and should be.
+    unkept: Unkept,
 }
 
 #[derive(Debug)]
 struct Courses {
     present: BTreeMap<Arc<str>, Course>,
     /// What an earlier process left; `None` once the source has been read.
-    left: Option<BTreeMap<Arc<str>, Record>>,
+    left: Option<Left>,
+    /// What is on disk of every policy; `None` when there is nothing.
+    whole: Option<Version>,
+    /// Policies with a share of which nobody knows what they were, by the content that all are to run.
+    unknown: BTreeMap<Arc<str>, Version>,
+}
+
+/// What an earlier process left.
+#[derive(Debug)]
+struct Left {
+    records: BTreeMap<Arc<str>, Record>,
+    whole: Option<Whole>,
 }
 
 impl Rollouts {
@@ -58,15 +74,22 @@ impl Rollouts {
     /// When the folder cannot be read.
     pub fn open(state: &Folder, store: &Arc<Store>) -> Result<Self, FolderError> {
         let kept = Kept::open(state)?;
+        let left = Left {
+            records: kept.records()?,
+            whole: kept.whole()?,
+        };
         let courses = Courses {
             present: BTreeMap::new(),
-            left: Some(kept.records()?),
+            whole: left.whole.as_ref().map(Whole::version),
+            left: Some(left),
+            unknown: BTreeMap::new(),
         };
         Ok(Self {
             store: Arc::clone(store),
             kept,
             courses: Mutex::new(courses),
             stopping: Mutex::default(),
+            unkept: Unkept::default(),
         })
     }
 
@@ -85,8 +108,9 @@ impl Rollouts {
             Stops::new()
         };
         let next = courses.with(&resources, &noted);
+        let unknown = courses.unknown_of(&next, &resources);
         for (policy, course) in &next {
-            course.tell(policy, courses.present.get(policy));
+            course.tell(policy, courses.present.get(policy), courses.left_staged(policy));
         }
         // On disk first: what a process is to know at its start would else be lost with this one.
         self.keep(&courses, &next);
@@ -96,9 +120,87 @@ impl Rollouts {
         *courses = Courses {
             present: next,
             left: None,
+            whole: courses.whole,
+            unknown,
         };
-        self.store
-            .replace_source(resources.pushed, courses.rollouts(), changed)
+        let is_news = self
+            .store
+            .replace_source(resources.pushed, courses.rollouts(), changed);
+        // What is pushed waits for no disk where it need not: a restart that finds an older set here takes
+        // a smaller step, and not a wrong one.
+        self.keep_whole(&mut courses);
+        is_news
+    }
+
+    /// The generation of the set in the store.
+    pub fn generation(&self) -> u64 {
+        self.store.snapshot().generation()
+    }
+
+    /// Tries again to keep what could not be kept.
+    pub fn keep_again(&self) {
+        let items = self.unkept.items();
+        if items.is_empty() {
+            return;
+        }
+        let mut courses = self.courses.lock();
+        for item in items {
+            let of = |policy: &Arc<str>| courses.present.get(policy);
+            match &item {
+                Item::Whole => {
+                    self.keep_whole(&mut courses);
+                    continue;
+                }
+                Item::Baseline(policy) => {
+                    let record = of(policy).and_then(Course::record);
+                    let kept = self.kept.keep(policy, record.as_ref());
+                    self.unkept.note(item, kept);
+                }
+                Item::Stop(policy) => {
+                    let kept = of(policy)
+                        .and_then(Course::stopped)
+                        .map_or(Ok(()), |(content, stop)| {
+                            self.kept.add_stop(policy, content, stop)
+                        });
+                    self.unkept.note(item, kept);
+                }
+                Item::NoStop(policy, content) => {
+                    let kept = self.kept.remove_stop(policy, *content);
+                    self.unkept.note(item, kept);
+                }
+            }
+        }
+    }
+
+    /// What could not be kept for a restart, a line each.
+    pub fn faults(&self) -> Vec<String> {
+        self.unkept.texts()
+    }
+
+    /// What is odd, a line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let courses = self.courses.lock();
+        let warning = |policy: &Arc<str>| {
+            format!(
+                "{policy}: nothing is kept of what it was before this process started: every sidecar is to run its \
+                 present content, and not a share"
+            )
+        };
+        courses.unknown.keys().map(warning).collect()
+    }
+
+    /// Has on disk what every policy is, unless that is there.
+    fn keep_whole(&self, courses: &mut Courses) {
+        let whole = courses.to_whole();
+        let version = whole.version();
+        if courses.whole == Some(version) && !self.unkept.has(&Item::Whole) {
+            return;
+        }
+        let kept = self.kept.keep_whole(&whole);
+        if kept.is_ok() {
+            courses.whole = Some(version);
+        }
+        self.unkept.note(Item::Whole, kept);
     }
 
     /// Takes over what another replica has stopped.
@@ -168,7 +270,8 @@ impl Rollouts {
         tracing::warn!(%policy, reason = stop.reason, "a rollout has stopped: every sidecar is to run what was before");
         // Sidecars first: they are harmed now.
         self.store.spread(courses.rollouts(), Instant::now());
-        told(policy, self.kept.add_stop(policy, content, stop));
+        let kept = self.kept.add_stop(policy, content, stop);
+        self.unkept.note(Item::Stop(Arc::clone(policy)), kept);
     }
 
     /// What was changed while no control plane ran has stopped no more.
@@ -176,7 +279,7 @@ impl Rollouts {
         for (policy, (content, _)) in noted {
             let stopped = next.get(policy).and_then(Course::stopped);
             if stopped.is_none_or(|(stopped, _)| stopped != *content) {
-                told(policy, self.kept.remove_stop(policy, *content));
+                self.forget_stop(policy, *content);
             }
         }
     }
@@ -186,15 +289,21 @@ impl Rollouts {
         let names: BTreeSet<&Arc<str>> = before.names().chain(next.keys()).collect();
         for policy in names {
             let record = next.get(policy).and_then(Course::record);
-            if record != before.record(policy) {
-                told(policy, self.kept.keep(policy, record.as_ref()));
+            let item = Item::Baseline(Arc::clone(policy));
+            if record != before.record(policy) || self.unkept.has(&item) {
+                self.unkept.note(item, self.kept.keep(policy, record.as_ref()));
             }
             let was = before.present.get(policy).and_then(Course::stopped);
             let is = next.get(policy).and_then(Course::stopped);
             if let Some((content, _)) = was.filter(|_| is.is_none()) {
-                told(policy, self.kept.remove_stop(policy, content));
+                self.forget_stop(policy, content);
             }
         }
+    }
+
+    fn forget_stop(&self, policy: &Arc<str>, content: Version) {
+        let kept = self.kept.remove_stop(policy, content);
+        self.unkept.note(Item::NoStop(Arc::clone(policy), content), kept);
     }
 }
 
@@ -213,42 +322,70 @@ impl Courses {
             let before = self.present.get(&policy);
             let stopped = before.and_then(Course::stopped);
             let stopped = stopped.as_ref().or_else(|| noted.get(&policy));
-            let past = self.past(&policy, percent);
+            let past = self.past(&policy);
             let course = Course::new(group, percent, past, stopped, now);
             (policy, course)
         };
         groups.map(course).collect()
     }
 
-    fn past(&self, policy: &str, percent: u32) -> Past {
+    fn past(&self, policy: &str) -> Past {
         match (self.present.get(policy), &self.left) {
             (Some(course), _) => course.past(),
             (None, None) => Past::New,
-            (None, Some(left)) => left.get(policy).cloned().map_or_else(
-                || {
-                    if percent < 100 {
-                        tracing::warn!(
-                            policy,
-                            percent,
-                            "nothing is kept of what was before: every sidecar is to run the present content"
-                        );
-                    }
-                    Past::Unknown
-                },
-                Past::Known,
-            ),
+            (None, Some(left)) => left.past(policy),
         }
     }
 
+    /// Policies whose share means nothing, for nobody knows what the others were to run.
+    fn unknown_of(
+        &self,
+        next: &BTreeMap<Arc<str>, Course>,
+        resources: &Resources,
+    ) -> BTreeMap<Arc<str>, Version> {
+        let shares = resources.shares.keys();
+        let courses = shares.filter_map(|policy| next.get_key_value(policy));
+        let unknown = courses.filter(|(policy, course)| {
+            let was = self.unknown.get(*policy) == Some(&course.present());
+            let is = course.stopped().is_none() && self.past(policy) == Past::Unknown;
+            if is {
+                tracing::warn!(%policy, "nothing is kept of what was before: every sidecar is to run the present content");
+            }
+            was || is
+        });
+        unknown
+            .map(|(policy, course)| (Arc::clone(policy), course.present()))
+            .collect()
+    }
+
     fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let left = self.left.iter().flat_map(BTreeMap::keys);
+        let left = self.left.iter().flat_map(|left| left.records.keys());
         self.present.keys().chain(left)
     }
 
-    /// What is on disk of a policy.
+    /// What is on disk of a policy, in a file of its own.
     fn record(&self, policy: &str) -> Option<Record> {
-        let left = self.left.as_ref().and_then(|left| left.get(policy)).cloned();
-        left.or_else(|| self.present.get(policy).and_then(Course::record))
+        let left = self.left.as_ref().and_then(|left| left.records.get(policy));
+        left.cloned()
+            .or_else(|| self.present.get(policy).and_then(Course::record))
+    }
+
+    /// The change of a policy that an earlier process had staged.
+    fn left_staged(&self, policy: &str) -> Option<Version> {
+        let record = self.left.as_ref()?.records.get(policy)?;
+        record.staged.map(|(content, _)| content)
+    }
+
+    fn to_whole(&self) -> Whole {
+        let mut whole = Whole::default();
+        for (policy, course) in &self.present {
+            let policy = Arc::clone(policy);
+            match course.whole() {
+                Some(group) => drop(whole.everyone.insert(policy, group)),
+                None => drop(whole.shared.insert(policy)),
+            }
+        }
+        whole
     }
 
     fn rollouts(&self) -> BTreeMap<Arc<str>, Rollout> {
@@ -259,9 +396,20 @@ impl Courses {
     }
 }
 
-fn told(policy: &str, kept: Result<(), FolderError>) {
-    if let Err(error) = kept {
-        tracing::error!(policy, %error, "what has become of a rollout is not kept for a restart");
+impl Left {
+    fn past(&self, policy: &str) -> Past {
+        let of_everyone = || self.whole.as_ref()?.everyone.get(policy).cloned();
+        let whole = || {
+            let baseline = of_everyone()?;
+            let staged = None;
+            Some(Record { baseline, staged })
+        };
+        match self.records.get(policy).cloned().or_else(whole) {
+            Some(record) => Past::Known(record),
+            // Whoever kept everything knew it if there was one.
+            None if self.whole.as_ref().is_some_and(|whole| !whole.has(policy)) => Past::New,
+            None => Past::Unknown,
+        }
     }
 }
 

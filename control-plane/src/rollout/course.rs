@@ -144,6 +144,16 @@ impl Course {
         (self.percent < 100 || self.stage.is_some()).then(|| self.to_record())
     }
 
+    /// The content that everyone runs and has no file of its own; `None` where there is one.
+    pub(super) fn whole(&self) -> Option<Group> {
+        self.record().is_none().then(|| self.baseline.clone())
+    }
+
+    /// The version of what the source says.
+    pub(super) const fn present(&self) -> Version {
+        self.present
+    }
+
     fn to_record(&self) -> Record {
         Record {
             baseline: self.baseline.clone(),
@@ -186,12 +196,15 @@ impl Course {
         })
     }
 
-    /// Says in the log what is another than before.
-    pub(super) fn tell(&self, policy: &str, before: Option<&Self>) {
+    /// Says in the log what is another than before: in this process or, for what an earlier one had staged,
+    /// in that.
+    pub(super) fn tell(&self, policy: &str, before: Option<&Self>, left: Option<Version>) {
         let percent = self.percent;
         let staged = before.filter(|before| before.stage.is_some());
+        let goes_on =
+            left == Some(self.present) || staged.is_some_and(|before| before.present == self.present);
         match (&self.stage, staged) {
-            (Some(_), Some(before)) if before.present == self.present => {
+            (Some(_), Some(before)) if goes_on => {
                 if before.percent != percent {
                     let from = before.percent;
                     tracing::info!(
@@ -201,6 +214,21 @@ impl Course {
                         "another share of the sidecars is to run a staged change"
                     );
                 }
+            }
+            (Some(Running { stop: Some(stop), .. }), _) => {
+                let reason = &stop.reason;
+                tracing::info!(
+                    policy,
+                    reason,
+                    "a rollout that had stopped stays so: no sidecar is to run the change"
+                );
+            }
+            (Some(_), _) if goes_on => {
+                tracing::info!(
+                    policy,
+                    percent,
+                    "a staged change goes on: a share of the sidecars is to run it"
+                );
             }
             (Some(_), _) => {
                 tracing::info!(

@@ -1,9 +1,10 @@
 //! What has to outlive a control plane of its rollouts, in the state folder: what the sidecars run that
-//! take no part in a stage, a file for each policy with a share, and one file of what has stopped.
+//! take no part in a stage, a file for each policy with a share, and one file with all other policies, which
+//! may have a share when the next process finds them; and one of what has stopped.
 //!
-//! The second is small and is watched by other replicas; the first is read at the start only.
+//! The last is small and is watched by other replicas; the others are read at the start only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,6 +28,30 @@ pub(super) struct Kept {
 
 /// Content and stop, by policy.
 pub(super) type Stops = BTreeMap<Arc<str>, (Version, Stop)>;
+
+/// What every policy was when this was written.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    /// Those whose changes went to everyone.
+    pub(super) everyone: BTreeMap<Arc<str>, Group>,
+    /// The others, which have a file each.
+    pub(super) shared: BTreeSet<Arc<str>>,
+}
+
+/// Why something is not kept.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeptError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error("{POLICIES} would be {0} bytes, and {MOST_BYTES} is the most")]
+    TooLarge(usize),
+}
+
+#[derive(Serialize, Deserialize)]
+struct WholeFile {
+    everyone: Vec<BaselineFile>,
+    shared: BTreeSet<Arc<str>>,
+}
 
 #[derive(Serialize, Deserialize)]
 struct BaselineFile {
@@ -93,12 +118,42 @@ impl Kept {
         Ok(records)
     }
 
+    /// What every policy was; `None` when that is not known.
+    pub(super) fn whole(&self) -> Result<Option<Whole>, FolderError> {
+        let Some(text) = self.state.read(POLICIES)? else {
+            return Ok(None);
+        };
+        let file: Option<WholeFile> = serde_json::from_str(&text).ok();
+        let whole = file.and_then(WholeFile::whole);
+        if whole.is_none() {
+            let file = self.state.path(POLICIES);
+            tracing::error!(file = %file.display(), "what every policy was cannot be read, and is left out");
+        }
+        Ok(whole)
+    }
+
+    /// Keeps what every policy is, in one file: most of them never have a share, and one of them that gets
+    /// one while nobody runs is to have a baseline still.
+    pub(super) fn keep_whole(&self, whole: &Whole) -> Result<(), KeptError> {
+        let everyone = whole.everyone.iter();
+        let text = json(&WholeFile {
+            everyone: everyone
+                .map(|(policy, group)| BaselineFile::of(policy, group, None))
+                .collect(),
+            shared: whole.shared.clone(),
+        });
+        if text.len() > MOST_BYTES {
+            return Err(KeptError::TooLarge(text.len()));
+        }
+        Ok(self.state.write(POLICIES, &text, Readable::ByOwner)?)
+    }
+
     /// Keeps what there is to keep of a policy.
     pub(super) fn keep(&self, policy: &str, record: Option<&Record>) -> Result<(), FolderError> {
         let name = format!("{}.json", Version::of(policy.as_bytes()));
         match record {
             Some(record) => {
-                let text = json(&BaselineFile::of(policy, record));
+                let text = json(&BaselineFile::of(policy, &record.baseline, record.staged));
                 self.baselines.write(&name, &text, Readable::ByOwner)
             }
             None => self.baselines.remove(&name),
@@ -159,16 +214,42 @@ impl Kept {
     }
 }
 
+impl Whole {
+    /// Tells it from every other.
+    pub(super) fn version(&self) -> Version {
+        let everyone = self.everyone.iter();
+        let everyone = everyone.map(|(policy, group)| format!("{policy} {}\n", group.version));
+        let shared = self.shared.iter().map(|policy| format!("{policy}\n"));
+        Version::of(everyone.chain(shared).collect::<String>().as_bytes())
+    }
+
+    /// Whether there was a policy of this name.
+    pub(super) fn has(&self, policy: &str) -> bool {
+        self.everyone.contains_key(policy) || self.shared.contains(policy)
+    }
+}
+
+impl WholeFile {
+    fn whole(self) -> Option<Whole> {
+        let everyone = self.everyone.into_iter();
+        let everyone = everyone.map(|file| file.record().map(|(policy, record)| (policy, record.baseline)));
+        Some(Whole {
+            everyone: everyone.collect::<Option<_>>()?,
+            shared: self.shared,
+        })
+    }
+}
+
 impl BaselineFile {
-    fn of(policy: &str, record: &Record) -> Self {
-        let staged = record.staged.map(|(content, since)| Staged {
+    fn of(policy: &str, baseline: &Group, staged: Option<(Version, SystemTime)>) -> Self {
+        let staged = staged.map(|(content, since)| Staged {
             content: content.to_string(),
             since: seconds(since),
         });
         Self {
             policy: policy.to_owned(),
             staged,
-            resources: record.baseline.resources.iter().map(Resource::of).collect(),
+            resources: baseline.resources.iter().map(Resource::of).collect(),
         }
     }
 
@@ -250,4 +331,7 @@ fn time(seconds: u64) -> SystemTime {
 }
 
 const BASELINES: &str = "rollouts";
+const POLICIES: &str = "policies.json";
+/// Written anew with each change of a policy, so that it must not be large: some 20,000 policies.
+const MOST_BYTES: usize = 32 << 20;
 const STOPS: &str = "rollouts-stopped.json";

@@ -261,15 +261,6 @@ impl Model {
         }
     }
 
-    fn restart(&mut self, number: Option<usize>, percent: u32) {
-        let is_kept = self.percent < 100 || self.present != self.baseline;
-        if !is_kept || self.present.is_none() {
-            // What was before is not known, and is not asked for.
-            self.baseline = number;
-        }
-        self.write(number, percent);
-    }
-
     fn stop(&mut self) {
         self.stopped |= self.present != self.baseline;
     }
@@ -291,12 +282,13 @@ fn step(random: &mut impl FnMut(usize) -> usize, mesh: &mut Mesh, model: &mut Mo
             "stop".into()
         }
         2 => {
-            model.restart(model.present, model.percent);
+            // What every policy was is known to the next process.
+            model.write(model.present, model.percent);
             mesh.restart(model.present, model.percent);
             "restart".into()
         }
         3 => {
-            model.restart(number, percent);
+            model.write(number, percent);
             mesh.restart(number, percent);
             format!("restart with {number:?} at {percent}")
         }
@@ -414,6 +406,71 @@ fn a_policy_that_is_new_goes_to_the_share_alone_and_one_that_goes_is_gone() {
 }
 
 #[test]
+fn a_policy_that_gets_a_share_while_nobody_runs_has_a_baseline() {
+    let mut mesh = Mesh::start(Some(0), 100);
+    mesh.settle();
+    mesh.restart(Some(1), 30);
+    assert_eq!(mesh.settle(), share(30));
+    assert_eq!(mesh.run([Some(0), Some(1)]), [13 - share(30), share(30)]);
+    assert_eq!(mesh.rollouts.warnings(), [""; 0]);
+    // The share is gone while nobody runs, and comes back so.
+    mesh.restart(Some(1), 100);
+    mesh.settle();
+    mesh.restart(Some(2), 50);
+    assert_eq!(mesh.settle(), share(50));
+    assert_eq!(mesh.run([Some(1), Some(2)]), [13 - share(50), share(50)]);
+    // One that was not there, and was known not to be, goes to its share alone.
+    mesh.restart(None, 100);
+    mesh.settle();
+    mesh.restart(Some(3), 50);
+    mesh.settle();
+    assert_eq!(mesh.run([None, Some(3)]), [13 - share(50), share(50)]);
+}
+
+#[test]
+fn what_is_lost_with_the_state_is_told_until_it_matters_no_more() {
+    let mut mesh = Mesh::start(Some(0), 100);
+    mesh.settle();
+    fs::remove_file(mesh.state.path().join("policies.json")).unwrap();
+    mesh.restart(Some(1), 30);
+    assert_eq!(mesh.settle(), 13);
+    let warnings = mesh.rollouts.warnings();
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with("shop/users: nothing is kept of what it was"),
+        "{warnings:?}"
+    );
+    mesh.write(Some(1), 40);
+    assert_eq!(mesh.rollouts.warnings(), warnings, "the same content");
+    mesh.write(Some(2), 40);
+    assert_eq!(mesh.settle(), share(40));
+    assert_eq!(mesh.rollouts.warnings(), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_kept_is_told_and_tried_again() {
+    let mesh = Mesh::start(Some(0), 100);
+    let rollouts = mesh.state.path().join("rollouts");
+    // Nothing can be put into a folder that is a file.
+    fs::remove_dir(&rollouts).unwrap();
+    fs::write(&rollouts, "").unwrap();
+    let whole = mesh.state.path().join("policies.json");
+    fs::remove_file(&whole).unwrap();
+    fs::create_dir(&whole).unwrap();
+    mesh.write(Some(1), 30);
+    mesh.rollouts.keep_again();
+    let faults = mesh.rollouts.faults();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].contains("what every policy is: cannot write") && faults[1].contains(POLICY));
+    fs::remove_file(&rollouts).unwrap();
+    fs::create_dir(&rollouts).unwrap();
+    fs::remove_dir(&whole).unwrap();
+    mesh.rollouts.keep_again();
+    assert_eq!(mesh.rollouts.faults(), [""; 0]);
+    assert_eq!(fs::read_dir(&rollouts).unwrap().count(), 1);
+    assert!(whole.is_file());
+}
+
+#[test]
 fn where_nothing_is_kept_everyone_is_to_run_what_there_is() {
     let mut mesh = Mesh::start(Some(0), 50);
     mesh.write(Some(1), 50);
@@ -482,7 +539,7 @@ fn replicas_stop_together() {
 }
 
 #[test]
-fn what_goes_to_everyone_leaves_nothing_on_disk() {
+fn what_goes_to_everyone_has_no_file_of_its_own() {
     let mesh = Mesh::start(Some(0), 100);
     mesh.write(Some(1), 100);
     let files = || {

@@ -45,6 +45,7 @@ mod kind;
 mod names;
 mod precedence;
 mod resources;
+mod strays;
 mod subscriber;
 mod version;
 
@@ -53,6 +54,7 @@ pub use feed::{Answer, Feed, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 pub use kind::Kind;
 pub use precedence::Conflict;
 pub use resources::{DEFAULT_NAMESPACE, Pushed, Readers, Resources, resources};
+pub use strays::{Stray, known_workloads, meant, strays};
 pub use subscriber::{Change, Delta, Subscriber};
 pub use version::{NotAVersion, Version};
 

@@ -220,11 +220,11 @@ fn workloads(metadata: &Metadata, backends: &[&str]) -> Vec<Workload> {
 }
 
 /// The name of a document's resource.
-fn full_name(metadata: &Metadata) -> String {
+pub(super) fn full_name(metadata: &Metadata) -> String {
     format!("{}/{}", namespace(metadata), metadata.name)
 }
 
-fn namespace(metadata: &Metadata) -> &str {
+pub(super) fn namespace(metadata: &Metadata) -> &str {
     metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
 }
 

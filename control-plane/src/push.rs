@@ -14,9 +14,12 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 mod admission;
+mod arrivals;
 mod term;
 
 pub use admission::Admission;
+pub use arrivals::Arrivals;
+use arrivals::Arrived;
 use term::Waiting;
 pub use term::{Ending, Term, TermEnd};
 
@@ -75,6 +78,8 @@ pub struct Push<A> {
     pub sidecars: Arc<Sidecars>,
     /// What a rejection may stop.
     pub rollouts: Arc<Rollouts>,
+    /// Who comes and goes.
+    pub arrivals: Arc<Arrivals>,
     /// How they are told apart.
     pub authenticate: A,
 }
@@ -105,9 +110,11 @@ pub struct Responses<R> {
     snapshot: Arc<Snapshot>,
     /// Without a node before the first request, which comes before anything is sent.
     recipient: Recipient,
-    /// Whether the first request has come, which says what the node is called.
-    is_named: bool,
     sidecar: Connected,
+    arrivals: Arc<Arrivals>,
+    /// Since the first request, which says what the node is called. Dropped after the sidecar, so that it is
+    /// counted no more when it is said that it has left.
+    arrived: Option<Arrived>,
     feed: Feed,
 }
 
@@ -130,17 +137,20 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<
             rollouts: Arc::clone(&push.rollouts),
             term: admitted.term.wait(),
             recipient,
-            is_named: false,
+            arrivals: Arc::clone(&push.arrivals),
+            arrived: None,
             feed: Feed::new(),
         }
     }
 
     fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
         // First, for what it is to be sent may depend on it; and once, as long as the stream lasts.
-        if let (Some(node), false) = (&request.node, self.is_named) {
-            self.recipient.node = self.sidecar.named(&node.id);
+        if self.arrived.is_none() {
+            if let Some(node) = &request.node {
+                self.recipient.node = self.sidecar.named(&node.id);
+            }
+            self.arrived = Some(self.arrivals.came(&self.recipient));
         }
-        self.is_named = true;
         let sight = self.snapshot.to(&self.recipient);
         let answer = self
             .feed

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jitney_api::program::serve;
 use jitney_api::{Sources, Watch};
@@ -22,7 +22,7 @@ use crate::identity::{
 use crate::lifecycle::Lifecycle;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::push::{Admission, Push};
+use crate::push::{Admission, Arrivals, Push};
 use crate::reports::Reporter;
 use crate::rollout::Rollouts;
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
@@ -130,20 +130,15 @@ impl Process {
         lifecycle.synced();
         let watches =
             watches(&trust, &rollouts).map_err(|error| RunError::System("watch the state", error))?;
-        let background = background(&trust, &store, &tls, &used);
+        let mut background = background(&trust, &store, &tls, &used);
+        let arrivals = watch_over(&mut background, &sidecars, &rollouts);
         let attest = Arc::new(Bootstrap::new(tokens, used));
-        let gate = Gate::new(
-            Arc::clone(&trust),
-            Arc::clone(&sidecars),
-            Admission::new(args.max_streams_per_second.get(), Instant::now()),
-            args.max_sidecars.get(),
-            metrics.counts.clone(),
-        );
         let push = Push {
             store: Arc::clone(&store),
             sidecars: Arc::clone(&sidecars),
             rollouts: Arc::clone(&rollouts),
-            authenticate: gate,
+            arrivals,
+            authenticate: gate(args, &trust, &sidecars, &metrics),
         };
         let signer = Signer::new(Arc::clone(&trust), attest, metrics.counts.clone());
         let reporter = Reporter {
@@ -186,6 +181,16 @@ impl Process {
         self.background.abort_all();
         tracing::info!("drained");
     }
+}
+
+fn gate(args: &RunArgs, trust: &Arc<Trust>, sidecars: &Arc<Sidecars>, metrics: &Metrics) -> Gate {
+    Gate::new(
+        Arc::clone(trust),
+        Arc::clone(sidecars),
+        Admission::new(args.max_streams_per_second.get(), Instant::now()),
+        args.max_sidecars.get(),
+        metrics.counts.clone(),
+    )
 }
 
 fn signals() -> Result<(Signal, Signal), RunError> {
@@ -271,6 +276,36 @@ fn background(trust: &Arc<Trust>, store: &Arc<Store>, tls: &Arc<Tls>, used: &Arc
     });
     background
 }
+
+/// Tells who comes and goes, and tries again to keep what could not be kept.
+fn watch_over(
+    background: &mut JoinSet<()>,
+    sidecars: &Arc<Sidecars>,
+    rollouts: &Arc<Rollouts>,
+) -> Arc<Arrivals> {
+    let arrivals = Arc::new(Arrivals::default());
+    let (told, sidecars, rollouts) = (Arc::clone(&arrivals), Arc::clone(sidecars), Arc::clone(rollouts));
+    background.spawn(async move {
+        let mut every = interval(Duration::from_secs(1));
+        loop {
+            every.tick().await;
+            told.tell(sidecars.len());
+        }
+    });
+    background.spawn(async move {
+        let mut every = interval(KEEP_EVERY);
+        loop {
+            every.tick().await;
+            let rollouts = Arc::clone(&rollouts);
+            // A panic in there was logged, and the next turn may do better.
+            drop(tokio::task::spawn_blocking(move || rollouts.keep_again()).await);
+        }
+    });
+    arrivals
+}
+
+/// A disk that was full has room again some time.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections beyond the sidecars': who has no certificate yet, and who comes back before it is
 /// noticed that it left.

@@ -98,6 +98,7 @@ impl Store {
             return false;
         };
         let generation = next.generation;
+        next.tell();
         self.present.store(Arc::new(next));
         self.generation.send_replace(generation);
         true
@@ -233,6 +234,29 @@ impl Snapshot {
             next.changes.pop_front();
         }
         Some(next)
+    }
+
+    /// Says in the log what is pushed from now on.
+    fn tell(&self) {
+        let [policies, routes, backends, endpoints, runtimes] = [
+            Kind::Policy,
+            Kind::Route,
+            Kind::Backend,
+            Kind::Endpoint,
+            Kind::Runtime,
+        ]
+        .map(|kind| self.kinds[kind as usize].len());
+        let (generation, changed) = (self.generation, self.changes.back().map_or(0, |last| last.len()));
+        tracing::info!(
+            generation,
+            changed,
+            policies,
+            routes,
+            backends,
+            endpoints,
+            runtimes,
+            "another generation is pushed"
+        );
     }
 
     /// The next set's entry for a resource, which goes on as the present set's if it is the same.

@@ -58,6 +58,7 @@ impl Plane {
         let (store, state) = (Arc::default(), tempfile::tempdir().unwrap());
         let folder = Folder::open(state.path()).unwrap();
         let push = Push {
+            arrivals: Arc::default(),
             rollouts: Arc::new(Rollouts::open(&folder, &store).unwrap()),
             store,
             sidecars: Arc::default(),

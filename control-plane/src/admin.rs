@@ -10,17 +10,20 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, middleware};
+use axum::{Router, middleware};
 use jitney_api::program::only_local;
+use serde_json::Value;
 
 mod page;
 mod rotation;
+mod shares;
 mod views;
 
 use crate::files::Files;
 use crate::identity::Trust;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::rollout::Rollouts;
 use crate::status::{Findings, Sidecars};
 use crate::store::Store;
 
@@ -35,6 +38,8 @@ pub struct Admin {
     pub findings: Arc<Findings>,
     /// Where it comes from.
     pub files: Arc<Files>,
+    /// How far it may go.
+    pub rollouts: Arc<Rollouts>,
     /// Who signs.
     pub trust: Arc<Trust>,
     /// What is counted.
@@ -77,15 +82,20 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn status(State(admin): State<Admin>) -> Response {
-    Json(views::status(&admin)).into_response()
+    lines(&views::status(&admin))
 }
 
 async fn sidecars(State(admin): State<Admin>) -> Response {
-    Json(views::sidecars(&admin)).into_response()
+    lines(&views::sidecars(&admin))
 }
 
 async fn policies(State(admin): State<Admin>) -> Response {
-    Json(views::policies(&admin)).into_response()
+    lines(&views::policies(&admin))
+}
+
+/// JSON that people can read, ended like a line.
+fn lines(value: &Value) -> Response {
+    ([(CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response()
 }
 
 /// Nothing here is for a browser to guess at, keep or frame.

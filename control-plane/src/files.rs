@@ -12,11 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jitney_api::push::{Conflict, Resources, resources};
-use jitney_api::{Diagnostic, Documents, Reading, Sources, Watch, check};
+use jitney_api::push::{Conflict, Resources, Stray, known_workloads, resources, strays};
+use jitney_api::{Diagnostic, Documents, Reading, Resource, Sources, Watch, Workload, check};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub mod known;
+
+use crate::identity::Folder;
 use crate::rollout::Rollouts;
 
 /// Files that are watched for as long as this lives.
@@ -33,6 +36,8 @@ pub struct Standing {
     pub sources: Vec<String>,
     /// What is odd about them.
     pub warnings: Vec<Diagnostic>,
+    /// What is for nobody whom the documents know.
+    pub strays: Vec<Stray>,
     /// Policies that are not in force for all that they are for.
     pub conflicts: Vec<Conflict>,
     /// Why the files as they are now are not in force; empty when they are.
@@ -53,6 +58,15 @@ struct Good {
     resources: Resources,
     standing: Standing,
     filled: Filled,
+    workloads: BTreeSet<Workload>,
+    counts: Counts,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    documents: usize,
+    policies: usize,
 }
 
 /// The files that hold documents.
@@ -61,6 +75,9 @@ type Filled = BTreeSet<Arc<str>>;
 /// Why there is no source.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
+    /// There is nothing at the place.
+    #[error("--source files:{0}: there is no such file or folder")]
+    Nowhere(String),
     /// All faults of the files as they are at first, one a line.
     #[error("{}", lines(.0))]
     Faulty(Vec<Diagnostic>),
@@ -73,8 +90,11 @@ impl Files {
     /// Reads files and folders, each of them before any is in force, so that several may change together.
     ///
     /// # Errors
-    /// When the files are faulty.
+    /// When the files are faulty, or are not there.
     pub fn read(paths: Vec<PathBuf>) -> Result<Found, FilesError> {
+        if let Some(nowhere) = paths.iter().find(|path| !path.exists()) {
+            return Err(FilesError::Nowhere(nowhere.display().to_string()));
+        }
         let sources = Sources::load(&paths).map_err(FilesError::Faulty)?;
         let good = read(&sources, &Filled::new()).map_err(FilesError::Faulty)?;
         Ok(Found { paths, sources, good })
@@ -84,18 +104,18 @@ impl Files {
     ///
     /// # Errors
     /// When they cannot be watched.
-    pub fn start(found: Found, rollouts: &Arc<Rollouts>) -> Result<Self, FilesError> {
-        let Good {
-            resources,
-            standing,
-            mut filled,
-        } = found.good;
-        rollouts.replace(resources, Instant::now());
-        let standing = Arc::new(Mutex::new(standing));
-        let (to, noted) = (Arc::clone(rollouts), Arc::clone(&standing));
-        let watched = found.paths.clone();
+    pub fn start(found: Found, rollouts: &Arc<Rollouts>, state: &Folder) -> Result<Self, FilesError> {
+        let standing = Arc::new(Mutex::default());
+        let mut taking = Taking {
+            paths: found.paths.clone(),
+            rollouts: Arc::clone(rollouts),
+            state: state.clone(),
+            standing: Arc::clone(&standing),
+            filled: Filled::new(),
+        };
+        taking.take(found.good, Instant::now());
         let watch = Watch::start(found.paths, found.sources, move |reading| {
-            changed(&reading, &watched, &to, &noted, &mut filled);
+            taking.changed(&reading)
         })?;
         Ok(Self {
             standing,
@@ -109,27 +129,53 @@ impl Files {
     }
 }
 
-fn changed(
-    reading: &Reading,
-    paths: &[PathBuf],
-    rollouts: &Rollouts,
-    standing: &Mutex<Standing>,
-    filled: &mut Filled,
-) {
-    let at = last_change(paths);
-    let sources = reading.as_ref().map_err(Clone::clone);
-    match sources.and_then(|sources| read(sources, filled)) {
-        Ok(good) => {
-            *standing.lock() = good.standing;
-            *filled = good.filled;
-            let is_news = rollouts.replace(good.resources, at);
-            tracing::info!(is_news, "files read");
-        }
-        Err(faults) => {
-            for fault in &faults {
-                tracing::error!("files refused, the last good ones stay: {fault}");
+/// Who takes in what was read.
+#[derive(Debug)]
+struct Taking {
+    paths: Vec<PathBuf>,
+    rollouts: Arc<Rollouts>,
+    state: Folder,
+    standing: Arc<Mutex<Standing>>,
+    filled: Filled,
+}
+
+impl Taking {
+    fn changed(&mut self, reading: &Reading) {
+        let at = last_change(&self.paths);
+        let sources = reading.as_ref().map_err(Clone::clone);
+        match sources.and_then(|sources| read(sources, &self.filled)) {
+            Ok(good) => self.take(good, at),
+            Err(faults) => {
+                for fault in &faults {
+                    tracing::error!("files refused, the last good ones stay: {fault}");
+                }
+                self.standing.lock().refused = faults;
             }
-            standing.lock().refused = faults;
+        }
+    }
+
+    fn take(&mut self, good: Good, at: Instant) {
+        let (files, Counts { documents, policies }) = (good.standing.sources.len(), good.counts);
+        let before = std::mem::replace(&mut *self.standing.lock(), good.standing.clone());
+        // What was told of the files before is not told again.
+        let strays = good.standing.strays.iter().map(|stray| &stray.warning);
+        let is_news = |warning: &&Diagnostic| {
+            let strays = before.strays.iter().map(|stray| &stray.warning);
+            !before
+                .warnings
+                .iter()
+                .chain(strays)
+                .any(|known| known == *warning)
+        };
+        for warning in good.standing.warnings.iter().chain(strays).filter(is_news) {
+            tracing::warn!("{warning}");
+        }
+        self.filled = good.filled;
+        let is_news = self.rollouts.replace(good.resources, at);
+        let generation = self.rollouts.generation();
+        tracing::info!(files, documents, policies, generation, is_news, "files read");
+        if let Err(error) = known::keep(&self.state, &good.workloads) {
+            tracing::warn!(%error, "a token for a name that no document knows is made without a word");
         }
     }
 }
@@ -149,14 +195,23 @@ fn read(sources: &Sources, filled: &Filled) -> Result<Good, Vec<Diagnostic>> {
     let standing = Standing {
         sources: files.map(|source| source.file.to_string()).collect(),
         warnings,
+        strays: strays(&documents),
         conflicts: resources.conflicts.clone(),
         refused: Vec::new(),
     };
-    let filled = documents.documents.iter();
+    let all = documents.documents.iter();
+    let policies = all
+        .clone()
+        .filter(|document| matches!(document.resource, Resource::BatchPolicy(_)));
     Ok(Good {
         resources,
         standing,
-        filled: filled.map(|document| Arc::clone(&document.file)).collect(),
+        counts: Counts {
+            documents: documents.documents.len(),
+            policies: policies.count(),
+        },
+        filled: all.map(|document| Arc::clone(&document.file)).collect(),
+        workloads: known_workloads(&documents),
     })
 }
 
@@ -230,7 +285,6 @@ mod tests {
     use jitney_api::push::Kind;
 
     use super::*;
-    use crate::identity::Folder;
     use crate::store::Store;
 
     const USERS: &str = r#"
@@ -255,7 +309,7 @@ spec:
         let state = Folder::open(&folder.path().join("state")).unwrap();
         let rollouts = Arc::new(Rollouts::open(&state, &store).unwrap());
         let found = Files::read(vec![folder.path().to_owned()]);
-        let files = found.and_then(|found| Files::start(found, &rollouts));
+        let files = found.and_then(|found| Files::start(found, &rollouts, &state));
         (folder, store, files)
     }
 

@@ -4,9 +4,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use jitney_api::push::{meant, strays};
 use jitney_api::{Diagnostic, Documents, Sources, Workload, check};
 
 use crate::config::{CheckArgs, Mesh, TokenArgs};
+use crate::files::known;
 use crate::identity::{Folder, FolderError, Tokens, TokensError, Trust, TrustError};
 
 /// Why there is no answer.
@@ -47,6 +49,8 @@ pub fn check_files(args: &CheckArgs) -> Result<ExitCode, InquireError> {
     if found.iter().any(Diagnostic::is_error) {
         return Ok(ExitCode::FAILURE);
     }
+    let strays = strays(&documents).into_iter().map(|stray| stray.warning);
+    complain(&strays.collect::<Vec<_>>())?;
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let documents = counted(documents.documents.len(), "document");
     let files = counted(sources.files.len(), "file");
@@ -63,8 +67,15 @@ pub fn print_token(args: &TokenArgs) -> Result<ExitCode, InquireError> {
     if args.workload == Workload::control_plane() {
         return Err(InquireError::Reserved(args.workload.clone()));
     }
-    let state = Folder::open(&args.mesh.state)?;
+    let state = open(&args.mesh)?;
     let tokens = Tokens::open(&state, &args.mesh.trust_domain)?;
+    if let Some(known) = known::kept(&state)?.filter(|known| !known.contains(&args.workload)) {
+        let (workload, meant) = (&args.workload, meant(&args.workload, &known));
+        writeln!(
+            io::stderr(),
+            "warning: no document of the control plane knows the workload {workload}{meant}"
+        )?;
+    }
     let token = tokens.mint(&args.workload, args.lifetime, SystemTime::now());
     writeln!(io::stdout(), "{token}")?;
     Ok(ExitCode::SUCCESS)
@@ -75,10 +86,24 @@ pub fn print_token(args: &TokenArgs) -> Result<ExitCode, InquireError> {
 /// # Errors
 /// When the state cannot be used, or the output not be written.
 pub fn print_roots(mesh: &Mesh) -> Result<ExitCode, InquireError> {
-    let state = Folder::open(&mesh.state)?;
+    let state = open(mesh)?;
     let trust = Trust::open(&state, &mesh.trust_domain, SystemTime::now())?;
     write!(io::stdout(), "{}", trust.roots().pem())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The state folder. Where nothing is in it an authority is made, which no control plane has that was started
+/// elsewhere: that is said.
+fn open(mesh: &Mesh) -> Result<Folder, InquireError> {
+    let state = Folder::open(&mesh.state)?;
+    if state.names()?.is_empty() {
+        let folder = mesh.state.display();
+        writeln!(
+            io::stderr(),
+            "made a new authority in {folder}: run the control plane with --state {folder}"
+        )?;
+    }
+    Ok(state)
 }
 
 fn complain(faults: &[Diagnostic]) -> io::Result<()> {

@@ -177,6 +177,8 @@ pub struct Levels {
     pub conflicts: usize,
     /// Whether the source as it is now is in force.
     pub is_source_good: bool,
+    /// What could not be kept for a restart.
+    pub unkept: usize,
     /// Counts the sets that were pushed.
     pub generation: u64,
     /// By root: sidecars that trust it, and sidecars whose certificate it signed.
@@ -200,6 +202,7 @@ struct Scrape {
     rollouts: Family<OfState, Gauge>,
     conflicts: Gauge,
     source: Gauge,
+    unkept: Gauge,
     generation: Gauge,
     bundle: Family<OfRoot, Gauge>,
     certificates: Family<OfRoot, Gauge>,
@@ -223,6 +226,7 @@ impl Metrics {
             rollouts: Family::default(),
             conflicts: Gauge::default(),
             source: Gauge::default(),
+            unkept: Gauge::default(),
             generation: Gauge::default(),
             bundle: Family::default(),
             certificates: Family::default(),
@@ -336,6 +340,11 @@ impl Scrape {
             self.source.clone(),
         );
         to.register(
+            "jitney_state_faults",
+            "What could not be kept in the state for a restart",
+            self.unkept.clone(),
+        );
+        to.register(
             "jitney_snapshot_generation",
             "Counts the sets that were pushed",
             self.generation.clone(),
@@ -359,6 +368,7 @@ impl Scrape {
         }
         set(&self.conflicts, levels.conflicts);
         set(&self.source, usize::from(levels.is_source_good));
+        set(&self.unkept, levels.unkept);
         self.generation
             .set(i64::try_from(levels.generation).unwrap_or(i64::MAX));
         // Roots come and go; four at most.

@@ -106,7 +106,7 @@ impl Process {
         let found = Files::read(args.paths())?;
         let state = Folder::open(&args.mesh.state)?;
         let rollouts = Arc::new(Rollouts::open(&state, &store)?);
-        let files = Arc::new(Files::start(found, &rollouts)?);
+        let files = Arc::new(Files::start(found, &rollouts, &state)?);
         let now = SystemTime::now();
         let trust = Arc::new(Trust::open(&state, &args.mesh.trust_domain, now)?);
         let tokens = Tokens::open(&state, &args.mesh.trust_domain)?;
@@ -120,6 +120,7 @@ impl Process {
             sidecars: Arc::clone(&sidecars),
             findings: Arc::clone(&findings),
             files: Arc::clone(&files),
+            rollouts: Arc::clone(&rollouts),
             trust: Arc::clone(&trust),
             metrics: metrics.clone(),
             lifecycle: lifecycle.clone(),

@@ -103,7 +103,18 @@ async fn a_change_goes_to_its_share_survives_a_restart_and_is_completed() {
         "a route for each that had not taken it"
     );
     let log = plane.log();
-    assert!(log.contains("a rollout is complete"), "{log}");
+    for line in [
+        "files read files=1 documents=2 policies=1 generation=1",
+        "another generation is pushed generation=1",
+        "a staged change goes on",
+        "a rollout is complete",
+    ] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    assert!(!log.contains("a change is staged"), "{log}");
+    wait::until("all have come", || plane.log().contains("connected=4")).await;
+    drop(fleet);
+    wait::until("all have left", || plane.log().contains("connected=0")).await;
 }
 
 #[tokio::test]
@@ -129,6 +140,11 @@ async fn one_that_cannot_run_a_change_stops_it_for_all() {
     plane.restart().await;
     let again = plane.until_policy("shop/users", is("Stopped", 4)).await;
     assert_eq!(again["rollout"]["reason"], reason);
+    let log = plane.log();
+    assert!(
+        log.contains("a rollout that had stopped stays so") && !log.contains("a change is staged"),
+        "{log}"
+    );
     assert_eq!(plane.metric("jitney_xds_resources_total", "").await, 0.0);
     assert_eq!(max_sizes(&fleet).await, [8; 4]);
 

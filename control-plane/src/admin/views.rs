@@ -2,14 +2,16 @@
 
 use std::time::SystemTime;
 
-use jitney_api::Diagnostic;
 use jitney_api::push::{Conflict, Kind, Readers};
+use jitney_api::{Diagnostic, Workload};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Admin;
 use super::rotation::{Trusting, last_certificate};
+use super::shares::{self, Shares};
+use crate::files::Standing;
 use crate::metrics::Levels;
 use crate::status::{Found, Overview, Progress, Rejection, Spread, Totals};
 use crate::store::Snapshot;
@@ -19,8 +21,13 @@ pub(super) fn status(admin: &Admin) -> Value {
     let snapshot = admin.store.snapshot();
     let overview = admin.sidecars.overview(&snapshot);
     let standing = admin.files.standing();
+    let shares = Shares::of(&admin.sidecars, &snapshot);
     let policies = overview.policies.iter();
-    let policies = policies.map(|(name, progress)| policy(admin, &snapshot, name, progress));
+    let policies = policies.map(|(name, progress)| {
+        let mut shown = policy(admin, &snapshot, name, progress);
+        shown["rollout"]["sidecars"] = shares.members(name).into();
+        shown
+    });
     let workloads = overview.workloads.iter().map(|(workload, of)| {
         let mut shown = totals(*of);
         shown["workload"] = workload.to_string().into();
@@ -32,15 +39,38 @@ pub(super) fn status(admin: &Admin) -> Value {
         "source": {
             "files": standing.sources,
             "refused": faults(&standing.refused),
-            "warnings": faults(&standing.warnings),
+            "warnings": faults(&source_warnings(&standing, &overview)),
             "conflicts": standing.conflicts.iter().map(conflict).collect::<Vec<_>>(),
         },
+        "warnings": warnings(admin, &shares, &overview),
+        "state": { "faults": admin.rollouts.faults() },
         "sidecars": totals(overview.sidecars),
         "workloads": workloads.collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
         "runtimes": overview.runtimes.iter().map(|(name, progress)| runtime(&snapshot, name, progress)).collect::<Vec<_>>(),
         "trust": trust(admin, &overview),
     })
+}
+
+/// What is odd about the files. What is for nobody is so only as long as no sidecar of that name is here.
+fn source_warnings(standing: &Standing, overview: &Overview) -> Vec<Diagnostic> {
+    let is_here = |workload: &Workload| overview.workloads.contains_key(workload);
+    let strays = standing.strays.iter();
+    let strays = strays.filter(|stray| !stray.workload.as_ref().is_some_and(is_here));
+    let strays = strays.map(|stray| &stray.warning);
+    standing.warnings.iter().chain(strays).cloned().collect()
+}
+
+/// What is odd about the rest.
+fn warnings(admin: &Admin, shares: &Shares, overview: &Overview) -> Vec<String> {
+    let mut warnings = admin.rollouts.warnings();
+    warnings.extend(shares.warnings(overview));
+    if warnings.len() > MOST_WARNINGS {
+        let more = warnings.len() - MOST_WARNINGS;
+        warnings.truncate(MOST_WARNINGS);
+        warnings.push(format!("and {more} more"));
+    }
+    warnings
 }
 
 fn totals(of: Totals) -> Value {
@@ -151,7 +181,8 @@ fn trust(admin: &Admin, overview: &Overview) -> Value {
 
 /// Every sidecar that is connected.
 pub(super) fn sidecars(admin: &Admin) -> Value {
-    let mut all = Vec::new();
+    let snapshot = admin.store.snapshot();
+    let (mut all, staged) = (Vec::new(), shares::staged(&snapshot));
     admin.sidecars.each(|sidecar| {
         let runs = sidecar
             .all_runs()
@@ -170,6 +201,7 @@ pub(super) fn sidecars(admin: &Admin) -> Value {
             "workload": sidecar.recipient.workload.to_string(),
             "since": at(sidecar.since),
             "root": sidecar.root.map(|root| root.to_string()),
+            "rollouts": shares::of_sidecar(sidecar, &snapshot, &staged),
             "versions": runs.collect::<Vec<_>>(),
             "rejected": rejected.collect::<Vec<_>>(),
         }));
@@ -229,6 +261,7 @@ pub(super) fn levels(admin: &Admin) -> Levels {
         rollouts,
         conflicts: standing.conflicts.len(),
         is_source_good: standing.refused.is_empty(),
+        unkept: admin.rollouts.faults().len(),
         generation: snapshot.generation(),
         roots: roots
             .map(|root| {
@@ -276,6 +309,9 @@ fn rejection(rejection: &Rejection) -> Value {
         "reason": nack.reason,
     })
 }
+
+/// More say nothing more.
+const MOST_WARNINGS: usize = 50;
 
 /// RFC 3339, to the second.
 fn at(time: SystemTime) -> String {

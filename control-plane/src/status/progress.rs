@@ -313,7 +313,7 @@ impl Sidecar {
 
     /// Policies that are for it, if only when they are staged no more: those of its workload, and others
     /// that it has asked for. What it merely says that it holds, and may not read, is none of them.
-    fn policies(&self, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
+    pub(crate) fn policies(&self, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
         let sight = snapshot.to(&self.recipient);
         let own = snapshot.own_of(&self.recipient.workload, Kind::Policy);
         let runs = self.runs[Kind::Policy as usize].keys();

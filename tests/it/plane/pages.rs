@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::client::{Identity, Sidecar};
 use super::process::{Plane, SHOP, ask};
 
 #[test]
@@ -118,4 +119,25 @@ fn a_file_that_is_empty_for_a_while_removes_nothing() {
     plane.until("what is deleted in a file is gone", |status| {
         status["source"]["refused"] == serde_json::json!([]) && status["policies"] == serde_json::json!([])
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_nobody_is_told_until_somebody_is_here() {
+    let plane = Plane::start(&[]);
+    assert!(plane.get("/status").body.ends_with("}\n"));
+    plane.folder.write(&format!(
+        "{SHOP}---\nkind: Runtime\nmetadata: {{name: web, namespace: shop}}\n"
+    ));
+    let is_warned = |status: &serde_json::Value| {
+        let warnings = status["source"]["warnings"].as_array().unwrap();
+        let mut texts = warnings.iter().map(|warning| warning["text"].as_str().unwrap());
+        texts.any(|text| text.contains("knows the workload shop/web"))
+    };
+    plane.until("it is told", is_warned);
+    let channel = Identity::of(&plane, "web").await.connect(&plane).await.unwrap();
+    let mut web = Sidecar::new("web-1");
+    web.open(channel).await.unwrap();
+    plane.until("somebody is here", |status| !is_warned(status));
+    drop(web);
+    plane.until("and has left", is_warned);
 }

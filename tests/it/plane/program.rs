@@ -94,6 +94,62 @@ fn check_says_when_there_is_nothing_to_say() {
 }
 
 #[test]
+fn what_is_for_nobody_is_a_warning_and_no_fault() {
+    let place = Place::new();
+    place.write(&format!(
+        "{SHOP}---\nkind: Runtime\nmetadata: {{name: usres, namespace: shop}}\n"
+    ));
+    let checked = ended(&["check", &place.files().display().to_string()]);
+    let told = text(&checked.stderr);
+    assert!(
+        told.contains("shop.yaml:30:18: warning: metadata.name: for nobody: ")
+            && told.ends_with("knows the workload shop/usres (did you mean shop/users?)\n"),
+        "{told}"
+    );
+    assert!(checked.status.success());
+}
+
+#[test]
+fn a_token_says_whose_it_is_for_and_of_which_mesh() {
+    let plane = Plane::start(&[]);
+    let state = plane.folder.state().display().to_string();
+    let token = |workload, state: &str| {
+        let output = ended(&[
+            "token",
+            workload,
+            "--state",
+            state,
+            "--trust-domain",
+            TRUST_DOMAIN,
+        ]);
+        assert!(output.stdout.starts_with(b"v1."), "{output:?}");
+        text(&output.stderr)
+    };
+    assert_eq!(token("shop/users", &state), "");
+    assert_eq!(
+        token("shop/usres", &state),
+        "warning: no document of the control plane knows the workload shop/usres (did you mean shop/users?)\n"
+    );
+    let elsewhere = plane.folder.files().join("elsewhere").display().to_string();
+    let told = token("shop/anybody", &elsewhere);
+    assert!(
+        told.starts_with(&format!("made a new authority in {elsewhere}: ")),
+        "{told}"
+    );
+    assert_eq!(token("shop/anybody", &elsewhere), "", "it is there now");
+}
+
+#[test]
+fn a_source_that_is_not_there_is_told_by_its_flag() {
+    let run = ended(&["run", "--source", "files:/nowhere/at/all"]);
+    assert_eq!(run.status.code(), Some(1));
+    assert_eq!(
+        text(&run.stderr),
+        "--source files:/nowhere/at/all: there is no such file or folder\n"
+    );
+}
+
+#[test]
 fn nobody_is_the_control_plane_but_itself() {
     let place = Place::new();
     let state = place.state().display().to_string();

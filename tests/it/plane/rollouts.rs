@@ -118,7 +118,9 @@ async fn a_change_is_sent_to_its_share_and_a_restart_sends_nothing() {
     let plane = Plane::start_in(folder, &[]);
     pair.reconnect(&plane).await;
     let again = plane.until("both run what they did", is("Staged", 2));
-    assert_eq!(users(&again)["rollout"], *rollout);
+    for field in ["at", "percent", "staged"] {
+        assert_eq!(users(&again)["rollout"][field], rollout[field], "{field}");
+    }
     assert!(
         plane
             .get("/metrics")
@@ -204,4 +206,92 @@ async fn only_a_sidecar_that_runs_the_change_may_find_that_it_harms() {
         users(&status)["rollout"]["reason"],
         "users-1 saw 25.0 % of calls fail since it runs the change, 1.0 % before"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_a_change_is_shown_and_that_nobody_does() {
+    let plane = Plane::start_in(place(), &[]);
+    let mut pair = Pair::running(&plane).await;
+    let twin = connect(&pair.identity, &plane).await;
+    let mut other = Sidecar::new("users-2");
+    other.open(twin[0].clone()).await.unwrap();
+    other.take_until(Kind::Policy).await.unwrap();
+    plane.folder.write(&shop(30, 4));
+    pair.takes.take_until(Kind::Route).await.unwrap();
+    let status = plane.until("it is staged", is("Staged", 3));
+    let shown = &users(&status)["rollout"]["sidecars"];
+    let of = |node: &str, takes: bool, generation: u64| serde_json::json!({"node": node, "workload": "shop/users", "takes": takes, "generation": generation});
+    let generation = users(&status)["generation"].as_u64().unwrap();
+    let before = shown[1]["generation"].as_u64().unwrap();
+    assert!(before < generation, "{shown}");
+    let expected = [
+        of("users-1", true, generation),
+        of("users-2", false, before),
+        of("users-2", false, before),
+    ];
+    assert_eq!(*shown, serde_json::json!(expected));
+    let warnings = &status["warnings"];
+    assert_eq!(
+        warnings[0],
+        "shop/users: 2 sidecars are all called \"users-2\", so that they take a change all together or not at all"
+    );
+    let sidecars: Value = serde_json::from_str(&plane.get("/sidecars").body).unwrap();
+    let of_first = &sidecars["sidecars"][0]["rollouts"];
+    let expected = serde_json::json!([{"policy": "shop/users", "takes": true, "generation": generation}]);
+    assert_eq!(*of_first, expected);
+
+    // Without the only one that is in the share.
+    drop(pair.takes);
+    drop(other);
+    let status = plane.until("nobody takes it", |status| {
+        status["warnings"].as_array().unwrap().len() == 1 && is("Staged", 1)(status)
+    });
+    assert_eq!(
+        status["warnings"][0],
+        "shop/users: 0 of 1 connected sidecars are in the 30 % that take its change: nobody tries it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_came_while_no_control_plane_ran_begins_with_it() {
+    let place = Place::new();
+    let plane = Plane::start_in(place, &[]);
+    let mut pair = Pair::running(&plane).await;
+    let [one, other] = pair.sent();
+    let (_, folder) = plane.end(Signal::SIGKILL);
+    folder.write(&shop(30, 4));
+    let state = folder.state();
+    let plane = Plane::start_in(folder, &[]);
+    pair.reconnect(&plane).await;
+    pair.takes.take_until(Kind::Route).await.unwrap();
+    let status = plane.until("it is staged", is("Staged", 2));
+    assert_eq!(users(&status)["rollout"]["staged"], 1);
+    assert_eq!(pair.sent(), [one + 1, other]);
+    assert_eq!(status["warnings"], serde_json::json!([]));
+
+    // With the state's memory goes the baseline, and that is said.
+    let (_, folder) = plane.end(Signal::SIGKILL);
+    std::fs::remove_file(state.join("policies.json")).unwrap();
+    std::fs::remove_dir_all(state.join("rollouts")).unwrap();
+    folder.write(&shop(30, 5));
+    let plane = Plane::start_in(folder, &[]);
+    let status = plane.status();
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.starts_with("shop/users: nothing is kept of what it was"),
+        "{warning}"
+    );
+    // Nothing can be written where a file is in a folder's place.
+    std::fs::remove_dir_all(state.join("rollouts")).unwrap();
+    std::fs::write(state.join("rollouts"), "").unwrap();
+    plane.folder.write(&shop(30, 6));
+    let status = plane.until("it is not kept", |status| {
+        !status["state"]["faults"].as_array().unwrap().is_empty()
+    });
+    let fault = status["state"]["faults"][0].as_str().unwrap();
+    assert!(
+        fault.starts_with("not kept for a restart: what shop/users was"),
+        "{fault}"
+    );
+    assert!(plane.get("/metrics").body.contains("jitney_state_faults 1\n"));
 }

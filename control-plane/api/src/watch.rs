@@ -90,16 +90,21 @@ fn run(
         if reading != last {
             // Half of a file that is being written in place may be a policy, too: an empty one is.
             // So what was read counts only when nothing changed while and after it was read.
-            match wait_for_quiet(woken.recv_timeout(QUIET), woken) {
-                Ended::Stop => return,
-                Ended::Changed if unsettled < UNSETTLED_MAX => {
-                    unsettled += 1;
-                    continue;
-                }
-                Ended::Changed | Ended::Quiet => {}
+            let ended = wait_for_quiet(woken.recv_timeout(QUIET), woken);
+            if ended == Ended::Stop {
+                return;
             }
+            if ended == Ended::Changed && unsettled < UNSETTLED_MAX {
+                unsettled += 1;
+                continue;
+            }
+            unsettled = 0;
             last.clone_from(&reading);
             changed(reading);
+            if ended == Ended::Changed {
+                // Nobody will say once more what was just heard.
+                continue;
+            }
         }
         unsettled = 0;
         if wait_for_quiet(woken.recv().map_err(RecvTimeoutError::from), woken) == Ended::Stop {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use jitney_api::Workload;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
-use jitney_api::push::config::{Finding, Kept, Snapshot, TrustBundle};
+use jitney_api::push::config::{Finding, Kept, Snapshot};
 use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
 use jitney_core::decline::{Grown, Tally};
-use prost::Message as _;
 use tokio::time::Instant;
+
+mod delta;
 
 use super::complaints::Complaints;
 use super::snapshot::Disk;
@@ -19,6 +20,7 @@ use super::watch::Watch;
 use super::{Force, Settings, Shared};
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
+use delta::{each_bundle, name_of, policies_of, reject, set_names};
 
 /// What was pushed, and what became of it.
 pub(super) struct Duty {
@@ -456,63 +458,6 @@ impl Duty {
 fn backend_of(name: &str) -> &str {
     let end = name.match_indices('/').nth(1);
     end.map_or(name, |(end, _)| &name[..end])
-}
-
-/// Rejects the bundles that cannot be trusted.
-fn each_bundle(delta: &mut Delta, trust: impl Fn(TrustBundle) -> Result<(), String>) {
-    for change in delta.changes.clone() {
-        if let Change::Set {
-            name,
-            version,
-            content,
-        } = change
-        {
-            let bundle = TrustBundle::decode(content).map_err(|error| error.to_string());
-            if let Err(reason) = bundle.and_then(&trust) {
-                delta.reject(&name, &version, "", &reason);
-            }
-        }
-    }
-}
-
-/// The policies that what is applied of a response belongs to.
-fn policies_of(delta: &Delta) -> BTreeSet<String> {
-    let is_rejected = |name: &str| delta.rejected.iter().any(|rejection| rejection.name == name);
-    let names = delta
-        .changes
-        .iter()
-        .map(name_of)
-        .filter(|name| !is_rejected(name));
-    let policies = names.filter_map(|name| delta.kind.policy_of(name));
-    policies.map(str::to_owned).collect()
-}
-
-/// Names of what a response brings.
-fn set_names(delta: &Delta) -> impl Iterator<Item = String> {
-    let is_set = |change: &&Change| matches!(change, Change::Set { .. });
-    delta
-        .changes
-        .iter()
-        .filter(is_set)
-        .map(|change| name_of(change).to_owned())
-}
-
-fn name_of(change: &Change) -> &str {
-    match change {
-        Change::Set { name, .. } | Change::Gone { name } => name,
-    }
-}
-
-/// Everything that came together cannot be in force together.
-fn reject(delta: &mut Delta, reason: &str) {
-    for change in delta.changes.clone() {
-        let is_rejected = |name: &str| delta.rejected.iter().any(|rejection| rejection.name == name);
-        if let Change::Set { name, version, .. } = change
-            && !is_rejected(&name)
-        {
-            delta.reject(&name, &version, "", reason);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -191,3 +191,25 @@ fn same_text_again_is_not_passed_on() {
     watched.expect(&["two"]);
     watched.end();
 }
+
+#[test]
+fn last_of_many_changes_is_never_missed() {
+    for burst in 24..32 {
+        let watched = Watched::new(|folder| write(&folder.join("p.yaml"), "0"), "p.yaml");
+        let next = |patience| {
+            let reading = watched.readings.recv_timeout(patience).ok()?;
+            Some(reading.unwrap().files[0].text.to_string())
+        };
+        let mut newest = None;
+        for n in 1..=burst {
+            write(&watched.at("p.yaml"), &n.to_string());
+            // The writer does not rest long enough to look settled.
+            newest = next(QUIET / 2).or(newest);
+        }
+        let last = Some(burst.to_string());
+        while newest != last {
+            newest = next(Duration::from_secs(10));
+            assert!(newest.is_some(), "the last of {burst} changes was missed");
+        }
+    }
+}

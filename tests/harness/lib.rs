@@ -7,6 +7,7 @@ pub mod wait;
 // The three ends of a test: who calls, what is tested, who answers.
 pub mod caller;
 pub mod control_plane;
+mod go;
 mod namespace;
 mod process;
 pub mod programs;
@@ -18,6 +19,7 @@ pub mod policy;
 
 pub use caller::{Answer, Caller};
 pub use control_plane::TestControlPlane;
+pub use go::go_program;
 pub use namespace::{Host, Network, in_namespace};
 pub use policy::Route;
 pub use process::Process;

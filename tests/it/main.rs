@@ -28,6 +28,7 @@ mod simulation;
 // The program around the data path, as a process.
 mod admin;
 mod cli;
+mod conformance;
 mod interception;
 mod mesh;
 mod plane;

@@ -1,0 +1,126 @@
+//! Other people's conformance suites against the real sidecar.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use jitney_tests::proxy::Settings;
+use jitney_tests::wait::until;
+use jitney_tests::{Process, Reply, TestProxy, TestUpstream, go_program};
+
+/// The newest version of h2spec that the module proxy can serve.
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+const INTEROP_CLIENT: &str = "google.golang.org/grpc/interop/client@v1.76.0";
+const INTEROP_SERVER: &str = "google.golang.org/grpc/interop/server@v1.76.0";
+
+/// What the sidecar does otherwise on purpose: a listener that detects its protocol takes a wrong preface
+/// for HTTP/1, and refuses it in those words.
+const OTHERWISE: &str = "2: Sends invalid connection preface";
+
+/// Every case of the client that its own server passes without a sidecar, but for those that ask for
+/// credentials of a cloud.
+const INTEROP: [&str; 15] = [
+    "empty_unary",
+    "large_unary",
+    "client_streaming",
+    "server_streaming",
+    "ping_pong",
+    "empty_stream",
+    "timeout_on_sleeping_server",
+    "cancel_after_begin",
+    "cancel_after_first_response",
+    "status_code_and_message",
+    "special_status_message",
+    "custom_metadata",
+    "unimplemented_method",
+    "unimplemented_service",
+    "rpc_soak",
+];
+
+async fn run(program: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let ended = tokio::task::spawn_blocking(move || command.output());
+    let ended = tokio::time::timeout(Duration::from_secs(120), ended).await;
+    ended.expect("it ends").unwrap().unwrap()
+}
+
+async fn built(package: &'static str) -> std::path::PathBuf {
+    let built = tokio::task::spawn_blocking(move || go_program(package));
+    built.await.expect("it is built")
+}
+
+#[tokio::test]
+async fn http2_passes_h2spec_strict() {
+    let h2spec = built(H2SPEC).await;
+    let upstream = TestUpstream::start_unrecorded(|seen| {
+        let has_body = seen.method != "HEAD";
+        Reply::json(200, if has_body { r#"{"hello": "world"}"# } else { "" })
+    });
+    let upstream = upstream.await;
+    let proxy = TestProxy::start(upstream.address, "").await;
+    let port = proxy.address.port().to_string();
+    let arguments = [
+        "--strict",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--timeout",
+        "5",
+    ];
+    let output = run(&h2spec, &arguments).await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split_once('×'))
+        .map(|(_, case)| case.trim())
+        .filter(|case| *case != OTHERWISE)
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}\n{said}");
+    let passed = said
+        .lines()
+        .find(|line| line.contains("tests, "))
+        .unwrap_or_default();
+    assert_eq!(passed, "146 tests, 145 passed, 0 skipped, 1 failed", "{said}");
+}
+
+/// An address that was free a moment ago, for a program that does not say where it listens.
+fn free() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn grpc_interop_passes_through_two_sidecars() {
+    let (client, server) = (built(INTEROP_CLIENT).await, built(INTEROP_SERVER).await);
+    let address = free();
+    let mut command = Command::new(server);
+    command.args(["--port", &address.port().to_string()]);
+    let _server = Process::run("the interop server", command);
+    until("the server listens", || {
+        std::net::TcpStream::connect(address).is_ok()
+    })
+    .await;
+    let http2 = |to| {
+        let settings = Settings::default().upstream(to);
+        settings.arg("--upstream-protocol").arg("http2").start()
+    };
+    let callee = http2(address).await;
+    let caller = http2(callee.address).await;
+    let port = caller.address.port().to_string();
+    for case in INTEROP {
+        let arguments = [
+            "--server_host",
+            "127.0.0.1",
+            "--server_port",
+            &port,
+            "--test_case",
+            case,
+        ];
+        let output = run(&client, &arguments).await;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{case}: {complaint}");
+    }
+}

@@ -7,7 +7,7 @@ pub mod wait;
 // The three ends of a test: who calls, what is tested, who answers.
 pub mod caller;
 pub mod control_plane;
-mod go;
+mod foreign;
 mod namespace;
 mod process;
 pub mod programs;
@@ -19,7 +19,7 @@ pub mod policy;
 
 pub use caller::{Answer, Caller};
 pub use control_plane::TestControlPlane;
-pub use go::go_program;
+pub use foreign::{go_program, python_with};
 pub use namespace::{Host, Network, in_namespace};
 pub use policy::Route;
 pub use process::Process;

@@ -1,18 +1,21 @@
 //! Other people's conformance suites against the real sidecar.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use jitney_tests::proxy::Settings;
 use jitney_tests::wait::until;
-use jitney_tests::{Process, Reply, TestProxy, TestUpstream, go_program};
+use jitney_tests::{Process, Reply, TestProxy, TestUpstream, go_program, python_with};
 
 /// The newest version of h2spec that the module proxy can serve.
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 const INTEROP_CLIENT: &str = "google.golang.org/grpc/interop/client@v1.76.0";
 const INTEROP_SERVER: &str = "google.golang.org/grpc/interop/server@v1.76.0";
+
+/// A WebSocket client and server that pass the Autobahn suite.
+const WEBSOCKETS: &str = "websockets==17.4";
 
 /// What the sidecar does otherwise on purpose: a listener that detects its protocol takes a wrong preface
 /// for HTTP/1, and refuses it in those words.
@@ -46,14 +49,18 @@ async fn run(program: &Path, arguments: &[&str]) -> Output {
     ended.expect("it ends").unwrap().unwrap()
 }
 
-async fn built(package: &'static str) -> std::path::PathBuf {
-    let built = tokio::task::spawn_blocking(move || go_program(package));
-    built.await.expect("it is built")
+/// A program of others, which may have to be installed first.
+async fn installed(
+    install: impl FnOnce(&'static str) -> PathBuf + Send + 'static,
+    package: &'static str,
+) -> PathBuf {
+    let installed = tokio::task::spawn_blocking(move || install(package));
+    installed.await.expect("it is installed")
 }
 
 #[tokio::test]
 async fn http2_passes_h2spec_strict() {
-    let h2spec = built(H2SPEC).await;
+    let h2spec = installed(go_program, H2SPEC).await;
     let upstream = TestUpstream::start_unrecorded(|seen| {
         let has_body = seen.method != "HEAD";
         Reply::json(200, if has_body { r#"{"hello": "world"}"# } else { "" })
@@ -94,7 +101,10 @@ fn free() -> SocketAddr {
 
 #[tokio::test]
 async fn grpc_interop_passes_through_two_sidecars() {
-    let (client, server) = (built(INTEROP_CLIENT).await, built(INTEROP_SERVER).await);
+    let (client, server) = (
+        installed(go_program, INTEROP_CLIENT).await,
+        installed(go_program, INTEROP_SERVER).await,
+    );
     let address = free();
     let mut command = Command::new(server);
     command.args(["--port", &address.port().to_string()]);
@@ -123,4 +133,38 @@ async fn grpc_interop_passes_through_two_sidecars() {
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{case}: {complaint}");
     }
+}
+
+#[tokio::test]
+async fn websockets_echo_through_two_sidecars() {
+    let python = installed(python_with, WEBSOCKETS).await;
+    let script = jitney_tests::programs::root().join("tests/it/websocket.py");
+    let script = script.to_str().unwrap();
+    let mut command = Command::new(&python);
+    command.args([script, "serve", "0"]);
+    let server = Process::run("the echo server", command);
+    until("the echo server serves", || server.log().contains("serving ")).await;
+    let log = server.log();
+    let port = log.lines().find_map(|line| line.strip_prefix("serving "));
+    let port: u16 = port.unwrap().parse().unwrap();
+    let callee = TestProxy::start(SocketAddr::from(([127, 0, 0, 1], port)), "").await;
+    let caller = TestProxy::start(callee.address, "").await;
+    let output = run(&python, &[script, "call", &caller.address.port().to_string()]).await;
+    let [said, complained] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    let cases = [
+        "sizes",
+        "pings",
+        "reserved",
+        "fragments",
+        "utf8",
+        "closes",
+        "compression",
+        "many",
+    ];
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        cases,
+        "{complained}\n{}",
+        server.log()
+    );
 }

@@ -73,7 +73,8 @@ pub struct RunArgs {
     )]
     pub max_streams_per_second: NonZeroU32,
 
-    /// The most sidecars that are connected; others are told to come back later.
+    /// The most sidecars that are connected; others are told to come back later. A sixteenth of these
+    /// places is kept free of whichever workload has all the others.
     #[arg(
         long,
         env = "JITNEY_MAX_SIDECARS",

@@ -70,6 +70,12 @@ pub enum Refusal {
     Admission,
     /// As many sidecars as there may be are here.
     Full,
+    /// As many sidecars of one workload as there may be are here.
+    Share,
+    /// The connection has a stream already.
+    Second,
+    /// Too many who have no certificate are here, or it made no use of its time.
+    Stranger,
 }
 
 impl Default for Counts {
@@ -94,12 +100,7 @@ impl Default for Counts {
         for result in [Signing::Token, Signing::Renewal, Signing::Refused] {
             drop(counts.certificates.get_or_create(&result.label()));
         }
-        for reason in [
-            Refusal::Handshake,
-            Refusal::Unauthenticated,
-            Refusal::Admission,
-            Refusal::Full,
-        ] {
+        for reason in Refusal::ALL {
             drop(counts.refusals.get_or_create(&reason.label()));
         }
         counts
@@ -153,12 +154,25 @@ impl Signing {
 }
 
 impl Refusal {
+    const ALL: [Self; 7] = [
+        Self::Handshake,
+        Self::Unauthenticated,
+        Self::Admission,
+        Self::Full,
+        Self::Share,
+        Self::Second,
+        Self::Stranger,
+    ];
+
     const fn label(self) -> OfReason {
         let reason = match self {
             Self::Handshake => "handshake",
             Self::Unauthenticated => "unauthenticated",
             Self::Admission => "admission",
             Self::Full => "full",
+            Self::Share => "share",
+            Self::Second => "second",
+            Self::Stranger => "stranger",
         };
         OfReason { reason }
     }

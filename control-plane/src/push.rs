@@ -9,17 +9,20 @@ use jitney_api::Workload;
 use jitney_api::push::ads::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use jitney_api::push::{Answer, Feed, Kind};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 mod admission;
 mod arrivals;
+mod places;
 mod term;
 
 pub use admission::Admission;
 pub use arrivals::Arrivals;
 use arrivals::Arrived;
+pub use places::{NoPlace, Place, Places};
 use term::Waiting;
 pub use term::{Ending, Term, TermEnd};
 
@@ -46,7 +49,7 @@ pub trait Authenticate: Send + Sync + fmt::Debug + 'static {
 }
 
 /// A stream that may begin.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Admitted {
     /// Whose sidecar it is.
     pub workload: Workload,
@@ -56,6 +59,17 @@ pub struct Admitted {
     pub connection: Option<u64>,
     /// How long it lasts.
     pub term: Term,
+    /// What it takes up, and gives back at its end.
+    pub room: Option<Room>,
+}
+
+/// What a stream takes up.
+#[derive(Debug)]
+pub struct Room {
+    /// Among all streams.
+    pub place: Place,
+    /// On its connection.
+    pub only: OwnedSemaphorePermit,
 }
 
 impl From<Workload> for Admitted {
@@ -65,6 +79,7 @@ impl From<Workload> for Admitted {
             root: None,
             connection: None,
             term: Term::default(),
+            room: None,
         }
     }
 }
@@ -110,6 +125,8 @@ pub struct Responses<R> {
     snapshot: Arc<Snapshot>,
     /// Without a node before the first request, which comes before anything is sent.
     recipient: Recipient,
+    /// Given back before the sidecar is counted no more: fields are dropped in their order.
+    _room: Option<Room>,
     sidecar: Connected,
     arrivals: Arc<Arrivals>,
     /// Since the first request, which says what the node is called. Dropped after the sidecar, so that it is
@@ -140,6 +157,7 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<
             arrivals: Arc::clone(&push.arrivals),
             arrived: None,
             feed: Feed::new(),
+            _room: admitted.room,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::identity::{
 use crate::lifecycle::Lifecycle;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::push::{Admission, Arrivals, Push};
+use crate::push::{Admission, Arrivals, Places, Push};
 use crate::reports::Reporter;
 use crate::rollout::Rollouts;
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
@@ -139,7 +139,7 @@ impl Process {
             sidecars: Arc::clone(&sidecars),
             rollouts: Arc::clone(&rollouts),
             arrivals,
-            authenticate: gate(args, &trust, &sidecars, &metrics),
+            authenticate: gate(args, &trust, &metrics),
         };
         let signer = Signer::new(Arc::clone(&trust), attest, metrics.counts.clone());
         let reporter = Reporter {
@@ -154,7 +154,7 @@ impl Process {
             trust,
             routes: Routes::new(push, signer, reporter),
             age: args.stream_age,
-            most: args.max_sidecars.get().saturating_add(STRANGERS),
+            places: Places::new(args.max_sidecars.get().saturating_add(COMING_BACK)),
             counts: metrics.counts,
             draining: lifecycle.draining(),
         };
@@ -184,12 +184,11 @@ impl Process {
     }
 }
 
-fn gate(args: &RunArgs, trust: &Arc<Trust>, sidecars: &Arc<Sidecars>, metrics: &Metrics) -> Gate {
+fn gate(args: &RunArgs, trust: &Arc<Trust>, metrics: &Metrics) -> Gate {
     Gate::new(
         Arc::clone(trust),
-        Arc::clone(sidecars),
+        Places::new(args.max_sidecars.get()),
         Admission::new(args.max_streams_per_second.get(), Instant::now()),
-        args.max_sidecars.get(),
         metrics.counts.clone(),
     )
 }
@@ -308,9 +307,9 @@ fn watch_over(
 /// A disk that was full has room again some time.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// Connections beyond the sidecars': who has no certificate yet, and who comes back before it is
-/// noticed that it left.
-const STRANGERS: usize = 1024;
+/// Connections beyond the streams': of who has its certificate renewed, and of who comes back before it
+/// is noticed that it left.
+const COMING_BACK: usize = 1024;
 
 /// Connections that wait to be accepted: after a restart all sidecars come at once.
 const BACKLOG: u32 = 4096;

@@ -1,6 +1,7 @@
 //! The port for sidecars: connections taken in, told apart by their certificates, and served.
 //!
-//! A connection is one task with a few small buffers: ten thousand of them are the normal case.
+//! A connection is one task with a few small buffers: ten thousand of them are the normal case. Until it is
+//! known whose it is, it takes up nothing that a sidecar with a certificate needs, and not for long.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -29,7 +30,7 @@ pub use tls::{Tls, TlsError};
 
 use crate::identity::{Peer, Trust};
 use crate::metrics::{Counts, Refusal};
-use crate::push::{Ending, TermEnd};
+use crate::push::{Ending, Places, TermEnd};
 
 /// What connections are served with.
 #[derive(Clone, Debug)]
@@ -43,12 +44,23 @@ pub struct Port {
     /// How long one lasts, by a fifth more or less, so that those that began together do not end
     /// together.
     pub age: Duration,
-    /// The most of them; more wait to be accepted.
-    pub most: usize,
+    /// What those of sidecars take one of each.
+    pub places: Arc<Places>,
     /// Where those that are turned away are counted.
     pub counts: Counts,
     /// True once the control plane goes away.
     pub draining: watch::Receiver<bool>,
+}
+
+/// Rooms on the way to a place. Whoever has no name has a place in one of these, and in no other.
+#[derive(Debug)]
+struct Entrance {
+    /// For who has come and has not said who it is; others wait to be accepted.
+    arriving: Arc<Semaphore>,
+    /// For who is saying it.
+    handshakes: Semaphore,
+    /// For who has no certificate.
+    strangers: Semaphore,
 }
 
 impl Port {
@@ -60,13 +72,12 @@ impl Port {
     pub async fn serve(self, listener: TcpListener) {
         let port = Arc::new(self);
         let mut connections = JoinSet::new();
-        let room = Arc::new(Semaphore::new(port.most));
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let entrance = Arc::new(Entrance::new());
         let numbers = AtomicU64::new(0);
         let mut draining = port.draining.clone();
         loop {
             let accepted = async {
-                let permit = Arc::clone(&room).acquire_owned().await;
+                let permit = Arc::clone(&entrance.arriving).acquire_owned().await;
                 (permit, listener.accept().await)
             };
             tokio::select! {
@@ -76,10 +87,12 @@ impl Port {
                 (permit, accepted) = accepted => match accepted {
                     Ok((stream, address)) => {
                         let number = numbers.fetch_add(1, Ordering::Relaxed);
-                        let (port, handshakes) = (Arc::clone(&port), Arc::clone(&handshakes));
+                        let (port, entrance) = (Arc::clone(&port), Arc::clone(&entrance));
                         connections.spawn(async move {
-                            Box::pin(port.connection(stream, address, number, &handshakes)).await;
-                            drop(permit);
+                            let Some(stream) = port.secured(stream, address, &entrance).await else {
+                                return;
+                            };
+                            Box::pin(port.connection(stream, number, &entrance, permit.ok())).await;
                         });
                     }
                     Err(error) => {
@@ -97,30 +110,61 @@ impl Port {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, address: SocketAddr, number: u64, handshakes: &Semaphore) {
+    /// TLS with whoever has come; `None` when there is none.
+    async fn secured(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        entrance: &Entrance,
+    ) -> Option<TlsStream<TcpStream>> {
         // Responses are small, and each is waited for.
         drop(stream.set_nodelay(true));
-        let Ok(permit) = handshakes.acquire().await else {
-            return;
-        };
+        let _permit = entrance.handshakes.acquire().await.ok()?;
         let accepting = TlsAcceptor::from(self.tls.config()).accept(stream);
-        let stream = match timeout(HANDSHAKE, accepting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                self.counts.refused(Refusal::Handshake);
-                tracing::info!(%address, %error, "no TLS with a caller");
-                return;
-            }
-            Err(_) => {
-                self.counts.refused(Refusal::Handshake);
-                tracing::debug!(%address, "a caller did not finish its handshake");
-                return;
-            }
-        };
-        drop(permit);
+        match timeout(HANDSHAKE, accepting).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::info!(%address, %error, "no TLS with a caller"),
+            Err(_) => tracing::debug!(%address, "a caller did not finish its handshake"),
+        }
+        self.counts.refused(Refusal::Handshake);
+        None
+    }
+
+    async fn connection(
+        &self,
+        stream: TlsStream<TcpStream>,
+        number: u64,
+        entrance: &Entrance,
+        arriving: Option<OwnedSemaphorePermit>,
+    ) {
         let (end, term) = TermEnd::new();
         let caller = Caller::new(self.peer(&stream), term, number);
-        self.converse(stream, caller, end).await;
+        let Some(workload) = caller.workload() else {
+            return self.sign(stream, caller, end, entrance).await;
+        };
+        match self.places.take(workload) {
+            Ok(_place) => {
+                drop(arriving);
+                self.converse(stream, caller, end).await;
+            }
+            Err(error) => {
+                self.counts.refused(error.into());
+                tracing::debug!(%workload, %error, "a connection was refused");
+            }
+        }
+    }
+
+    /// Lets who has no name ask for one, which takes a moment: more time is not to be had.
+    async fn sign(&self, stream: TlsStream<TcpStream>, caller: Caller, end: TermEnd, entrance: &Entrance) {
+        let place = timeout(WAITING, entrance.strangers.acquire()).await;
+        let served = match place {
+            Ok(_place) => timeout(SIGNING, self.converse(stream, caller, end)).await,
+            Err(elapsed) => Err(elapsed),
+        };
+        if served.is_err() {
+            self.counts.refused(Refusal::Stranger);
+            tracing::debug!("a caller without a certificate had to leave");
+        }
     }
 
     /// Who is at the other end, by the certificate that TLS has verified.
@@ -137,12 +181,6 @@ impl Port {
     }
 
     async fn converse(&self, stream: TlsStream<TcpStream>, caller: Caller, end: TermEnd) {
-        // To be signed for takes a moment; to hold a place without a name is not to be had.
-        let age = if caller.is_nobody() {
-            SIGNING
-        } else {
-            spread(self.age)
-        };
         let (routes, by) = (self.routes.clone(), caller.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             let caller = &by;
@@ -165,7 +203,7 @@ impl Port {
         let mut draining = self.draining.clone();
         let ending = tokio::select! {
             ended = served.as_mut() => return told(ended),
-            () = sleep(age) => Ending::Age,
+            () = sleep(spread(self.age)) => Ending::Age,
             () = caller.until_nobody(&self.trust) => Ending::Certificate,
             () = begun(&mut draining) => Ending::Drain,
         };
@@ -173,6 +211,16 @@ impl Port {
         served.as_mut().graceful_shutdown();
         if let Ok(ended) = timeout(LEAVING, served).await {
             told(ended);
+        }
+    }
+}
+
+impl Entrance {
+    fn new() -> Self {
+        Self {
+            arriving: Arc::new(Semaphore::new(ARRIVING_MAX)),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
+            strangers: Semaphore::new(STRANGERS_MAX),
         }
     }
 }
@@ -197,12 +245,18 @@ fn spread(time: Duration) -> Duration {
     time.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
 }
 
+/// Connections of whom nothing is known yet: after a restart all sidecars come at once.
+const ARRIVING_MAX: usize = 16 * 1024;
 /// Handshakes at once. Who only opens connections and says nothing takes a place for five seconds.
 const HANDSHAKES_MAX: usize = 1024;
 /// The longest that one may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long a connection lasts whose other end has no name.
-const SIGNING: Duration = Duration::from_secs(30);
+/// Connections without a certificate. A signing takes a few milliseconds, so that thousands a minute find
+/// a place, and those who only hold one keep nobody out but each other.
+const STRANGERS_MAX: usize = 256;
+/// How long one waits for a place, and how long it has it.
+const WAITING: Duration = Duration::from_secs(3);
+const SIGNING: Duration = Duration::from_secs(5);
 /// How long a connection has to end after it was told to.
 pub const LEAVING: Duration = Duration::from_secs(5);
 /// How often a silent sidecar is asked whether it is there, and how long it has to say so: one that is

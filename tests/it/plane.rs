@@ -7,6 +7,7 @@ mod process;
 
 mod identities;
 mod pages;
+mod places;
 mod program;
 mod rollouts;
 mod rotation;

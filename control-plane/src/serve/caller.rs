@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use jitney_api::Workload;
 use jitney_api::push::ads::DeltaDiscoveryRequest;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
 use crate::identity::{Peer, PeerFault, Roots, Trust};
 use crate::metrics::{Counts, Refusal};
-use crate::push::{Admission, Admitted, Authenticate, Term};
-use crate::status::Sidecars;
+use crate::push::{Admission, Admitted, Authenticate, NoPlace, Places, Room, Term};
 
 /// The connection that a call came on; in the extensions of each request.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Caller {
     term: Term,
     /// Tells it from every other connection of this process.
     pub connection: u64,
+    /// Taken by its stream: more than one are for nothing, and would be places that cost nobody a handshake.
+    stream: Arc<Semaphore>,
 }
 
 /// Why a connection is nobody's.
@@ -41,6 +43,7 @@ impl Caller {
             peer: peer.map(Arc::new),
             term,
             connection,
+            stream: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -76,9 +79,9 @@ impl Caller {
         }
     }
 
-    /// Whether it has no name, and so may have nothing but a certificate.
-    pub const fn is_nobody(&self) -> bool {
-        self.peer.is_err()
+    /// Whose it is; `None` for who may have nothing but a certificate.
+    pub fn workload(&self) -> Option<&Workload> {
+        self.peer.as_ref().ok().map(|peer| &peer.id.workload)
     }
 
     /// Who it is, as of now.
@@ -97,28 +100,32 @@ impl Caller {
 #[derive(Debug)]
 pub struct Gate {
     trust: Arc<Trust>,
-    sidecars: Arc<Sidecars>,
+    places: Arc<Places>,
     admission: Admission,
-    most: usize,
     counts: Counts,
 }
 
 impl Gate {
-    /// At most so many streams. Two that come at the same moment may both be the last.
-    pub const fn new(
-        trust: Arc<Trust>,
-        sidecars: Arc<Sidecars>,
-        admission: Admission,
-        most: usize,
-        counts: Counts,
-    ) -> Self {
+    /// A stream takes one of these places.
+    pub const fn new(trust: Arc<Trust>, places: Arc<Places>, admission: Admission, counts: Counts) -> Self {
         Self {
             trust,
-            sidecars,
+            places,
             admission,
-            most,
             counts,
         }
+    }
+
+    fn room(&self, caller: &Caller, workload: &Workload) -> Result<Room, Status> {
+        let only = Arc::clone(&caller.stream).try_acquire_owned().map_err(|_| {
+            self.counts.refused(Refusal::Second);
+            Status::already_exists("the connection has a stream already, and a sidecar needs one")
+        })?;
+        let place = self.places.take(workload).map_err(|error| {
+            self.counts.refused(error.into());
+            come_back(&error.to_string(), FULL_WAIT)
+        })?;
+        Ok(Room { place, only })
     }
 }
 
@@ -132,14 +139,7 @@ impl Authenticate for Gate {
         let caller = Caller::of(request)?;
         let peer = caller.peer(&self.trust.roots(), SystemTime::now());
         let peer = peer.inspect_err(|_| self.counts.refused(Refusal::Unauthenticated))?;
-        if self.sidecars.len() >= self.most {
-            self.counts.refused(Refusal::Full);
-            let told = format!(
-                "as many sidecars as this control plane takes are connected: {}",
-                self.most
-            );
-            return Err(come_back(&told, FULL_WAIT));
-        }
+        let room = self.room(caller, &peer.id.workload)?;
         self.admission.admit(Instant::now()).map_err(|wait| {
             self.counts.refused(Refusal::Admission);
             come_back("too many streams begin at once", wait)
@@ -149,7 +149,17 @@ impl Authenticate for Gate {
             root: Some(peer.root),
             connection: Some(caller.connection),
             term: caller.term.clone(),
+            room: Some(room),
         })
+    }
+}
+
+impl From<NoPlace> for Refusal {
+    fn from(why: NoPlace) -> Self {
+        match why {
+            NoPlace::Full(_) => Self::Full,
+            NoPlace::Share(_) => Self::Share,
+        }
     }
 }
 

@@ -53,7 +53,8 @@ impl Plane {
             .args(["--trust-domain", DOMAIN, "--log-level", "info"])
             // How fast they may come is not what is measured.
             .args(["--max-streams-per-second", "100000"])
-            .args(["--max-sidecars", &(sidecars + 100).to_string()])
+            // All are of one workload, which cannot have all places.
+            .args(["--max-sidecars", &(sidecars + sidecars / 8 + 100).to_string()])
             .arg("--source")
             .arg(format!("files:{}", source.display()))
             .arg("--state")

@@ -22,6 +22,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -96,12 +97,17 @@ impl Identity {
             .await
     }
 
-    /// What TLS says to this identity; in TLS 1.3 a client learns it with the first byte that it reads.
-    pub(crate) async fn refusal(&self, plane: &Plane) -> String {
+    /// TLS, and nothing said in it.
+    pub(crate) async fn secured(&self, plane: &Plane) -> TlsStream<TcpStream> {
         let connector = TlsConnector::from(Arc::new(self.config(&plane.folder.roots())));
         let stream = TcpStream::connect(plane.address).await.unwrap();
         let name = ServerName::try_from("control-plane").unwrap();
-        let mut stream = connector.connect(name, stream).await.unwrap();
+        connector.connect(name, stream).await.unwrap()
+    }
+
+    /// What TLS says to this identity; in TLS 1.3 a client learns it with the first byte that it reads.
+    pub(crate) async fn refusal(&self, plane: &Plane) -> String {
+        let mut stream = self.secured(plane).await;
         let mut preface = [0; 24];
         let read = stream.read_exact(&mut preface).await;
         read.map_or_else(|error| error.to_string(), |_| "accepted".to_owned())

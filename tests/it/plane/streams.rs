@@ -101,11 +101,11 @@ async fn neither_a_restart_nor_a_replica_sends_anything_again() {
 async fn too_many_streams_at_once_are_told_when_to_come_back() {
     let plane = Plane::start(&["--max-streams-per-second", "1"]);
     let identity = Identity::of(&plane, "users").await;
-    let channel = identity.connect(&plane).await.unwrap();
     let mut refused = None;
     for number in 0..10 {
         let mut sidecar = Sidecar::new(&format!("users-{number}"));
-        if let Err(status) = sidecar.open(channel.clone()).await {
+        let channel = identity.connect(&plane).await.unwrap();
+        if let Err(status) = sidecar.open(channel).await {
             refused = Some(status);
             break;
         }

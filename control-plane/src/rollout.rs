@@ -98,6 +98,13 @@ impl Rollouts {
         self.kept.stops_file()
     }
 
+    /// Removes what a process that crashed has left half written, an hour ago or more. Blocks.
+    pub fn sweep(&self, now: SystemTime) {
+        if let Err(error) = self.kept.sweep(now) {
+            tracing::debug!(%error, "nothing is swept");
+        }
+    }
+
     /// Puts what the source holds, which changed at `changed`, in the store. False when that is the same
     /// as before.
     pub fn replace(&self, resources: Resources, changed: Instant) -> bool {
@@ -152,9 +159,7 @@ impl Rollouts {
                     continue;
                 }
                 Item::Baseline(policy) => {
-                    let record = of(policy).and_then(Course::record);
-                    let kept = self.kept.keep(policy, record.as_ref());
-                    self.unkept.note(item, kept);
+                    self.keep_records(&[(policy, of(policy).and_then(Course::record))]);
                 }
                 Item::Stop(policy) => {
                     let kept = of(policy)
@@ -287,17 +292,26 @@ impl Rollouts {
     /// Has on disk what is to outlive this process.
     fn keep(&self, before: &Courses, next: &BTreeMap<Arc<str>, Course>) {
         let names: BTreeSet<&Arc<str>> = before.names().chain(next.keys()).collect();
+        let records = names.iter().map(|policy| {
+            let record = next.get(*policy).and_then(Course::record);
+            (*policy, record)
+        });
+        let is_due = |(policy, record): &(&Arc<str>, Option<Record>)| {
+            *record != before.record(policy) || self.unkept.has(&Item::Baseline(Arc::clone(policy)))
+        };
+        self.keep_records(&records.filter(is_due).collect::<Vec<_>>());
         for policy in names {
-            let record = next.get(policy).and_then(Course::record);
-            let item = Item::Baseline(Arc::clone(policy));
-            if record != before.record(policy) || self.unkept.has(&item) {
-                self.unkept.note(item, self.kept.keep(policy, record.as_ref()));
-            }
             let was = before.present.get(policy).and_then(Course::stopped);
             let is = next.get(policy).and_then(Course::stopped);
             if let Some((content, _)) = was.filter(|_| is.is_none()) {
                 self.forget_stop(policy, content);
             }
+        }
+    }
+
+    fn keep_records(&self, records: &[(&Arc<str>, Option<Record>)]) {
+        for ((policy, _), kept) in records.iter().zip(self.kept.keep(records)) {
+            self.unkept.note(Item::Baseline(Arc::clone(policy)), kept);
         }
     }
 

@@ -131,7 +131,8 @@ impl Process {
         lifecycle.synced();
         let watches =
             watches(&trust, &rollouts).map_err(|error| RunError::System("watch the state", error))?;
-        let mut background = background(&trust, &store, &tls, &used);
+        let mut background = background(&trust, &store, &tls);
+        background.spawn(tidy(state, Arc::clone(&used), Arc::clone(&rollouts)));
         let arrivals = watch_over(&mut background, &sidecars, &rollouts);
         let attest = Arc::new(Bootstrap::new(tokens, used));
         let push = Push {
@@ -249,7 +250,7 @@ fn watches(trust: &Arc<Trust>, rollouts: &Arc<Rollouts>) -> io::Result<[Watch; 2
 }
 
 /// What goes on beside the serving.
-fn background(trust: &Arc<Trust>, store: &Arc<Store>, tls: &Arc<Tls>, used: &Arc<Used>) -> JoinSet<()> {
+fn background(trust: &Arc<Trust>, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> {
     let mut background = JoinSet::new();
     let (to, of, with) = (Arc::clone(store), Arc::clone(trust), Arc::clone(tls));
     let mut changed = of.subscribe();
@@ -264,16 +265,6 @@ fn background(trust: &Arc<Trust>, store: &Arc<Store>, tls: &Arc<Tls>, used: &Arc
     });
     let renewed = Arc::clone(tls);
     background.spawn(async move { renewed.keep_renewed().await });
-    let used = Arc::clone(used);
-    background.spawn(async move {
-        let mut every = interval(FORGET_EVERY);
-        loop {
-            every.tick().await;
-            let used = Arc::clone(&used);
-            // A panic in there was logged, and the next turn may do better.
-            drop(tokio::task::spawn_blocking(move || used.forget_expired(SystemTime::now())).await);
-        }
-    });
     background
 }
 
@@ -306,6 +297,25 @@ fn watch_over(
 
 /// A disk that was full has room again some time.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// Rids the state now and then of what nobody needs any more.
+async fn tidy(state: Folder, used: Arc<Used>, rollouts: Arc<Rollouts>) {
+    let mut every = interval(FORGET_EVERY);
+    loop {
+        every.tick().await;
+        let (state, used, rollouts) = (state.clone(), Arc::clone(&used), Arc::clone(&rollouts));
+        let tidied = move || {
+            let now = SystemTime::now();
+            used.forget_expired(now);
+            rollouts.sweep(now);
+            if let Err(error) = state.sweep(now) {
+                tracing::warn!(%error, "what a crash may have left in the state stays");
+            }
+        };
+        // A panic in there was logged, and the next turn may do better.
+        drop(tokio::task::spawn_blocking(tidied).await);
+    }
+}
 
 /// Connections beyond the streams': of who has its certificate renewed, and of who comes back before it
 /// is noticed that it left.

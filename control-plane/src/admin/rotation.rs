@@ -1,6 +1,7 @@
 //! The exchange of the root, step by step: what each step waits for, and the steps themselves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::{Query, State};
@@ -9,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Admin;
-use crate::identity::{LIFETIME, Root, RootId, RootState, TrustError};
+use crate::identity::{LIFETIME, Root, RootId, RootState, Trust, TrustError};
 use crate::status::Overview;
 
 /// How sidecars stand to the roots.
@@ -124,7 +125,7 @@ impl Trusting {
 
 /// Makes another root, which every sidecar is told to trust.
 pub(super) async fn add(State(admin): State<Admin>) -> Response {
-    told(admin.trust.add(SystemTime::now()), "added", &admin)
+    done(&admin, "added", |trust| trust.add(SystemTime::now())).await
 }
 
 /// Has the next root sign, once every connected sidecar trusts it.
@@ -136,7 +137,7 @@ pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -
             return refusal;
         }
     }
-    told(admin.trust.switch(SystemTime::now()), "switched", &admin)
+    done(&admin, "switched", |trust| trust.switch(SystemTime::now())).await
 }
 
 /// Trusts the old roots no more, once no connected sidecar has a certificate that one of them signed.
@@ -153,7 +154,7 @@ pub(super) async fn drop_old(State(admin): State<Admin>, Query(how): Query<How>)
             return refusal;
         }
     }
-    told(admin.trust.drop_old(), "dropped", &admin)
+    done(&admin, "dropped", Trust::drop_old).await
 }
 
 fn trusting(admin: &Admin) -> Trusting {
@@ -170,6 +171,22 @@ fn refuse(step: &Step, how: &How) -> Option<Response> {
     }
     let told = format!("{}; ?force=true does it all the same\n", step.text);
     Some((StatusCode::CONFLICT, told).into_response())
+}
+
+/// Does a step, away from the thread that answers probes: it waits for a disk, and for who else is at it.
+async fn done(
+    admin: &Admin,
+    what: &str,
+    step: impl FnOnce(&Trust) -> Result<(), TrustError> + Send + 'static,
+) -> Response {
+    let trust = Arc::clone(&admin.trust);
+    match tokio::task::spawn_blocking(move || step(&trust)).await {
+        Ok(done) => told(done, what, admin),
+        Err(error) => {
+            tracing::error!(%error, "the roots cannot be changed");
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+        }
+    }
 }
 
 fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {

@@ -16,7 +16,7 @@ pub fn keep(state: &Folder, workloads: &BTreeSet<Workload>) -> Result<(), Folder
     if state.read(FILE)?.as_deref() == Some(&*text) {
         return Ok(());
     }
-    state.write(FILE, &text, Readable::ByOwner)
+    state.lock()?.write(FILE, &text, Readable::ByOwner)
 }
 
 /// Those that were kept last; `None` where no control plane has run.

@@ -2,12 +2,15 @@
 //! rollouts.
 //!
 //! Replicas may share it. A file is replaced as a whole, by rename, so that nobody reads half of one;
-//! who changes what it has read holds the lock meanwhile.
+//! only who holds the folder's lock can write.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::tokens::{hex, random};
 
 /// A folder that only its owner may enter.
 #[derive(Clone, Debug)]
@@ -28,6 +31,7 @@ pub enum Readable {
 #[derive(Debug)]
 #[must_use]
 pub struct Lock {
+    folder: Folder,
     _file: File,
 }
 
@@ -80,14 +84,17 @@ impl Folder {
         }
     }
 
-    /// The names of what is in it, but for what begins with a dot: that is not written to its end.
+    /// The names of what is in it, but for the lock and for what begins with a dot: that is not written to
+    /// its end.
     ///
     /// # Errors
     /// When it cannot be listed.
     pub fn names(&self) -> Result<Vec<String>, FolderError> {
         let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.filter(|name| !name.starts_with('.')).collect())
+        Ok(names
+            .filter(|name| !name.starts_with('.') && name != LOCK)
+            .collect())
     }
 
     /// Removes a file, if there is one.
@@ -103,37 +110,62 @@ impl Folder {
         }
     }
 
+    /// Waits until nobody else changes the folder, for two seconds at most: whoever holds the lock writes a
+    /// few files and is done. Blocks, so that it is not for threads that serve others.
+    ///
+    /// # Errors
+    /// When it cannot be locked, or somebody keeps it for so long.
+    pub fn lock(&self) -> Result<Lock, FolderError> {
+        let path = self.path(LOCK);
+        let mut options = OpenOptions::new();
+        let opened = options.create(true).append(true).mode(0o600).open(&path);
+        let locked = opened.and_then(|file| locked(&file).map(|()| file));
+        let file = locked.map_err(failed("lock", &path))?;
+        Ok(Lock {
+            folder: self.clone(),
+            _file: file,
+        })
+    }
+
+    /// Removes what a process has left behind that ended while it wrote a file, an hour ago or more.
+    ///
+    /// # Errors
+    /// When the folder cannot be locked or listed.
+    pub fn sweep(&self, now: SystemTime) -> Result<(), FolderError> {
+        let _lock = self.lock()?;
+        let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
+        for entry in entries.filter_map(Result::ok) {
+            if is_left_behind(&entry, now) {
+                // What stays is tried again.
+                drop(fs::remove_file(entry.path()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lock {
     /// Puts a file in the place of what was there.
     ///
     /// # Errors
     /// When it cannot be written. What was there is still there then.
     pub fn write(&self, name: &str, text: &str, readable: Readable) -> Result<(), FolderError> {
-        let beside = self.path(&format!(".{name}.{}", std::process::id()));
+        // Process ids are the same in many containers.
+        let beside = self.folder.path(&format!(".{name}.{}", hex(&random::<8>())));
         let mode = match readable {
             Readable::ByOwner => 0o600,
             Readable::ByAll => 0o644,
         };
-        let written = write_whole(&beside, text, mode).and_then(|()| fs::rename(&beside, self.path(name)));
+        let path = self.folder.path(name);
+        let written = write_whole(&beside, text, mode).and_then(|()| fs::rename(&beside, &path));
         if written.is_err() {
             // Whether it can be removed or not, the error that is told is the first.
             drop(fs::remove_file(&beside));
         }
         // The rename itself is on disk only when the folder is.
         written
-            .and_then(|()| File::open(&self.path)?.sync_all())
-            .map_err(failed("write", &self.path(name)))
-    }
-
-    /// Waits until nobody else changes the folder, which takes as long as a few files are written.
-    ///
-    /// # Errors
-    /// When it cannot be locked.
-    pub fn lock(&self) -> Result<Lock, FolderError> {
-        let path = self.path("lock");
-        let mut options = OpenOptions::new();
-        let opened = options.create(true).append(true).mode(0o600).open(&path);
-        let locked = opened.and_then(|file| file.lock().map(|()| Lock { _file: file }));
-        locked.map_err(failed("lock", &path))
+            .and_then(|()| File::open(&self.folder.path)?.sync_all())
+            .map_err(failed("write", &path))
     }
 }
 
@@ -142,18 +174,53 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Folder
     move |cause| FolderError { action, path, cause }
 }
 
-/// Writes a file that is not there yet, or was left behind, and has it on disk.
+/// Locks a file, or gives up. The pauses are counted, so that no clock is needed.
+fn locked(file: &File) -> io::Result<()> {
+    let (mut pause, mut waited) = (Duration::from_millis(1), Duration::ZERO);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if waited >= LOCK_WAIT => {
+                let told = format!("somebody else has held it for {} s", LOCK_WAIT.as_secs());
+                return Err(io::Error::new(ErrorKind::TimedOut, told));
+            }
+            Err(TryLockError::WouldBlock) => {
+                std::thread::park_timeout(pause);
+                waited += pause;
+                pause = (pause * 2).min(LOCK_PAUSE);
+            }
+        }
+    }
+}
+
+/// Whether it is a file that was being written, and so long ago that it is no more.
+fn is_left_behind(entry: &DirEntry, now: SystemTime) -> bool {
+    let name = entry.file_name();
+    let beside = name.to_str().and_then(|name| name.strip_prefix('.'));
+    let suffix = beside.and_then(|name| Some(name.rsplit_once('.')?.1));
+    let is_beside = suffix.is_some_and(|suffix| suffix.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let changed = entry.metadata().and_then(|file| file.modified());
+    let age = changed.map(|changed| now.duration_since(changed).unwrap_or_default());
+    is_beside && age.is_ok_and(|age| age > LEFT_BEHIND)
+}
+
+/// Writes a file that is not there yet, and has it on disk.
 fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
+
+/// Its name in each folder.
+const LOCK: &str = "lock";
+/// How long somebody else may hold it: a few files are on disk sooner, unless something is wrong.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// The longest pause between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// When nobody writes a file any more.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
@@ -165,22 +232,26 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
 
+    fn write(folder: &Folder, name: &str, text: &str, readable: Readable) -> Result<(), FolderError> {
+        folder.lock().unwrap().write(name, text, readable)
+    }
+
     #[test]
     fn keys_are_for_the_owner_alone() {
         let outer = tempfile::tempdir().unwrap();
         let folder = Folder::open(&outer.path().join("a/state")).unwrap();
         assert_eq!(mode(&folder.path("")), 0o700);
-        folder.write("key", "secret", Readable::ByOwner).unwrap();
-        folder.write("roots", "public", Readable::ByAll).unwrap();
+        write(&folder, "key", "secret", Readable::ByOwner).unwrap();
+        write(&folder, "roots", "public", Readable::ByAll).unwrap();
         assert_eq!(
             (mode(&folder.path("key")), mode(&folder.path("roots"))),
             (0o600, 0o644)
         );
-        folder.write("key", "another", Readable::ByOwner).unwrap();
+        write(&folder, "key", "another", Readable::ByOwner).unwrap();
         assert_eq!(folder.read("key").unwrap().unwrap(), "another");
         assert_eq!(folder.read("nothing").unwrap(), None);
         let left = fs::read_dir(folder.path("")).unwrap().count();
-        assert_eq!(left, 2, "nothing is left beside them");
+        assert_eq!(left, 3, "nothing is left beside them and the lock");
         for _ in 0..2 {
             folder.remove("key").unwrap();
             assert_eq!(folder.names().unwrap(), ["roots"]);
@@ -194,22 +265,52 @@ mod tests {
         fs::create_dir(folder.path("key")).unwrap();
         for error in [
             folder.read("key").unwrap_err(),
-            folder.write("key", "", Readable::ByOwner).unwrap_err(),
+            write(&folder, "key", "", Readable::ByOwner).unwrap_err(),
         ] {
             let shown = folder.path("key").display().to_string();
             assert!(error.to_string().contains(&shown), "{error}");
         }
-        assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 2);
     }
 
     #[test]
-    fn one_at_a_time_may_change_it() {
+    fn one_at_a_time_may_change_it_and_nobody_waits_for_ever() {
         let outer = tempfile::tempdir().unwrap();
         let folder = Folder::open(outer.path()).unwrap();
         let lock = folder.lock().unwrap();
-        let another = File::open(folder.path("lock")).unwrap();
-        assert!(another.try_lock().is_err());
+        let told = folder.lock().unwrap_err().to_string();
+        let expected = format!("cannot lock {}: ", folder.path("lock").display());
+        assert!(told.starts_with(&expected), "{told}");
+        assert!(told.ends_with("somebody else has held it for 2 s"), "{told}");
         drop(lock);
-        assert!(another.try_lock().is_ok());
+        drop(folder.lock().unwrap());
+    }
+
+    #[test]
+    fn who_waits_for_the_lock_gets_it() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = Folder::open(outer.path()).unwrap();
+        let lock = folder.lock().unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| folder.lock().map(drop));
+            drop(lock);
+            waits.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_removed_after_an_hour() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = Folder::open(outer.path()).unwrap();
+        let left = [".authority.json.17", ".roots.pem.0123456789abcdef"];
+        let others = [".gitignore", "roots.pem"];
+        for name in left.into_iter().chain(others) {
+            fs::write(folder.path(name), "").unwrap();
+        }
+        let are_there = |names: [&str; 2]| names.map(|name| folder.path(name).exists());
+        folder.sweep(SystemTime::now()).unwrap();
+        assert_eq!(are_there(left), [true, true], "somebody may be writing them");
+        folder.sweep(SystemTime::now() + 2 * LEFT_BEHIND).unwrap();
+        assert_eq!((are_there(left), are_there(others)), ([false; 2], [true; 2]));
     }
 }

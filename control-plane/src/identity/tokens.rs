@@ -84,14 +84,14 @@ impl Tokens {
     /// # Panics
     /// When the system has no random numbers, without which nothing is secret.
     pub fn open(folder: &Folder, trust_domain: &str) -> Result<Self, TokensError> {
-        let _lock = folder.lock()?;
+        let lock = folder.lock()?;
         if let Some(text) = folder.read(KEY_FILE)? {
             let key = URL_SAFE_NO_PAD.decode(text.trim()).ok();
             let key: Option<[u8; 32]> = key.and_then(|key| key.try_into().ok());
             return Ok(Self::new(trust_domain, &key.ok_or(TokensError::Key)?));
         }
         let key: [u8; 32] = random();
-        folder.write(KEY_FILE, &URL_SAFE_NO_PAD.encode(key), Readable::ByOwner)?;
+        lock.write(KEY_FILE, &URL_SAFE_NO_PAD.encode(key), Readable::ByOwner)?;
         Ok(Self::new(trust_domain, &key))
     }
 
@@ -173,6 +173,16 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
         .fill(&mut number)
         .expect("the system has random numbers");
     number
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn seconds(at: SystemTime) -> u64 {

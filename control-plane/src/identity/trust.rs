@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use jitney_api::push::{Held, Kind, Pushed, Readers, Version};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::folder::{Folder, FolderError, Readable};
@@ -24,7 +24,9 @@ pub struct Trust {
     trust_domain: String,
     present: ArcSwap<Roots>,
     changed: watch::Sender<()>,
-    /// Held while the roots are replaced, so that no reading overtakes a later one.
+    /// Held while the roots are replaced, so that no reading overtakes a later one. Whoever has it may wait
+    /// for a disk.
+    replacing: Mutex<()>,
     bundles: Mutex<Bundles>,
 }
 
@@ -57,24 +59,25 @@ impl Trust {
     /// # Errors
     /// When what is kept there cannot be used, is another mesh's, or nothing can be kept there.
     pub fn open(folder: &Folder, trust_domain: &str, now: SystemTime) -> Result<Self, TrustError> {
-        let _lock = folder.lock()?;
+        let lock = folder.lock()?;
         let roots = match folder.read(FILE)? {
             Some(text) => Roots::from_json(trust_domain, &text)?,
             None => {
                 let roots = Roots::generate(trust_domain, now)?;
-                folder.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?;
+                lock.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?;
                 roots
             }
         };
-        folder.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
+        lock.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
         let trust = Self {
             folder: folder.clone(),
             trust_domain: trust_domain.to_owned(),
             present: ArcSwap::from_pointee(roots),
             changed: watch::Sender::new(()),
+            replacing: Mutex::default(),
             bundles: Mutex::default(),
         };
-        trust.remember(&mut trust.bundles.lock());
+        trust.remember();
         Ok(trust)
     }
 
@@ -115,7 +118,8 @@ impl Trust {
         Some(roots.clone())
     }
 
-    /// Makes another root, which is trusted from now on and signs nothing yet.
+    /// Makes another root, which is trusted from now on and signs nothing yet. Blocks, as the two steps after
+    /// it do: a few files are written, and somebody else may be at it.
     ///
     /// # Errors
     /// When there is one already, or the folder cannot be written.
@@ -153,38 +157,39 @@ impl Trust {
     /// # Errors
     /// When the file cannot be read or used. What was in force stays.
     pub fn reload(&self) -> Result<bool, TrustError> {
-        let mut bundles = self.bundles.lock();
+        let replacing = self.replacing.lock();
         let text = self.folder.read(FILE)?.unwrap_or_default();
         let roots = Roots::from_json(&self.trust_domain, &text)?;
         if text == self.roots().to_json(&self.trust_domain)? {
             return Ok(false);
         }
-        self.present.store(Arc::new(roots));
-        self.remember(&mut bundles);
-        drop(bundles);
-        self.changed.send_replace(());
+        self.put_in_force(roots, replacing);
         Ok(true)
     }
 
     /// Changes what is in the file, not what was read from it some time ago.
     fn change(&self, change: impl FnOnce(&Roots) -> Result<Roots, TrustError>) -> Result<(), TrustError> {
-        let mut bundles = self.bundles.lock();
+        let replacing = self.replacing.lock();
         let lock = self.folder.lock()?;
         let text = self.folder.read(FILE)?.unwrap_or_default();
         let roots = change(&Roots::from_json(&self.trust_domain, &text)?)?;
-        self.folder
-            .write(FILE, &roots.to_json(&self.trust_domain)?, Readable::ByOwner)?;
-        self.folder.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
+        lock.write(FILE, &roots.to_json(&self.trust_domain)?, Readable::ByOwner)?;
+        lock.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
         drop(lock);
-        self.present.store(Arc::new(roots));
-        self.remember(&mut bundles);
-        drop(bundles);
-        self.changed.send_replace(());
+        self.put_in_force(roots, replacing);
         Ok(())
     }
 
-    fn remember(&self, bundles: &mut Bundles) {
+    fn put_in_force(&self, roots: Roots, replacing: MutexGuard<'_, ()>) {
+        self.present.store(Arc::new(roots));
+        self.remember();
+        drop(replacing);
+        self.changed.send_replace(());
+    }
+
+    fn remember(&self) {
         let roots = self.roots().all().iter().map(|root| root.id).collect();
+        let mut bundles = self.bundles.lock();
         bundles.push_back((self.pushed().held.version, roots));
         if bundles.len() > MOST_BUNDLES {
             bundles.pop_front();

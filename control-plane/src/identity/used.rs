@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::authority::KeyHash;
 use super::folder::{Folder, FolderError};
-use super::tokens::{Claims, random};
+use super::tokens::{Claims, hex, random};
 
 /// Tokens that were used and have not expired.
 #[derive(Debug)]
@@ -147,15 +147,6 @@ fn read(path: &Path) -> io::Result<Option<Note>> {
         expires: expires.unwrap_or(u64::MAX),
         key: lines.next().unwrap_or_default().to_owned(),
     }))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn seconds(at: SystemTime) -> u64 {

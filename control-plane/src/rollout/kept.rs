@@ -145,19 +145,36 @@ impl Kept {
         if text.len() > MOST_BYTES {
             return Err(KeptError::TooLarge(text.len()));
         }
-        Ok(self.state.write(POLICIES, &text, Readable::ByOwner)?)
+        Ok(self.state.lock()?.write(POLICIES, &text, Readable::ByOwner)?)
     }
 
-    /// Keeps what there is to keep of a policy.
-    pub(super) fn keep(&self, policy: &str, record: Option<&Record>) -> Result<(), FolderError> {
-        let name = format!("{}.json", Version::of(policy.as_bytes()));
-        match record {
-            Some(record) => {
-                let text = json(&BaselineFile::of(policy, &record.baseline, record.staged));
-                self.baselines.write(&name, &text, Readable::ByOwner)
-            }
-            None => self.baselines.remove(&name),
+    /// Keeps what there is to keep of policies, and tells of each, in their order, what became of it.
+    pub(super) fn keep(&self, records: &[(&Arc<str>, Option<Record>)]) -> Vec<Result<(), String>> {
+        if records.is_empty() {
+            return Vec::new();
         }
+        // Taken once: whoever waits for it in vain must not do so for each of a thousand policies.
+        let lock = match self.baselines.lock() {
+            Ok(lock) => lock,
+            Err(error) => return vec![Err(error.to_string()); records.len()],
+        };
+        let keep = |(policy, record): &(&Arc<str>, Option<Record>)| {
+            let name = format!("{}.json", Version::of(policy.as_bytes()));
+            let kept = match record {
+                Some(record) => {
+                    let text = json(&BaselineFile::of(policy, &record.baseline, record.staged));
+                    lock.write(&name, &text, Readable::ByOwner)
+                }
+                None => self.baselines.remove(&name),
+            };
+            kept.map_err(|error| error.to_string())
+        };
+        records.iter().map(keep).collect()
+    }
+
+    /// Removes what was not written to its end.
+    pub(super) fn sweep(&self, now: SystemTime) -> Result<(), FolderError> {
+        self.baselines.sweep(now)
     }
 
     /// What has stopped; nothing when that cannot be read.
@@ -194,7 +211,7 @@ impl Kept {
 
     /// Changes what is in the file, not what was read from it some time ago.
     fn change_stops(&self, change: impl FnOnce(&mut Stops)) -> Result<(), FolderError> {
-        let _lock = self.state.lock()?;
+        let lock = self.state.lock()?;
         let before = self.stops();
         let mut stops = before.clone();
         change(&mut stops);
@@ -210,7 +227,7 @@ impl Kept {
             (policy, stopped)
         });
         let text = json(&stops.collect::<BTreeMap<_, _>>());
-        self.state.write(STOPS, &text, Readable::ByOwner)
+        lock.write(STOPS, &text, Readable::ByOwner)
     }
 }
 

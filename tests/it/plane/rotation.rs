@@ -1,6 +1,7 @@
 //! The exchange of the root, with sidecars that are connected meanwhile.
 
 use jitney_api::push::Kind;
+use jitney_control_plane::identity::Folder;
 use tonic::Code;
 
 use super::client::{Identity, Sidecar};
@@ -108,4 +109,27 @@ async fn a_replica_takes_over_what_another_one_changed() {
             .await
             .is_ok()
     );
+}
+
+#[test]
+fn who_keeps_the_state_locked_holds_up_one_step_and_nothing_else() {
+    let plane = Plane::start(&[]);
+    let lock = Folder::open(&plane.folder.state()).unwrap().lock().unwrap();
+    let told = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| plane.post("/trust/add"));
+        for page in ["/live", "/status", "/metrics"] {
+            assert_eq!(plane.get(page).status, 200);
+        }
+        assert!(!waits.is_finished(), "it waits for two seconds");
+        waits.join().unwrap()
+    });
+    assert_eq!(told.status, 500);
+    let file = plane.folder.state().join("lock").display().to_string();
+    assert!(
+        told.body.contains(&file) && told.body.contains("held it for 2 s"),
+        "{}",
+        told.body
+    );
+    drop(lock);
+    assert_eq!(plane.post("/trust/add").status, 200);
 }

@@ -19,10 +19,13 @@ mod rotation;
 mod shares;
 mod views;
 
+use rotation::Standing;
+
 use crate::files::Files;
-use crate::identity::Trust;
+use crate::identity::{Alive, Trust};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::replicas::Replicas;
 use crate::rollout::Rollouts;
 use crate::status::{Findings, Sidecars};
 use crate::store::Store;
@@ -42,6 +45,10 @@ pub struct Admin {
     pub rollouts: Arc<Rollouts>,
     /// Who signs.
     pub trust: Arc<Trust>,
+    /// What they have signed.
+    pub alive: Arc<Alive>,
+    /// Who else does, and for whom.
+    pub replicas: Arc<Replicas>,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether sidecars should come here.
@@ -77,12 +84,14 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let text = admin.metrics.render(&views::levels(&admin));
+    let standing = Standing::of(&admin).await;
+    let text = admin.metrics.render(&views::levels(&admin, &standing));
     ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response()
 }
 
 async fn status(State(admin): State<Admin>) -> Response {
-    lines(&views::status(&admin))
+    let standing = Standing::of(&admin).await;
+    lines(&views::status(&admin, &standing))
 }
 
 async fn sidecars(State(admin): State<Admin>) -> Response {

@@ -8,7 +8,9 @@ use jitney_api::push::config::certificates_server::Certificates;
 use jitney_api::push::config::{SignedCertificate, SigningRequest};
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::identity::{Attest, AttestError, AuthorityError, CertificateRequest, Trust};
+use crate::identity::{
+    Alive, Attest, AttestError, AuthorityError, CertificateRequest, KeyHash, Signed, Trust,
+};
 use crate::metrics::{Counts, Signing};
 use crate::serve::Caller;
 
@@ -17,15 +19,17 @@ use crate::serve::Caller;
 pub struct Signer {
     trust: Arc<Trust>,
     attest: Arc<dyn Attest>,
+    alive: Arc<Alive>,
     counts: Counts,
 }
 
 impl Signer {
     /// Signs with the root that signs now, for whom `attest` vouches.
-    pub fn new(trust: Arc<Trust>, attest: Arc<dyn Attest>, counts: Counts) -> Self {
+    pub fn new(trust: Arc<Trust>, attest: Arc<dyn Attest>, alive: Arc<Alive>, counts: Counts) -> Self {
         Self {
             trust,
             attest,
+            alive,
             counts,
         }
     }
@@ -36,12 +40,12 @@ impl Signer {
         asked: &SigningRequest,
     ) -> Result<(SignedCertificate, Workload, Signing), Status> {
         let request = CertificateRequest::read(&asked.request).map_err(|error| refused(&error))?;
-        let (workload, signing) = if asked.token.is_empty() {
+        let (workload, before) = if asked.token.is_empty() {
             let peer = caller.peer(&self.trust.roots(), SystemTime::now())?;
-            (peer.id.workload.clone(), Signing::Renewal)
+            (peer.id.workload.clone(), Some(peer.key))
         } else {
             let shown = self.attest.workload(&asked.token, &request.key_hash()).await;
-            (shown.map_err(|error| unattested(&error))?, Signing::Token)
+            (shown.map_err(|error| unattested(&error))?, None)
         };
         // Whoever has this one is believed by every sidecar.
         if workload == Workload::control_plane() {
@@ -54,6 +58,14 @@ impl Signer {
             .authority
             .sign(&request, &workload, SystemTime::now())
             .map_err(|error| refused(&error))?;
+        let signed = Signed {
+            key: request.key_hash(),
+            workload: workload.clone(),
+            root: roots.issuing().id,
+            not_after: issued.not_after,
+        };
+        self.remember(signed, before).await?;
+        let signing = before.map_or(Signing::Token, |_| Signing::Renewal);
         let signed = SignedCertificate {
             chain: vec![issued.certificate.into()],
             not_before: seconds(issued.not_before),
@@ -61,6 +73,25 @@ impl Signer {
             trust: Some(roots.bundle()),
         };
         Ok((signed, workload, signing))
+    }
+
+    /// Has it noted before it is sent: a root is not dropped as long as a sidecar may need it.
+    async fn remember(&self, signed: Signed, before: Option<KeyHash>) -> Result<(), Status> {
+        let alive = Arc::clone(&self.alive);
+        let note = move || alive.signed(&signed, before.as_ref(), SystemTime::now());
+        let noted = tokio::task::spawn_blocking(note).await;
+        let told = match noted {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(
+            error = told,
+            "a certificate cannot be noted, and is not handed out"
+        );
+        Err(Status::unavailable(
+            "the certificate cannot be noted: try again later",
+        ))
     }
 }
 

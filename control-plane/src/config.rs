@@ -100,7 +100,7 @@ pub struct RunArgs {
 /// The mesh, and where its keys are.
 #[derive(Clone, Debug, Args)]
 pub struct Mesh {
-    /// Where to keep the authority's keys, and what is remembered of tokens and of rollouts. Replicas share
+    /// Where to keep the authority's keys, and what is remembered of tokens, certificates and rollouts. Replicas share
     /// it.
     #[arg(
         long,

@@ -8,6 +8,9 @@ mod authority;
 mod roots;
 mod trust;
 
+// what they have signed,
+mod alive;
+
 // who may have something signed,
 mod attest;
 mod tokens;
@@ -16,6 +19,7 @@ mod used;
 // and who somebody is who has.
 mod peer;
 
+pub use alive::{Alive, AliveError, Living, Signed};
 pub use attest::{Attest, AttestError, Bootstrap};
 pub use authority::{Authority, AuthorityError, CertificateRequest, Issued, KeyHash, LIFETIME, Stored};
 pub use folder::{Folder, FolderError, Lock, Readable};

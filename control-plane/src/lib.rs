@@ -27,4 +27,5 @@ pub mod reports;
 pub mod serve;
 
 // and what became of it.
+pub mod replicas;
 pub mod status;

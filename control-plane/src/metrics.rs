@@ -195,8 +195,10 @@ pub struct Levels {
     pub unkept: usize,
     /// Counts the sets that were pushed.
     pub generation: u64,
-    /// By root: sidecars that trust it, and sidecars whose certificate it signed.
+    /// By root: sidecars that trust it, and certificates that it signed and that are alive.
     pub roots: Vec<(String, usize, usize)>,
+    /// What the next step of a rotation waits for.
+    pub rotation_waits_for: usize,
 }
 
 /// What a scrape says.
@@ -220,6 +222,7 @@ struct Scrape {
     generation: Gauge,
     bundle: Family<OfRoot, Gauge>,
     certificates: Family<OfRoot, Gauge>,
+    rotation: Gauge,
 }
 
 impl Default for Metrics {
@@ -244,6 +247,7 @@ impl Metrics {
             generation: Gauge::default(),
             bundle: Family::default(),
             certificates: Family::default(),
+            rotation: Gauge::default(),
         };
         scrape.register(&counts);
         Self {
@@ -316,13 +320,18 @@ impl Scrape {
         );
         to.register(
             "jitney_trust_bundle_sidecars",
-            "Sidecars that trust a root: when all do, it can sign",
+            "Sidecars of all replicas that trust a root: when all do, it can sign",
             self.bundle.clone(),
         );
         to.register(
             "jitney_sidecar_certificates",
-            "Sidecars whose certificate a root signed: when none has, it can be dropped",
+            "Certificates of all replicas that a root signed and that are alive: when none is, it can be dropped",
             self.certificates.clone(),
+        );
+        to.register(
+            "jitney_rotation_waits_for",
+            "Sidecars or certificates of all replicas that the next step of a rotation would cut off: 0 when it is safe",
+            self.rotation.clone(),
         );
     }
 
@@ -385,6 +394,7 @@ impl Scrape {
         set(&self.unkept, levels.unkept);
         self.generation
             .set(i64::try_from(levels.generation).unwrap_or(i64::MAX));
+        set(&self.rotation, levels.rotation_waits_for);
         // Roots come and go; four at most.
         self.bundle.clear();
         self.certificates.clear();

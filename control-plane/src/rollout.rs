@@ -99,10 +99,11 @@ impl Rollouts {
     }
 
     /// Removes what a process that crashed has left half written, an hour ago or more. Blocks.
-    pub fn sweep(&self, now: SystemTime) {
-        if let Err(error) = self.kept.sweep(now) {
-            tracing::debug!(%error, "nothing is swept");
-        }
+    ///
+    /// # Errors
+    /// When the folder cannot be locked or listed.
+    pub fn sweep(&self, now: SystemTime) -> Result<(), FolderError> {
+        self.kept.sweep(now)
     }
 
     /// Puts what the source holds, which changed at `changed`, in the store. False when that is the same

@@ -10,19 +10,21 @@ use jitney_api::program::serve;
 use jitney_api::{Sources, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::admin::{self, Admin};
 use crate::certificates::Signer;
 use crate::config::RunArgs;
 use crate::files::{Files, FilesError};
 use crate::identity::{
-    Bootstrap, FORGET_EVERY, Folder, FolderError, Tokens, TokensError, Trust, TrustError, Used,
+    Alive, AliveError, Bootstrap, FORGET_EVERY, Folder, FolderError, Tokens, TokensError, Trust, TrustError,
+    Used,
 };
 use crate::lifecycle::Lifecycle;
 use crate::log::Log;
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::push::{Admission, Arrivals, Places, Push};
+use crate::replicas::{Replicas, TELL_EVERY};
 use crate::reports::Reporter;
 use crate::rollout::Rollouts;
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
@@ -41,6 +43,9 @@ pub enum RunError {
     /// There is nobody to trust.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// It is not known what is signed.
+    #[error(transparent)]
+    Alive(#[from] AliveError),
     /// There are no tokens.
     #[error(transparent)]
     Tokens(#[from] TokensError),
@@ -92,10 +97,23 @@ struct Process {
     port: Port,
     listener: tokio::net::TcpListener,
     lifecycle: Lifecycle,
+    replicas: Arc<Replicas>,
     background: JoinSet<()>,
     signals: (Signal, Signal),
     _files: Arc<Files>,
     _watches: [Watch; 2],
+}
+
+/// What is kept in the state folder.
+#[derive(Clone)]
+struct State {
+    folder: Folder,
+    rollouts: Arc<Rollouts>,
+    alive: Arc<Alive>,
+    trust: Arc<Trust>,
+    tokens: Arc<Tokens>,
+    used: Arc<Used>,
+    replicas: Arc<Replicas>,
 }
 
 impl Process {
@@ -104,24 +122,21 @@ impl Process {
         let (store, lifecycle, metrics) = (Arc::new(Store::default()), Lifecycle::default(), Metrics::new());
         // Nothing is made for what does not start.
         let found = Files::read(args.paths())?;
-        let state = Folder::open(&args.mesh.state)?;
-        let rollouts = Arc::new(Rollouts::open(&state, &store)?);
-        let files = Arc::new(Files::start(found, &rollouts, &state)?);
-        let now = SystemTime::now();
-        let trust = Arc::new(Trust::open(&state, &args.mesh.trust_domain, now)?);
-        let tokens = Tokens::open(&state, &args.mesh.trust_domain)?;
-        let used = Arc::new(Used::open(&state, now)?);
-        let tls = Arc::new(Tls::new(&trust, now)?);
-        store.replace_part(Part::Trust, vec![trust.pushed()], Instant::now());
         let sidecars = Arc::new(Sidecars::new(metrics.counts.clone()));
+        let state = State::open(args, &store, &sidecars)?;
+        let files = Arc::new(Files::start(found, &state.rollouts, &state.folder)?);
+        let tls = Arc::new(Tls::new(&state.trust, SystemTime::now())?);
+        store.replace_part(Part::Trust, vec![state.trust.pushed()], Instant::now());
         let findings = Arc::new(Findings::default());
         let admin = Admin {
             store: Arc::clone(&store),
             sidecars: Arc::clone(&sidecars),
             findings: Arc::clone(&findings),
             files: Arc::clone(&files),
-            rollouts: Arc::clone(&rollouts),
-            trust: Arc::clone(&trust),
+            rollouts: Arc::clone(&state.rollouts),
+            trust: Arc::clone(&state.trust),
+            alive: Arc::clone(&state.alive),
+            replicas: Arc::clone(&state.replicas),
             metrics: metrics.clone(),
             lifecycle: lifecycle.clone(),
         };
@@ -129,31 +144,21 @@ impl Process {
         let listener = listen(args.listen)?;
         // Whoever is told so may come at once.
         lifecycle.synced();
-        let watches =
-            watches(&trust, &rollouts).map_err(|error| RunError::System("watch the state", error))?;
-        let mut background = background(&trust, &store, &tls);
-        background.spawn(tidy(state, Arc::clone(&used), Arc::clone(&rollouts)));
-        let arrivals = watch_over(&mut background, &sidecars, &rollouts);
-        let attest = Arc::new(Bootstrap::new(tokens, used));
-        let push = Push {
-            store: Arc::clone(&store),
-            sidecars: Arc::clone(&sidecars),
-            rollouts: Arc::clone(&rollouts),
-            arrivals,
-            authenticate: gate(args, &trust, &metrics),
-        };
-        let signer = Signer::new(Arc::clone(&trust), attest, metrics.counts.clone());
+        let watches = watches(&state.trust, &state.rollouts)
+            .map_err(|error| RunError::System("watch the state", error))?;
+        let mut background = background(&state, &store, &tls);
+        let arrivals = watch_over(&mut background, &sidecars, &state.rollouts);
         let reporter = Reporter {
-            trust: Arc::clone(&trust),
+            trust: Arc::clone(&state.trust),
             store,
             sidecars,
-            rollouts,
+            rollouts: Arc::clone(&state.rollouts),
             findings,
         };
         let port = Port {
             tls,
-            trust,
-            routes: Routes::new(push, signer, reporter),
+            trust: Arc::clone(&state.trust),
+            routes: state.routes(args, reporter, arrivals, &metrics.counts),
             age: args.stream_age,
             places: Places::new(args.max_sidecars.get().saturating_add(COMING_BACK)),
             counts: metrics.counts,
@@ -163,6 +168,7 @@ impl Process {
             port,
             listener,
             lifecycle,
+            replicas: state.replicas,
             background,
             signals,
             _files: files,
@@ -180,18 +186,66 @@ impl Process {
         self.lifecycle.drain();
         // A panic in there was logged.
         drop(serving.await);
-        self.background.abort_all();
+        self.background.shutdown().await;
+        self.replicas.leave();
         tracing::info!("drained");
     }
 }
 
-fn gate(args: &RunArgs, trust: &Arc<Trust>, metrics: &Metrics) -> Gate {
-    Gate::new(
-        Arc::clone(trust),
-        Places::new(args.max_sidecars.get()),
-        Admission::new(args.max_streams_per_second.get(), Instant::now()),
-        metrics.counts.clone(),
-    )
+impl State {
+    fn open(args: &RunArgs, store: &Arc<Store>, sidecars: &Arc<Sidecars>) -> Result<Self, RunError> {
+        let (folder, now) = (Folder::open(&args.mesh.state)?, SystemTime::now());
+        let rollouts = Arc::new(Rollouts::open(&folder, store)?);
+        // First, so that what the first root signs is known from the beginning.
+        let is_beginning = !Trust::is_kept(&folder)?;
+        let alive = Arc::new(Alive::open(&folder, is_beginning, now)?);
+        let trust = Arc::new(Trust::open(&folder, &args.mesh.trust_domain, now)?);
+        Ok(Self {
+            tokens: Arc::new(Tokens::open(&folder, &args.mesh.trust_domain)?),
+            used: Arc::new(Used::open(&folder, now)?),
+            replicas: Arc::new(Replicas::open(&folder, sidecars, &trust, now)?),
+            rollouts,
+            alive,
+            trust,
+            folder,
+        })
+    }
+
+    /// What can be called.
+    fn routes(&self, args: &RunArgs, reporter: Reporter, arrivals: Arc<Arrivals>, counts: &Counts) -> Routes {
+        let gate = Gate::new(
+            Arc::clone(&self.trust),
+            Arc::clone(&self.alive),
+            Places::new(args.max_sidecars.get()),
+            Admission::new(args.max_streams_per_second.get(), Instant::now()),
+            counts.clone(),
+        );
+        let push = Push {
+            store: Arc::clone(&reporter.store),
+            sidecars: Arc::clone(&reporter.sidecars),
+            rollouts: Arc::clone(&self.rollouts),
+            arrivals,
+            authenticate: gate,
+        };
+        let attest = Arc::new(Bootstrap::new(Arc::clone(&self.tokens), Arc::clone(&self.used)));
+        let (trust, alive) = (Arc::clone(&self.trust), Arc::clone(&self.alive));
+        Routes::new(push, Signer::new(trust, attest, alive, counts.clone()), reporter)
+    }
+
+    /// Rids it of what nobody needs any more. Blocks.
+    fn tidy(&self, now: SystemTime) {
+        self.used.forget_expired(now);
+        self.alive.forget_expired(now);
+        for swept in [
+            self.folder.sweep(now),
+            self.rollouts.sweep(now),
+            self.replicas.sweep(now),
+        ] {
+            if let Err(error) = swept {
+                tracing::warn!(%error, "what a crash may have left in the state stays");
+            }
+        }
+    }
 }
 
 fn signals() -> Result<(Signal, Signal), RunError> {
@@ -250,9 +304,9 @@ fn watches(trust: &Arc<Trust>, rollouts: &Arc<Rollouts>) -> io::Result<[Watch; 2
 }
 
 /// What goes on beside the serving.
-fn background(trust: &Arc<Trust>, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> {
+fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> {
     let mut background = JoinSet::new();
-    let (to, of, with) = (Arc::clone(store), Arc::clone(trust), Arc::clone(tls));
+    let (to, of, with) = (Arc::clone(store), Arc::clone(&state.trust), Arc::clone(tls));
     let mut changed = of.subscribe();
     background.spawn(async move {
         while changed.changed().await.is_ok() {
@@ -265,7 +319,27 @@ fn background(trust: &Arc<Trust>, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet
     });
     let renewed = Arc::clone(tls);
     background.spawn(async move { renewed.keep_renewed().await });
+    let kept = state.clone();
+    background.spawn(every(FORGET_EVERY, move || kept.tidy(SystemTime::now())));
+    let replicas = Arc::clone(&state.replicas);
+    background.spawn(every(TELL_EVERY, move || {
+        if let Err(error) = replicas.tell(SystemTime::now()) {
+            tracing::warn!(%error, "other replicas are not told how the sidecars stand to the roots");
+        }
+    }));
     background
+}
+
+/// Does something now and then that blocks.
+async fn every(time: Duration, work: impl Fn() + Send + Sync + 'static) {
+    let (work, mut every) = (Arc::new(work), interval(time));
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let work = Arc::clone(&work);
+        // A panic in there was logged, and the next turn may do better.
+        drop(tokio::task::spawn_blocking(move || work()).await);
+    }
 }
 
 /// Tells who comes and goes, and tries again to keep what could not be kept.
@@ -283,39 +357,12 @@ fn watch_over(
             told.tell(sidecars.len());
         }
     });
-    background.spawn(async move {
-        let mut every = interval(KEEP_EVERY);
-        loop {
-            every.tick().await;
-            let rollouts = Arc::clone(&rollouts);
-            // A panic in there was logged, and the next turn may do better.
-            drop(tokio::task::spawn_blocking(move || rollouts.keep_again()).await);
-        }
-    });
+    background.spawn(every(KEEP_EVERY, move || rollouts.keep_again()));
     arrivals
 }
 
 /// A disk that was full has room again some time.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// Rids the state now and then of what nobody needs any more.
-async fn tidy(state: Folder, used: Arc<Used>, rollouts: Arc<Rollouts>) {
-    let mut every = interval(FORGET_EVERY);
-    loop {
-        every.tick().await;
-        let (state, used, rollouts) = (state.clone(), Arc::clone(&used), Arc::clone(&rollouts));
-        let tidied = move || {
-            let now = SystemTime::now();
-            used.forget_expired(now);
-            rollouts.sweep(now);
-            if let Err(error) = state.sweep(now) {
-                tracing::warn!(%error, "what a crash may have left in the state stays");
-            }
-        };
-        // A panic in there was logged, and the next turn may do better.
-        drop(tokio::task::spawn_blocking(tidied).await);
-    }
-}
 
 /// Connections beyond the streams': of who has its certificate renewed, and of who comes back before it
 /// is noticed that it left.

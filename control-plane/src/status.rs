@@ -12,9 +12,11 @@ use tokio::time::Instant;
 
 mod findings;
 mod progress;
+mod trusting;
 
 pub use findings::{Findings, Found};
 pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
+pub use trusting::{A_FEW, Trusting};
 
 use crate::identity::RootId;
 use crate::metrics::Counts;

@@ -1,6 +1,5 @@
 //! The exchange of the root, step by step: what each step waits for, and the steps themselves.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,18 +9,20 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Admin;
-use crate::identity::{LIFETIME, Root, RootId, RootState, Trust, TrustError};
-use crate::status::Overview;
+use super::views::at;
+use crate::identity::{LIFETIME, Living, Root, RootId, RootState, Trust, TrustError};
+use crate::replicas::Others;
+use crate::status::{A_FEW, Trusting};
 
-/// How sidecars stand to the roots.
+/// How everybody stands to the roots: what the next step is decided by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trusting {
-    /// Sidecars that are connected.
-    pub connected: usize,
-    /// Those that have applied a bundle with the root in it.
-    pub trusting: BTreeMap<RootId, usize>,
-    /// Those whose certificate the root signed.
-    pub certificates: BTreeMap<RootId, usize>,
+pub(super) struct Standing {
+    /// Sidecars of this replica.
+    pub own: Trusting,
+    /// Those of the others.
+    pub others: Others,
+    /// Certificates, whoever signed them and wherever their owners are.
+    pub living: Living,
 }
 
 /// The next step, and what it waits for.
@@ -29,7 +30,7 @@ pub(super) struct Trusting {
 pub(super) struct Step {
     /// Its name, as in the path.
     pub name: &'static str,
-    /// Sidecars that it would cut off.
+    /// Sidecars or certificates that it would cut off; more than none, too, where that cannot be told.
     pub waits_for: usize,
     /// That in words.
     pub text: String,
@@ -41,79 +42,155 @@ pub(super) struct How {
     force: bool,
 }
 
-impl Trusting {
-    pub(super) fn of(admin: &Admin, overview: &Overview) -> Self {
-        let mut trusting = BTreeMap::new();
-        for (bundle, count) in &overview.bundles {
-            let roots = bundle.and_then(|version| admin.trust.in_bundle(version));
-            for root in roots.unwrap_or_default() {
-                *trusting.entry(root).or_default() += count;
+impl Standing {
+    /// As of now. Reads what other replicas have written, away from the thread that answers probes.
+    pub(super) async fn of(admin: &Admin) -> Self {
+        let (replicas, alive, trust) = (
+            Arc::clone(&admin.replicas),
+            Arc::clone(&admin.alive),
+            Arc::clone(&admin.trust),
+        );
+        let look = move || {
+            let now = SystemTime::now();
+            let roots = trust.roots();
+            let old = roots.all().iter().filter(|root| root.state == RootState::Old);
+            let others = replicas.others(now).unwrap_or_else(|error| Others {
+                faults: vec![error.to_string()],
+                ..Others::default()
+            });
+            Self {
+                own: replicas.own(),
+                others,
+                living: alive.of(&old.map(|root| root.id).collect(), now),
             }
-        }
-        Self {
-            connected: overview.sidecars.connected(),
-            trusting,
-            certificates: overview.certificates.clone(),
-        }
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
+            // Nothing is safe that was not looked at.
+            let mut blind = Self::default();
+            blind.others.faults.push(error.to_string());
+            blind
+        })
     }
 
-    /// Sidecars that trust a root.
+    fn all(&self) -> impl Iterator<Item = &Trusting> {
+        [&self.own].into_iter().chain(&self.others.sidecars)
+    }
+
+    /// Sidecars that are connected to any replica.
+    pub(super) fn connected(&self) -> usize {
+        self.all().map(|of| of.connected).sum()
+    }
+
+    /// Those that trust a root.
     pub(super) fn trust(&self, root: RootId) -> usize {
-        self.trusting.get(&root).copied().unwrap_or_default()
+        self.all().map(|of| of.trust(root)).sum()
     }
 
-    /// Sidecars whose certificate a root signed.
+    /// Certificates of a root that are alive, connected or not.
     pub(super) fn hold(&self, root: RootId) -> usize {
-        self.certificates.get(&root).copied().unwrap_or_default()
+        let alive = self.living.certificates.get(&root).copied();
+        alive.unwrap_or_default().max(self.connected_by(root))
+    }
+
+    fn connected_by(&self, root: RootId) -> usize {
+        self.all().map(|of| of.hold(root)).sum()
     }
 
     fn switch(&self, next: &Root) -> Step {
-        let waits_for = self.connected.saturating_sub(self.trust(next.id));
-        Step {
+        let connected = self.connected();
+        let waits_for = connected.saturating_sub(self.trust(next.id));
+        let mut text = format!(
+            "{waits_for} of {connected} connected sidecars do not trust root {} yet",
+            next.id
+        );
+        let behind: Vec<&str> = self.all().flat_map(|of| &of.behind).map(String::as_str).collect();
+        if waits_for > 0 && !behind.is_empty() {
+            text.push_str(": ");
+            text.push_str(&a_few(&behind, waits_for));
+        }
+        self.doubted(Step {
             name: "switch",
             waits_for,
-            text: format!(
-                "{waits_for} of {} connected sidecars do not trust root {} yet",
-                self.connected, next.id
-            ),
-        }
+            text,
+        })
     }
 
-    fn drop_old(&self, roots: &[&Root]) -> Step {
-        let waits_for = roots.iter().map(|root| self.hold(root.id)).sum();
+    fn drop_old(&self, roots: &[&Root], now: SystemTime) -> Step {
         let names: Vec<String> = roots.iter().map(|root| root.id.to_string()).collect();
-        // As after a restart: that nobody is here does not mean that there is nobody.
-        let is_over = |root: &&Root| last_certificate(root).is_some_and(|last| last <= SystemTime::now());
-        if self.connected == 0 && !roots.iter().all(is_over) {
-            return Step {
-                name: "drop",
-                waits_for: 1,
-                text: format!(
-                    "no sidecar is connected here, so that nobody can tell who needs root {}",
-                    names.join(" or ")
-                ),
-            };
+        let names = names.join(" or ");
+        let alive: usize = roots.iter().map(|root| self.hold(root.id)).sum();
+        let mut text = format!("{alive} alive of the certificates that root {names} signed");
+        if !self.living.workloads.is_empty() {
+            text.push_str(": ");
+            text.push_str(&self.owners());
         }
-        Step {
+        if let Some(last) = self.living.last {
+            text.push_str(&format!("; the last one expires at {}", at(last)));
+        }
+        let connected: usize = roots.iter().map(|root| self.connected_by(root.id)).sum();
+        text.push_str(&format!(
+            "; {connected} of {} connected sidecars use one",
+            self.connected()
+        ));
+        let mut step = Step {
             name: "drop",
-            waits_for,
-            text: format!(
-                "{waits_for} of {} connected sidecars have a certificate that root {} signed",
-                self.connected,
-                names.join(" or ")
-            ),
+            waits_for: alive,
+            text,
+        };
+        let may_sign = |root: &&Root| last_certificate(root).is_none_or(|last| last > now);
+        if let Some(until) = self.living.unknown_until.filter(|_| roots.iter().any(may_sign)) {
+            step.waits_for = step.waits_for.max(1);
+            let told = format!(
+                "; there may be others, which were never noted, until {}",
+                at(until)
+            );
+            step.text.push_str(&told);
         }
+        if let Some(fault) = &self.living.fault {
+            step.waits_for = step.waits_for.max(1);
+            step.text.push_str(&format!("; {fault}"));
+        }
+        self.doubted(step)
+    }
+
+    /// Workloads with most of the certificates.
+    fn owners(&self) -> String {
+        let mut of: Vec<_> = self.living.workloads.iter().collect();
+        of.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let named: Vec<String> = of
+            .iter()
+            .take(A_FEW)
+            .map(|(workload, count)| format!("{count} of {workload}"))
+            .collect();
+        let rest: usize = of.iter().skip(A_FEW).map(|(_, count)| **count).sum();
+        let rest = rest + self.living.uncounted;
+        let mut text = named.join(", ");
+        if rest > 0 {
+            text.push_str(&format!(" and {rest} others"));
+        }
+        text
+    }
+
+    /// Says what is not known of other replicas, too.
+    fn doubted(&self, mut step: Step) -> Step {
+        if !self.others.faults.is_empty() {
+            step.waits_for = step.waits_for.max(1);
+        }
+        for told in self.others.silent.iter().chain(&self.others.faults) {
+            step.text.push_str(&format!("; {told}"));
+        }
+        step
     }
 
     /// The next step of a rotation that is under way; to add a root where none is.
-    pub(super) fn next_step(&self, roots: &[Root]) -> Step {
+    pub(super) fn next_step(&self, roots: &[Root], now: SystemTime) -> Step {
         let in_state = |state| roots.iter().filter(move |root| root.state == state);
         if let Some(next) = in_state(RootState::Next).next() {
             return self.switch(next);
         }
         let old: Vec<&Root> = in_state(RootState::Old).collect();
         if !old.is_empty() {
-            return self.drop_old(&old);
+            return self.drop_old(&old, now);
         }
         Step {
             name: "add",
@@ -123,16 +200,26 @@ impl Trusting {
     }
 }
 
+/// Some of so many.
+fn a_few(names: &[&str], of: usize) -> String {
+    let named = names.len().min(A_FEW);
+    let text = names[..named].join(", ");
+    match of.saturating_sub(named) {
+        0 => text,
+        rest => format!("{text} and {rest} others"),
+    }
+}
+
 /// Makes another root, which every sidecar is told to trust.
 pub(super) async fn add(State(admin): State<Admin>) -> Response {
     done(&admin, "added", |trust| trust.add(SystemTime::now())).await
 }
 
-/// Has the next root sign, once every connected sidecar trusts it.
+/// Has the next root sign, once every sidecar that is connected to any replica trusts it.
 pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
     let roots = admin.trust.roots();
     if let Some(next) = roots.in_state(RootState::Next) {
-        let step = trusting(&admin).switch(next);
+        let step = Standing::of(&admin).await.switch(next);
         if let Some(refusal) = refuse(&step, &how) {
             return refusal;
         }
@@ -140,7 +227,7 @@ pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -
     done(&admin, "switched", |trust| trust.switch(SystemTime::now())).await
 }
 
-/// Trusts the old roots no more, once no connected sidecar has a certificate that one of them signed.
+/// Trusts the old roots no more, once no certificate is alive that one of them signed.
 pub(super) async fn drop_old(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
     let roots = admin.trust.roots();
     let old: Vec<&Root> = roots
@@ -149,16 +236,12 @@ pub(super) async fn drop_old(State(admin): State<Admin>, Query(how): Query<How>)
         .filter(|root| root.state == RootState::Old)
         .collect();
     if !old.is_empty() {
-        let step = trusting(&admin).drop_old(&old);
+        let step = Standing::of(&admin).await.drop_old(&old, SystemTime::now());
         if let Some(refusal) = refuse(&step, &how) {
             return refusal;
         }
     }
     done(&admin, "dropped", Trust::drop_old).await
-}
-
-fn trusting(admin: &Admin) -> Trusting {
-    Trusting::of(admin, &admin.sidecars.overview(&admin.store.snapshot()))
 }
 
 fn refuse(step: &Step, how: &How) -> Option<Response> {

@@ -9,15 +9,15 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Admin;
-use super::rotation::{Trusting, last_certificate};
+use super::rotation::{Standing, last_certificate};
 use super::shares::{self, Shares};
-use crate::files::Standing;
+use crate::files;
 use crate::metrics::Levels;
 use crate::status::{Found, Overview, Progress, Rejection, Spread, Totals};
 use crate::store::Snapshot;
 
 /// How everything stands.
-pub(super) fn status(admin: &Admin) -> Value {
+pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
     let snapshot = admin.store.snapshot();
     let overview = admin.sidecars.overview(&snapshot);
     let standing = admin.files.standing();
@@ -48,12 +48,12 @@ pub(super) fn status(admin: &Admin) -> Value {
         "workloads": workloads.collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
         "runtimes": overview.runtimes.iter().map(|(name, progress)| runtime(&snapshot, name, progress)).collect::<Vec<_>>(),
-        "trust": trust(admin, &overview),
+        "trust": trust(admin, standing_to_roots),
     })
 }
 
 /// What is odd about the files. What is for nobody is so only as long as no sidecar of that name is here.
-fn source_warnings(standing: &Standing, overview: &Overview) -> Vec<Diagnostic> {
+fn source_warnings(standing: &files::Standing, overview: &Overview) -> Vec<Diagnostic> {
     let is_here = |workload: &Workload| overview.workloads.contains_key(workload);
     let strays = standing.strays.iter();
     let strays = strays.filter(|stray| !stray.workload.as_ref().is_some_and(is_here));
@@ -153,17 +153,17 @@ fn found(findings: &[Found]) -> Value {
     })
 }
 
-fn trust(admin: &Admin, overview: &Overview) -> Value {
-    let (roots, trusting) = (admin.trust.roots(), Trusting::of(admin, overview));
-    let step = trusting.next_step(roots.all());
+fn trust(admin: &Admin, standing: &Standing) -> Value {
+    let roots = admin.trust.roots();
+    let step = standing.next_step(roots.all(), SystemTime::now());
     let roots = roots.all().iter().map(|root| {
         json!({
             "id": root.id.to_string(),
             "state": root.state.as_str(),
             "since": at(root.since),
             "notAfter": at(root.not_after),
-            "sidecarsThatTrustIt": trusting.trust(root.id),
-            "sidecarCertificates": trusting.hold(root.id),
+            "sidecarsThatTrustIt": standing.trust(root.id),
+            "sidecarCertificates": standing.hold(root.id),
             "lastCertificateExpires": last_certificate(root).map(at),
         })
     });
@@ -238,10 +238,10 @@ pub(super) fn policies(admin: &Admin) -> Value {
 }
 
 /// What a scrape says beside what is counted as it happens.
-pub(super) fn levels(admin: &Admin) -> Levels {
+pub(super) fn levels(admin: &Admin, standing_to_roots: &Standing) -> Levels {
     let snapshot = admin.store.snapshot();
     let overview = admin.sidecars.overview(&snapshot);
-    let (standing, trusting) = (admin.files.standing(), Trusting::of(admin, &overview));
+    let standing = admin.files.standing();
     let (mut policies, mut rollouts) = ([0; 3], [0; 3]);
     for progress in overview.policies.values() {
         rollouts[Spread::of(progress) as usize] += 1;
@@ -254,6 +254,7 @@ pub(super) fn levels(admin: &Admin) -> Levels {
     }
     let totals = overview.sidecars;
     let roots = admin.trust.roots();
+    let step = standing_to_roots.next_step(roots.all(), SystemTime::now());
     let roots = roots.all().iter();
     Levels {
         sidecars: [totals.acked, totals.stale, totals.rejected],
@@ -267,11 +268,12 @@ pub(super) fn levels(admin: &Admin) -> Levels {
             .map(|root| {
                 (
                     root.id.to_string(),
-                    trusting.trust(root.id),
-                    trusting.hold(root.id),
+                    standing_to_roots.trust(root.id),
+                    standing_to_roots.hold(root.id),
                 )
             })
             .collect(),
+        rotation_waits_for: step.waits_for,
     }
 }
 
@@ -314,7 +316,7 @@ fn rejection(rejection: &Rejection) -> Value {
 const MOST_WARNINGS: usize = 50;
 
 /// RFC 3339, to the second.
-fn at(time: SystemTime) -> String {
+pub(super) fn at(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time).replace_nanosecond(0);
     time.ok()
         .and_then(|time| time.format(&Rfc3339).ok())

@@ -38,13 +38,13 @@ pub enum AttestError {
 /// Tokens that the control plane made itself: for files, where nobody else makes any.
 #[derive(Debug)]
 pub struct Bootstrap {
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     used: Arc<Used>,
 }
 
 impl Bootstrap {
     /// Takes each token for one key.
-    pub const fn new(tokens: Tokens, used: Arc<Used>) -> Self {
+    pub const fn new(tokens: Arc<Tokens>, used: Arc<Used>) -> Self {
         Self { tokens, used }
     }
 }

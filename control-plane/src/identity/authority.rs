@@ -105,9 +105,7 @@ impl CertificateRequest {
 
     /// The key that it is for.
     pub fn key_hash(&self) -> KeyHash {
-        let key = self.0.public_key.subject_public_key_info();
-        let hash = digest::digest(&digest::SHA256, &key);
-        hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
+        key_hash(&self.0.public_key.subject_public_key_info())
     }
 }
 
@@ -200,6 +198,12 @@ impl Authority {
             not_after: now + LIFETIME,
         })
     }
+}
+
+/// The hash of a key (SubjectPublicKeyInfo, DER).
+pub(super) fn key_hash(key: &[u8]) -> KeyHash {
+    let hash = digest::digest(&digest::SHA256, key);
+    hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 fn check(trust_domain: &str) -> Result<(), AuthorityError> {

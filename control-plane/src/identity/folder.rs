@@ -1,5 +1,5 @@
-//! The folder with what has to outlive a control plane: its keys, and what it remembers of tokens and of
-//! rollouts.
+//! The folder with what has to outlive a control plane: its keys, and what it remembers of tokens, of
+//! certificates and of rollouts.
 //!
 //! Replicas may share it. A file is replaced as a whole, by rename, so that nobody reads half of one;
 //! only who holds the folder's lock can write.
@@ -70,6 +70,14 @@ impl Folder {
     /// Where a file is.
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// A name that nobody else uses, for a file.
+    ///
+    /// # Panics
+    /// When the system has no random numbers.
+    pub fn unused_name() -> String {
+        hex(&random::<8>())
     }
 
     /// What a file holds; `None` when there is none.
@@ -151,7 +159,7 @@ impl Lock {
     /// When it cannot be written. What was there is still there then.
     pub fn write(&self, name: &str, text: &str, readable: Readable) -> Result<(), FolderError> {
         // Process ids are the same in many containers.
-        let beside = self.folder.path(&format!(".{name}.{}", hex(&random::<8>())));
+        let beside = self.folder.path(&format!(".{name}.{}", Folder::unused_name()));
         let mode = match readable {
             Readable::ByOwner => 0o600,
             Readable::ByAll => 0o644,
@@ -216,7 +224,7 @@ fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 /// Its name in each folder.
 const LOCK: &str = "lock";
 /// How long somebody else may hold it: a few files are on disk sooner, unless something is wrong.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// When nobody writes a file any more.

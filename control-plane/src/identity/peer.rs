@@ -6,6 +6,7 @@ use jitney_api::{NotAWorkload, SpiffeId};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::authority::{KeyHash, key_hash};
 use super::roots::{RootId, Roots};
 
 /// The owner of a certificate.
@@ -17,6 +18,8 @@ pub struct Peer {
     pub root: RootId,
     /// Until when the certificate is good.
     pub not_after: SystemTime,
+    /// The key that it is for.
+    pub key: KeyHash,
 }
 
 /// Why a certificate names nobody.
@@ -71,6 +74,7 @@ impl Peer {
             id,
             root: root.ok_or(PeerFault::Root)?.id,
             not_after: UNIX_EPOCH + Duration::from_secs(not_after),
+            key: key_hash(certificate.public_key().raw),
         })
     }
 

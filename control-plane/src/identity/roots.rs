@@ -1,6 +1,7 @@
 //! The roots of a mesh: who signs, who will, and who did.
 
 use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
@@ -14,7 +15,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::authority::{Authority, AuthorityError, Stored};
 
 /// What a root is called: the first eight bytes of its certificate's SHA-256, in hexadecimal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct RootId([u8; 8]);
 
 /// What a root is for.
@@ -100,6 +102,31 @@ struct FileRoot {
 impl Display for RootId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl From<RootId> for String {
+    fn from(id: RootId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for RootId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl FromStr for RootId {
+    type Err = &'static str;
+
+    /// As [`Display`] writes it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
+        let number = number.ok_or("root: expected 16 hexadecimal digits")?;
+        Ok(Self(number.to_be_bytes()))
     }
 }
 

@@ -81,6 +81,14 @@ impl Trust {
         Ok(trust)
     }
 
+    /// Whether there is one in a folder.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn is_kept(folder: &Folder) -> Result<bool, FolderError> {
+        Ok(folder.read(FILE)?.is_some())
+    }
+
     /// The mesh.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain

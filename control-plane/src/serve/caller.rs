@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
-use crate::identity::{Peer, PeerFault, Roots, Trust};
+use crate::identity::{Alive, Peer, PeerFault, Roots, Trust};
 use crate::metrics::{Counts, Refusal};
 use crate::push::{Admission, Admitted, Authenticate, NoPlace, Places, Room, Term};
 
@@ -100,6 +100,7 @@ impl Caller {
 #[derive(Debug)]
 pub struct Gate {
     trust: Arc<Trust>,
+    alive: Arc<Alive>,
     places: Arc<Places>,
     admission: Admission,
     counts: Counts,
@@ -107,13 +108,34 @@ pub struct Gate {
 
 impl Gate {
     /// A stream takes one of these places.
-    pub const fn new(trust: Arc<Trust>, places: Arc<Places>, admission: Admission, counts: Counts) -> Self {
+    pub const fn new(
+        trust: Arc<Trust>,
+        alive: Arc<Alive>,
+        places: Arc<Places>,
+        admission: Admission,
+        counts: Counts,
+    ) -> Self {
         Self {
             trust,
+            alive,
             places,
             admission,
             counts,
         }
+    }
+
+    /// Has a certificate noted that is in use, and of which nobody knew.
+    fn note(&self, peer: &Peer) {
+        if self.alive.knows(&peer.key) {
+            return;
+        }
+        let (alive, peer) = (Arc::clone(&self.alive), peer.clone());
+        // Nobody waits for it: as long as the stream is open, the sidecar is counted by it.
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = alive.seen(&peer, SystemTime::now()) {
+                tracing::error!(%error, workload = %peer.id.workload, "a certificate that is in use cannot be noted");
+            }
+        }));
     }
 
     fn room(&self, caller: &Caller, workload: &Workload) -> Result<Room, Status> {
@@ -144,6 +166,7 @@ impl Authenticate for Gate {
             self.counts.refused(Refusal::Admission);
             come_back("too many streams begin at once", wait)
         })?;
+        self.note(peer);
         Ok(Admitted {
             workload: peer.id.workload.clone(),
             root: Some(peer.root),

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jitney_api::Workload;
-use jitney_api::push::{Kind, Nack, Version};
+use jitney_api::push::{Kind, Nack};
 use tokio::time::Instant;
 
 use super::{Sidecar, Sidecars};
-use crate::identity::RootId;
 use crate::store::{Entry, Recipient, Rollout, Sight, Snapshot, Stage};
 
 /// How far everything has come.
@@ -22,10 +21,6 @@ pub struct Overview {
     pub sidecars: Totals,
     /// The same by workload.
     pub workloads: BTreeMap<Workload, Totals>,
-    /// How many certificates of connected sidecars each root signed.
-    pub certificates: BTreeMap<RootId, usize>,
-    /// How many sidecars have applied each version of the trust bundle; `None`: none at all.
-    pub bundles: BTreeMap<Option<Version>, usize>,
 }
 
 /// Sidecars by how they stand.
@@ -378,11 +373,5 @@ impl Overview {
         self.sidecars.count(worst);
         let of_workload = self.workloads.entry(sidecar.recipient.workload.clone());
         of_workload.or_default().count(worst);
-        if let Some(root) = sidecar.root {
-            *self.certificates.entry(root).or_default() += 1;
-        }
-        // A control plane has one trust domain, and so one bundle.
-        let bundle = sidecar.runs[Kind::TrustBundle as usize].values().next().copied();
-        *self.bundles.entry(bundle).or_default() += 1;
     }
 }

@@ -66,6 +66,18 @@ impl Identity {
         Ok(signed.into_inner())
     }
 
+    /// Becomes the successor of an identity that has a certificate, signed for at this address.
+    pub(crate) async fn renewed(mut self, before: &Self, address: SocketAddr, roots: &str) -> Self {
+        let request = SigningRequest {
+            request: self.request().into(),
+            token: String::new(),
+        };
+        let channel = before.connect_to(address, roots).await.unwrap();
+        let signed = CertificatesClient::new(channel).sign(request).await.unwrap();
+        self.certificate = Some(signed.into_inner().chain[0].to_vec());
+        self
+    }
+
     /// The identity of a sidecar of this account.
     pub(crate) async fn of(plane: &Plane, account: &str) -> Self {
         let mut identity = Self::new();

@@ -28,6 +28,7 @@ async fn each_step_waits_for_the_sidecars() {
         "{}",
         early.body
     );
+    assert!(early.body.contains(" yet: shop/users users-1;"), "{}", early.body);
     users.take_until(Kind::TrustBundle).await.unwrap();
     plane.until("switching is safe", |status| {
         status["trust"]["rotation"]["isSafe"] == true
@@ -39,12 +40,12 @@ async fn each_step_waits_for_the_sidecars() {
     let early = plane.post("/trust/drop");
     assert_eq!(early.status, 409);
     assert!(
-        early
-            .body
-            .starts_with("1 of 1 connected sidecars have a certificate "),
+        early.body.starts_with("1 alive of the certificates that root "),
         "{}",
         early.body
     );
+    let expected = "; 1 of 1 connected sidecars use one; ?force=true does it all the same";
+    assert!(early.body.contains(expected), "{}", early.body);
     let renewed = identity.sign(&plane, "").await.unwrap();
     let trust = renewed.trust.unwrap();
     assert_eq!((trust.roots.len(), &trust.issuer), (2, &trust.roots[1]));
@@ -58,6 +59,7 @@ async fn each_step_waits_for_the_sidecars() {
     });
     let metrics = plane.get("/metrics").body;
     assert_eq!(metrics.matches("jitney_trust_bundle_sidecars{root=").count(), 2);
+    assert!(metrics.contains("jitney_rotation_waits_for 0\n"), "{metrics}");
     assert_eq!(plane.post("/trust/drop").status, 200);
     users.take_until(Kind::TrustBundle).await.unwrap();
     assert_eq!(plane.folder.roots().matches("BEGIN").count(), 1);
@@ -109,6 +111,70 @@ async fn a_replica_takes_over_what_another_one_changed() {
             .await
             .is_ok()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_away() {
+    let plane = Plane::start(&[]);
+    let replica = plane.replica();
+    let identity = Identity::of(&plane, "users").await;
+    let roots = plane.folder.roots();
+    let mut users = Sidecar::new("users-1");
+    let channel = identity.connect_to(replica.address, &roots).await;
+    users.open(channel.unwrap()).await.unwrap();
+    users.take_until(Kind::Policy).await.unwrap();
+    plane.post("/trust/add");
+    // It is connected elsewhere, and has not acknowledged.
+    plane.until("it is waited for", |status| {
+        status["trust"]["rotation"]["waitsFor"] == 1
+    });
+    let early = plane.post("/trust/switch");
+    assert_eq!(early.status, 409);
+    assert!(early.body.contains("1 of 1 connected"), "{}", early.body);
+    assert!(early.body.contains(": shop/users users-1;"), "{}", early.body);
+    users.take_until(Kind::TrustBundle).await.unwrap();
+    plane.until("it is safe", |status| {
+        status["trust"]["rotation"]["isSafe"] == true
+    });
+    assert_eq!(plane.post("/trust/switch").status, 200);
+    drop(users);
+    until(
+        replica.admin,
+        "nobody is connected, and one has a certificate",
+        |status| {
+            let rotation = &status["trust"]["rotation"];
+            let text = rotation["text"].as_str().unwrap();
+            rotation["step"] == "drop"
+                && rotation["waitsFor"] == 1
+                && text.ends_with("0 of 0 connected sidecars use one")
+        },
+    );
+    let early = plane.post("/trust/drop");
+    assert_eq!(early.status, 409);
+    assert!(
+        early
+            .body
+            .contains(" signed: 1 of shop/users; the last one expires at 2"),
+        "{}",
+        early.body
+    );
+    assert!(
+        plane
+            .get("/metrics")
+            .body
+            .contains("jitney_rotation_waits_for 1\n")
+    );
+    // A replica that starts now knows of it as well.
+    let third = plane.replica();
+    assert_eq!(ask(third.admin, "POST", "/trust/drop", "").status, 409);
+    let renewed = Identity::new()
+        .renewed(&identity, third.address, &plane.folder.roots())
+        .await;
+    assert!(renewed.certificate.is_some());
+    plane.until("the other replica has said that nobody is there", |status| {
+        status["trust"]["rotation"]["isSafe"] == true
+    });
+    assert_eq!(plane.post("/trust/drop").status, 200);
 }
 
 #[test]

@@ -1,0 +1,407 @@
+//! Which certificates are alive: signed by whatever replica, and neither expired nor superseded since.
+//!
+//! They are kept in a journal, to which a signing adds a line or two however many there are; when most
+//! lines are about what is no more, it is written anew. Each replica knows by heart what it has read, and
+//! reads what was added since. A line is written before its certificate is sent, so that none is alive
+//! and unknown; what a loss of power takes all the same is noted again when its sidecar comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jitney_api::Workload;
+use parking_lot::Mutex;
+
+mod known;
+
+use known::{Entry, Held, Key, Known, Uncounted};
+
+use super::authority::{KeyHash, LIFETIME};
+use super::folder::{Folder, FolderError, LOCK_WAIT, Lock, Readable};
+use super::peer::Peer;
+use super::roots::RootId;
+
+/// Every certificate that is alive.
+#[derive(Debug)]
+pub struct Alive {
+    folder: Folder,
+    most: usize,
+    /// Held while the file is read or written, which may take as long as the folder's lock.
+    journal: Mutex<Journal>,
+    /// Locked for no longer than it takes to look something up, or to go through it once.
+    known: Mutex<Known>,
+}
+
+/// The file, as far as it was read.
+#[derive(Debug)]
+struct Journal {
+    file: File,
+    inode: u64,
+    read: u64,
+}
+
+/// What was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// Its key.
+    pub key: KeyHash,
+    /// Whose it is.
+    pub workload: Workload,
+    /// Who signed it.
+    pub root: RootId,
+    /// Until when it is good.
+    pub not_after: SystemTime,
+}
+
+/// What is alive of some roots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Living {
+    /// How many certificates each root has.
+    pub certificates: BTreeMap<RootId, usize>,
+    /// How many each workload has of the roots that were asked for.
+    pub workloads: BTreeMap<Workload, usize>,
+    /// Of these roots, how many certificates were signed for which there was no room.
+    pub uncounted: usize,
+    /// When the last one of these roots expires.
+    pub last: Option<SystemTime>,
+    /// Until when there may be others, which nobody has noted.
+    pub unknown_until: Option<SystemTime>,
+    /// What is wrong with the journal, or why it cannot be read.
+    pub fault: Option<String>,
+}
+
+/// Why it is not known what is alive.
+#[derive(Debug, thiserror::Error)]
+pub enum AliveError {
+    /// The folder does not let us.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The file does not.
+    #[error("cannot use {}: {cause}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// Others of this process are at it for too long.
+    #[error("what is alive cannot be noted: others wait for {} as well", .0.display())]
+    Busy(PathBuf),
+}
+
+impl Alive {
+    /// What is noted in a state folder. Of a mesh that is to begin, everything will be.
+    ///
+    /// # Errors
+    /// When the journal cannot be made or read, or is none.
+    pub fn open(state: &Folder, is_beginning: bool, now: SystemTime) -> Result<Self, AliveError> {
+        Self::with_bound(state, MOST_ALIVE, is_beginning, now)
+    }
+
+    fn with_bound(
+        state: &Folder,
+        most: usize,
+        is_beginning: bool,
+        now: SystemTime,
+    ) -> Result<Self, AliveError> {
+        let lock = state.lock()?;
+        if state.read(FILE)?.is_none() {
+            let began = if is_beginning { 0 } else { seconds(now) };
+            let empty = Known {
+                began,
+                ..Known::default()
+            };
+            lock.write(FILE, &empty.text(), Readable::ByOwner)?;
+        }
+        drop(lock);
+        let failed = failed(state);
+        let (journal, known) = Journal::open(&state.path(FILE)).map_err(&failed)?;
+        let alive = Self {
+            folder: state.clone(),
+            most,
+            journal: Mutex::new(journal),
+            known: Mutex::new(known),
+        };
+        alive.catch_up(&mut alive.journal.lock())?;
+        alive.known.lock().forget_expired(seconds(now));
+        Ok(alive)
+    }
+
+    /// Notes that a certificate is about to be handed out, in the place of another one if its owner has
+    /// one. Blocks for as long as a line is written, and somebody else may be at it.
+    ///
+    /// # Errors
+    /// When it cannot be noted, and so is not to be handed out.
+    pub fn signed(
+        &self,
+        signed: &Signed,
+        before: Option<&KeyHash>,
+        now: SystemTime,
+    ) -> Result<(), AliveError> {
+        let key = Key::from(&signed.key);
+        let before = before.map(Key::from).filter(|before| *before != key);
+        self.change(now, |known| {
+            let superseded = before.map(Entry::Superseded);
+            superseded
+                .into_iter()
+                .chain([self.entry(known, key, signed, now)])
+                .collect()
+        })
+    }
+
+    /// Notes that a certificate is in use which is not known to be alive: of before the journal began, or
+    /// superseded by one that never reached its owner. Blocks as [`Alive::signed`] does.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    pub fn seen(&self, peer: &Peer, now: SystemTime) -> Result<(), AliveError> {
+        let signed = Signed {
+            key: peer.key,
+            workload: peer.id.workload.clone(),
+            root: peer.root,
+            not_after: peer.not_after,
+        };
+        let key = Key::from(&signed.key);
+        self.change(now, |known| {
+            let entry = self.entry(known, key, &signed, now);
+            // One that was counted is not counted again, whenever it comes.
+            let is_new = match &entry {
+                Entry::Uncounted(root, _) => !known.uncounted.contains_key(root),
+                Entry::Signed(..) | Entry::Superseded(_) => !known.certificates.contains_key(&key),
+            };
+            is_new.then_some(entry).into_iter().collect()
+        })
+    }
+
+    /// Whether a certificate of this key is known to be alive. Does not block.
+    pub fn knows(&self, key: &KeyHash) -> bool {
+        self.known.lock().certificates.contains_key(&Key::from(key))
+    }
+
+    /// What is alive of these roots. Blocks for as long as is read what other replicas have noted.
+    pub fn of(&self, roots: &BTreeSet<RootId>, now: SystemTime) -> Living {
+        let caught_up = self.locked(|journal| self.catch_up(journal));
+        let mut living = self.known.lock().living(roots, seconds(now));
+        if let Err(error) = caught_up {
+            living.fault = Some(error.to_string());
+        }
+        living
+    }
+
+    /// Forgets what has expired.
+    pub fn forget_expired(&self, now: SystemTime) {
+        self.known.lock().forget_expired(seconds(now));
+    }
+
+    /// What to note of a certificate: at the bound, that there is one more.
+    fn entry(&self, known: &mut Known, key: Key, signed: &Signed, now: SystemTime) -> Entry {
+        let (root, expires) = (signed.root, seconds(signed.not_after));
+        let has_room =
+            |known: &Known| known.certificates.len() < self.most || known.certificates.contains_key(&key);
+        if !has_room(known) {
+            known.forget_expired(seconds(now));
+        }
+        if has_room(known) {
+            let workload = signed.workload.clone();
+            return Entry::Signed(
+                key,
+                Held {
+                    root,
+                    expires,
+                    workload,
+                },
+            );
+        }
+        tracing::warn!(
+            most = self.most,
+            "more certificates are alive than are remembered one by one"
+        );
+        Entry::Uncounted(root, Uncounted { count: 1, expires })
+    }
+
+    /// Adds lines that follow from what is known.
+    fn change(
+        &self,
+        now: SystemTime,
+        change: impl FnOnce(&mut Known) -> Vec<Entry>,
+    ) -> Result<(), AliveError> {
+        self.locked(|journal| {
+            let lock = self.folder.lock()?;
+            self.catch_up(journal)?;
+            let entries = change(&mut self.known.lock());
+            if entries.is_empty() {
+                return Ok(());
+            }
+            let mut text = String::new();
+            entries.iter().for_each(|entry| entry.write(&mut text));
+            journal.add(&text).map_err(failed(&self.folder))?;
+            let mut known = self.known.lock();
+            entries.into_iter().for_each(|entry| known.note(entry));
+            if known.is_mostly_past() {
+                known.forget_expired(seconds(now));
+                let text = known.compacted(seconds(now));
+                drop(known);
+                self.write_anew(journal, &text, &lock)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn locked<T>(&self, use_it: impl FnOnce(&mut Journal) -> Result<T, AliveError>) -> Result<T, AliveError> {
+        let journal = self.journal.try_lock_for(LOCK_WAIT);
+        let mut journal = journal.ok_or_else(|| AliveError::Busy(self.folder.path(FILE)))?;
+        use_it(&mut journal)
+    }
+
+    /// Reads what was added, by whomever.
+    fn catch_up(&self, journal: &mut Journal) -> Result<(), AliveError> {
+        let path = self.folder.path(FILE);
+        let failed = failed(&self.folder);
+        let is_same = journal.is_at(&path).map_err(&failed)?;
+        if !is_same {
+            let (anew, known) = Journal::open(&path).map_err(&failed)?;
+            *journal = anew;
+            *self.known.lock() = known;
+        }
+        loop {
+            let text = journal.rest().map_err(&failed)?;
+            if text.is_empty() {
+                return Ok(());
+            }
+            let mut known = self.known.lock();
+            let had_fault = known.fault.is_some();
+            text.lines().for_each(|line| known.line(line));
+            if let (false, Some(fault)) = (had_fault, &known.fault) {
+                tracing::error!(file = %path.display(), fault, "which certificates are alive is not all known");
+            }
+        }
+    }
+
+    fn write_anew(&self, journal: &mut Journal, text: &str, lock: &Lock) -> Result<(), AliveError> {
+        lock.write(FILE, text, Readable::ByOwner)?;
+        // It is read as if somebody else had written it.
+        self.catch_up(journal)
+    }
+}
+
+impl Known {
+    /// What is to be written anew. What a line did not tell is lost then: it counts as not noted.
+    fn compacted(&mut self, now: u64) -> String {
+        if self.fault.is_some() {
+            self.began = now;
+        }
+        self.text()
+    }
+
+    fn living(&self, roots: &BTreeSet<RootId>, now: u64) -> Living {
+        let mut living = Living::default();
+        let mut last = None;
+        for held in self.certificates.values().filter(|held| held.expires > now) {
+            *living.certificates.entry(held.root).or_default() += 1;
+            if roots.contains(&held.root) {
+                *living.workloads.entry(held.workload.clone()).or_default() += 1;
+                last = last.max(Some(held.expires));
+            }
+        }
+        for (root, more) in self.uncounted.iter().filter(|(_, more)| more.expires > now) {
+            *living.certificates.entry(*root).or_default() += more.count;
+            if roots.contains(root) {
+                living.uncounted += more.count;
+                last = last.max(Some(more.expires));
+            }
+        }
+        living.last = last.map(time);
+        let all_known = self.began.saturating_add(LIFETIME.as_secs());
+        living.unknown_until = (self.began > 0 && all_known > now).then(|| time(all_known));
+        living.fault = self.fault.as_ref().map(|fault| format!("{FILE}: {fault}"));
+        living
+    }
+}
+
+impl Journal {
+    /// The file, and its first line.
+    fn open(path: &std::path::Path) -> io::Result<(Self, Known)> {
+        let mut file = OpenOptions::new().read(true).append(true).open(path)?;
+        let inode = file.metadata()?.ino();
+        let mut first = [0; FIRST_MAX];
+        let read = file.read(&mut first)?;
+        let line = first[..read].split(|byte| *byte == b'\n').next();
+        let line = line.filter(|line| line.len() < read).unwrap_or_default();
+        let known = std::str::from_utf8(line).ok().and_then(Known::of);
+        let known = known.ok_or_else(|| invalid("line 1: expected jitney-certificates 1 and a time"))?;
+        let read = line.len() as u64 + 1;
+        Ok((Self { file, inode, read }, known))
+    }
+
+    /// Whether it is still the file of this path. As long as it is open, no other has its inode.
+    fn is_at(&self, path: &std::path::Path) -> io::Result<bool> {
+        let present = std::fs::metadata(path)?;
+        Ok(present.ino() == self.inode && present.len() >= self.read)
+    }
+
+    /// Whole lines that were not read yet; empty when there are none.
+    fn rest(&mut self) -> io::Result<String> {
+        if self.file.metadata()?.len() == self.read {
+            return Ok(String::new());
+        }
+        self.file.seek(SeekFrom::Start(self.read))?;
+        let mut rest = Vec::new();
+        (&self.file).take(READ_MAX).read_to_end(&mut rest)?;
+        let whole = rest
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1);
+        rest.truncate(whole);
+        self.read += whole as u64;
+        Ok(String::from_utf8_lossy(&rest).into_owned())
+    }
+
+    /// Adds lines. Whoever does holds the folder's lock, so that what comes after the last whole line was
+    /// left by a process that has ended in the middle of it, and has handed nothing out.
+    fn add(&mut self, text: &str) -> io::Result<()> {
+        if self.file.metadata()?.len() > self.read {
+            self.file.set_len(self.read)?;
+        }
+        self.file.write_all(text.as_bytes())?;
+        self.read += text.len() as u64;
+        Ok(())
+    }
+}
+
+fn failed(folder: &Folder) -> impl Fn(io::Error) -> AliveError + use<> {
+    let path = folder.path(FILE);
+    move |cause| AliveError::Journal {
+        path: path.clone(),
+        cause,
+    }
+}
+
+fn invalid(told: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, told)
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn time(seconds: u64) -> SystemTime {
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+const FILE: &str = "certificates";
+
+/// Certificates that are remembered one by one: several for each sidecar that one control plane takes.
+const MOST_ALIVE: usize = 100_000;
+/// More than the first line has.
+const FIRST_MAX: usize = 64;
+/// Bytes that are read at once: thousands of lines.
+const READ_MAX: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests;

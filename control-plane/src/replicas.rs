@@ -1,0 +1,189 @@
+//! What control planes that share a state tell each other: how the sidecars of each stand to the roots.
+//!
+//! Each has a small file of its own in the state, which it writes when something has changed, and now and
+//! then to say that it is there. One that says nothing any more is left out, and named.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Folder, FolderError, Readable, Trust};
+use crate::status::{Sidecars, Trusting};
+
+/// This one's file, and those of the others.
+#[derive(Debug)]
+pub struct Replicas {
+    folder: Folder,
+    name: String,
+    sidecars: Arc<Sidecars>,
+    trust: Arc<Trust>,
+    told: Mutex<Told>,
+}
+
+/// What this one has written.
+#[derive(Debug, Default)]
+struct Told {
+    last: Option<Word>,
+    has_left: bool,
+}
+
+/// What a file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Word {
+    /// Seconds since the epoch.
+    at: u64,
+    sidecars: Trusting,
+}
+
+/// What the others say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Of those that are there.
+    pub sidecars: Vec<Trusting>,
+    /// Those that have gone without a word, in a few words each.
+    pub silent: Vec<String>,
+    /// Files that say nothing, with what is wrong.
+    pub faults: Vec<String>,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", path.display())]
+struct NoWord {
+    path: PathBuf,
+    #[source]
+    cause: serde_json::Error,
+}
+
+impl Replicas {
+    /// One more, which says so at once.
+    ///
+    /// # Errors
+    /// When nothing can be written there.
+    pub fn open(
+        state: &Folder,
+        sidecars: &Arc<Sidecars>,
+        trust: &Arc<Trust>,
+        now: SystemTime,
+    ) -> Result<Self, FolderError> {
+        let replicas = Self {
+            folder: state.inside(FOLDER)?,
+            name: format!("{}.json", Folder::unused_name()),
+            sidecars: Arc::clone(sidecars),
+            trust: Arc::clone(trust),
+            told: Mutex::default(),
+        };
+        replicas.tell(now)?;
+        Ok(replicas)
+    }
+
+    /// How the sidecars of this one stand to the roots now.
+    pub fn own(&self) -> Trusting {
+        self.sidecars.trusting(&self.trust)
+    }
+
+    /// Writes that down where it has changed, and else now and then. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn tell(&self, now: SystemTime) -> Result<(), FolderError> {
+        let word = Word {
+            at: seconds(now),
+            sidecars: self.own(),
+        };
+        let mut told = self.told.lock();
+        let is_known = told.last.as_ref().is_some_and(|before| {
+            before.sidecars == word.sidecars && word.at.abs_diff(before.at) < AGAIN.as_secs()
+        });
+        if is_known || told.has_left {
+            return Ok(());
+        }
+        let text = serde_json::to_string(&word).expect("numbers and texts under text keys are JSON");
+        self.folder.lock()?.write(&self.name, &text, Readable::ByOwner)?;
+        told.last = Some(word);
+        Ok(())
+    }
+
+    /// What the others have written. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn others(&self, now: SystemTime) -> Result<Others, FolderError> {
+        let mut others = Others::default();
+        for name in self.folder.names()?.iter().filter(|name| **name != self.name) {
+            // It may have left meanwhile.
+            let Some(text) = self.folder.read(name)? else {
+                continue;
+            };
+            match self.word(name, &text) {
+                Ok(word) => self.note(&mut others, name, word, seconds(now)),
+                Err(error) => others.faults.push(error.to_string()),
+            }
+        }
+        Ok(others)
+    }
+
+    /// Says that this one goes away.
+    pub fn leave(&self) {
+        let mut told = self.told.lock();
+        told.has_left = true;
+        if let Err(error) = self.folder.remove(&self.name) {
+            tracing::warn!(%error, "other replicas are not told that this one goes away");
+        }
+    }
+
+    /// Removes what a replica that crashed has left half written. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be locked or listed.
+    pub fn sweep(&self, now: SystemTime) -> Result<(), FolderError> {
+        self.folder.sweep(now)
+    }
+
+    fn word(&self, name: &str, text: &str) -> Result<Word, NoWord> {
+        serde_json::from_str(text).map_err(|cause| NoWord {
+            path: self.folder.path(name),
+            cause,
+        })
+    }
+
+    fn note(&self, others: &mut Others, name: &str, word: Word, now: u64) {
+        // Their clocks may be ahead of ours.
+        let silent = Duration::from_secs(now.abs_diff(word.at));
+        if silent <= SILENT {
+            others.sidecars.push(word.sidecars);
+        } else if silent <= GONE {
+            let count = word.sidecars.connected;
+            let name = name.trim_end_matches(".json");
+            let told = format!(
+                "replica {name}, with {count} sidecars, has been silent for {} s",
+                silent.as_secs()
+            );
+            others.silent.push(told);
+        } else if let Err(error) = self.folder.remove(name) {
+            tracing::debug!(%error, "what a replica left behind stays");
+        }
+    }
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+const FOLDER: &str = "replicas";
+
+/// How often it is looked whether there is something to tell.
+pub const TELL_EVERY: Duration = Duration::from_secs(2);
+/// How often it is told that there is nothing new.
+const AGAIN: Duration = Duration::from_secs(10);
+/// When a replica is not counted on any more.
+const SILENT: Duration = Duration::from_secs(30);
+/// When nobody needs to know of it any more: its sidecars are elsewhere by now.
+const GONE: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! What replicas tell each other, and when one is not counted on any more.
+
+use std::fs;
+
+use super::*;
+use crate::push::Admitted;
+use jitney_api::Workload;
+
+struct Mesh {
+    state: tempfile::TempDir,
+    trust: Arc<Trust>,
+}
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn later(seconds: u64) -> SystemTime {
+    now() + Duration::from_secs(seconds)
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let folder = Folder::open(state.path()).unwrap();
+        let trust = Arc::new(Trust::open(&folder, "example.org", now()).unwrap());
+        Self { state, trust }
+    }
+
+    fn replica(&self) -> (Replicas, Arc<Sidecars>) {
+        let folder = Folder::open(self.state.path()).unwrap();
+        let sidecars = Arc::default();
+        let replicas = Replicas::open(&folder, &sidecars, &self.trust, now()).unwrap();
+        (replicas, sidecars)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let folder = Folder::open(&self.state.path().join(FOLDER)).unwrap();
+        let names = folder.names().unwrap();
+        names.iter().map(|name| folder.path(name)).collect()
+    }
+}
+
+fn users() -> Admitted {
+    Workload {
+        namespace: "shop".into(),
+        account: "users".into(),
+    }
+    .into()
+}
+
+#[test]
+fn each_knows_of_the_sidecars_of_the_others() {
+    let mesh = Mesh::new();
+    let ((one, sidecars), (other, _)) = (mesh.replica(), mesh.replica());
+    assert_eq!(other.others(now()).unwrap().sidecars, [Trusting::default()]);
+    let stream = sidecars.open(&users(), 0);
+    stream.named("users-1");
+    one.tell(now()).unwrap();
+    let told = Trusting {
+        connected: 1,
+        behind: vec!["shop/users users-1".into()],
+        ..Trusting::default()
+    };
+    assert_eq!(one.own(), told);
+    assert_eq!(other.others(now()).unwrap().sidecars, [told]);
+    one.leave();
+    one.tell(later(60)).unwrap();
+    assert_eq!(other.others(now()).unwrap(), Others::default(), "it has left");
+}
+
+#[test]
+fn nothing_is_written_where_nothing_is_new_but_now_and_then() {
+    let mesh = Mesh::new();
+    let (one, _) = mesh.replica();
+    let file = mesh.files().remove(0);
+    let said = || fs::read_to_string(&file).unwrap();
+    let first = said();
+    one.tell(later(9)).unwrap();
+    assert_eq!(said(), first);
+    one.tell(later(10)).unwrap();
+    assert_ne!(said(), first);
+}
+
+#[test]
+fn who_is_silent_is_named_for_a_while_and_not_counted_on() {
+    let mesh = Mesh::new();
+    let ((_one, _), (other, _)) = (mesh.replica(), mesh.replica());
+    assert_eq!(other.others(later(30)).unwrap().sidecars.len(), 1);
+    let others = other.others(later(31)).unwrap();
+    assert_eq!((others.sidecars.len(), others.silent.len()), (0, 1));
+    assert!(
+        others.silent[0].ends_with("silent for 31 s"),
+        "{}",
+        others.silent[0]
+    );
+    assert_eq!(other.others(later(3601)).unwrap(), Others::default());
+    assert_eq!(mesh.files().len(), 1, "and then forgotten");
+}
+
+#[test]
+fn a_file_that_says_nothing_is_named() {
+    let mesh = Mesh::new();
+    let (one, _) = mesh.replica();
+    let file = mesh.state.path().join(FOLDER).join("other.json");
+    for (text, expected) in [
+        ("{", "EOF"),
+        ("{\"at\": 1, \"sidecars\": {}}", "missing field"),
+        ("{\"at\": 1, \"since\": 2}", "unknown field"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let others = one.others(now()).unwrap();
+        let [fault] = &others.faults[..] else {
+            panic!("{others:?}");
+        };
+        assert!(fault.starts_with(&file.display().to_string()), "{fault}");
+        assert!(fault.contains(expected), "{fault}");
+    }
+}

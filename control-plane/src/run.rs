@@ -321,10 +321,13 @@ fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> 
     background.spawn(async move { renewed.keep_renewed().await });
     let kept = state.clone();
     background.spawn(every(FORGET_EVERY, move || kept.tidy(SystemTime::now())));
-    let replicas = Arc::clone(&state.replicas);
+    let kept = state.clone();
     background.spawn(every(TELL_EVERY, move || {
-        if let Err(error) = replicas.tell(SystemTime::now()) {
+        if let Err(error) = kept.replicas.tell(SystemTime::now()) {
             tracing::warn!(%error, "other replicas are not told how the sidecars stand to the roots");
+        }
+        if let Err(error) = kept.alive.look() {
+            tracing::debug!(%error, "what other replicas have signed is not known");
         }
     }));
     background

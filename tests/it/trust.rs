@@ -108,7 +108,6 @@ async fn roots_are_replaced_step_by_step_and_no_call_fails() {
         .upstream(upstream.address)
         .start()
         .await;
-    let first = control_plane(&proxy).await["certificateExpires"].clone();
     let step = async |name: &str| post(plane.admin, &format!("/trust/{name}"), "").await.unwrap();
     // Each is refused until it is safe.
     for name in ["add", "switch", "drop"] {
@@ -139,11 +138,9 @@ async fn roots_are_replaced_step_by_step_and_no_call_fails() {
             .len(),
         1
     );
-    assert_ne!(
-        control_plane(&proxy).await["certificateExpires"],
-        first,
-        "it has a new one"
-    );
+    // Both may be of the same second, and so expire together.
+    let received = proxy.log().matches("certificate received").count();
+    assert_eq!(received, 2, "it has a new one: {}", proxy.log());
     assert_eq!(proxy.metric("jitney_control_plane_connected", "").await, 1.0);
     // And the control plane can still tell it something.
     plane.write(&USERS.replace("key: /id}}", "key: /id}}\n    batch: {maxSize: 3}"));

@@ -218,30 +218,34 @@ pub(super) async fn add(State(admin): State<Admin>) -> Response {
 /// Has the next root sign, once every sidecar that is connected to any replica trusts it.
 pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
     let roots = admin.trust.roots();
-    if let Some(next) = roots.in_state(RootState::Next) {
-        let step = Standing::of(&admin).await.switch(next);
-        if let Some(refusal) = refuse(&step, &how) {
-            return refusal;
-        }
+    let Some(next) = roots.in_state(RootState::Next) else {
+        return told(Err(TrustError::NoNext), "switched", &admin);
+    };
+    let step = Standing::of(&admin).await.switch(next);
+    if let Some(refusal) = refuse(&step, &how) {
+        return refusal;
     }
-    done(&admin, "switched", |trust| trust.switch(SystemTime::now())).await
+    let to = next.id;
+    done(&admin, "switched", move |trust| {
+        trust.switch(to, SystemTime::now())
+    })
+    .await
 }
 
 /// Trusts the old roots no more, once no certificate is alive that one of them signed.
 pub(super) async fn drop_old(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
     let roots = admin.trust.roots();
-    let old: Vec<&Root> = roots
-        .all()
-        .iter()
-        .filter(|root| root.state == RootState::Old)
-        .collect();
-    if !old.is_empty() {
-        let step = Standing::of(&admin).await.drop_old(&old, SystemTime::now());
-        if let Some(refusal) = refuse(&step, &how) {
-            return refusal;
-        }
+    let old = roots.all().iter().filter(|root| root.state == RootState::Old);
+    let old: Vec<&Root> = old.collect();
+    if old.is_empty() {
+        return told(Err(TrustError::NoOld), "dropped", &admin);
     }
-    done(&admin, "dropped", Trust::drop_old).await
+    let step = Standing::of(&admin).await.drop_old(&old, SystemTime::now());
+    if let Some(refusal) = refuse(&step, &how) {
+        return refusal;
+    }
+    let old: Vec<RootId> = old.iter().map(|root| root.id).collect();
+    done(&admin, "dropped", move |trust| trust.drop_old(&old)).await
 }
 
 fn refuse(step: &Step, how: &How) -> Option<Response> {
@@ -298,3 +302,6 @@ fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {
 pub(super) fn last_certificate(root: &Root) -> Option<SystemTime> {
     (root.state == RootState::Old).then(|| root.since + LIFETIME)
 }
+
+#[cfg(test)]
+mod tests;

@@ -182,9 +182,18 @@ impl Alive {
         self.known.lock().certificates.contains_key(&Key::from(key))
     }
 
+    /// Takes in what other replicas have noted, so that it is known when their sidecars come here. Blocks
+    /// for as long as that is read.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn look(&self) -> Result<(), AliveError> {
+        self.locked(|journal| self.catch_up(journal))
+    }
+
     /// What is alive of these roots. Blocks for as long as is read what other replicas have noted.
     pub fn of(&self, roots: &BTreeSet<RootId>, now: SystemTime) -> Living {
-        let caught_up = self.locked(|journal| self.catch_up(journal));
+        let caught_up = self.look();
         let mut living = self.known.lock().living(roots, seconds(now));
         if let Err(error) = caught_up {
             living.fault = Some(error.to_string());

@@ -287,12 +287,16 @@ impl Roots {
         Self::of(all)
     }
 
-    /// The same without the old ones.
+    /// The same without some.
     ///
     /// # Errors
-    /// When a key cannot be read.
-    pub fn without_old(&self, trust_domain: &str) -> Result<Self, RootsError> {
-        let keep = |root: &Root| (root.state != RootState::Old).then_some((root.state, root.since));
+    /// When the issuing one is among them, or a key cannot be read.
+    pub fn without(
+        &self,
+        trust_domain: &str,
+        is_dropped: impl Fn(&Root) -> bool,
+    ) -> Result<Self, RootsError> {
+        let keep = |root: &Root| (!is_dropped(root)).then_some((root.state, root.since));
         Self::of(self.map(trust_domain, keep)?)
     }
 

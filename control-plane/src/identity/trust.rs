@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::folder::{Folder, FolderError, Readable};
-use super::roots::{RootId, RootState, Roots, RootsError};
+use super::roots::{Root, RootId, RootState, Roots, RootsError};
 
 /// The roots in force. Replicas that share the folder take over what another one changed.
 #[derive(Debug)]
@@ -138,25 +138,28 @@ impl Trust {
         })
     }
 
-    /// Has the next root sign from now on.
+    /// Has the next root sign from now on: this one, of which it is known that it hurts nobody.
     ///
     /// # Errors
-    /// When there is none, or the folder cannot be written.
-    pub fn switch(&self, now: SystemTime) -> Result<(), TrustError> {
+    /// When it is not next, or the folder cannot be written.
+    pub fn switch(&self, to: RootId, now: SystemTime) -> Result<(), TrustError> {
         self.change(|roots| match roots.in_state(RootState::Next) {
-            Some(_) => Ok(roots.switched(&self.trust_domain, now)?),
-            None => Err(TrustError::NoNext),
+            Some(next) if next.id == to => Ok(roots.switched(&self.trust_domain, now)?),
+            Some(_) | None => Err(TrustError::NoNext),
         })
     }
 
-    /// Trusts the old roots no more.
+    /// Trusts these old roots no more. Another replica may have made others old meanwhile, which stay.
     ///
     /// # Errors
-    /// When there is none, or the folder cannot be written.
-    pub fn drop_old(&self) -> Result<(), TrustError> {
-        self.change(|roots| match roots.in_state(RootState::Old) {
-            Some(_) => Ok(roots.without_old(&self.trust_domain)?),
-            None => Err(TrustError::NoOld),
+    /// When none of them is old, or the folder cannot be written.
+    pub fn drop_old(&self, which: &[RootId]) -> Result<(), TrustError> {
+        self.change(|roots| {
+            let is_dropped = |root: &Root| root.state == RootState::Old && which.contains(&root.id);
+            if !roots.all().iter().any(is_dropped) {
+                return Err(TrustError::NoOld);
+            }
+            Ok(roots.without(&self.trust_domain, is_dropped)?)
         })
     }
 

@@ -42,8 +42,8 @@ fn a_rotation_adds_switches_and_drops() {
     let folder = tempfile::tempdir().unwrap();
     let trust = open(&folder);
     let old = trust.roots().issuing().id;
-    assert!(matches!(trust.switch(now()), Err(TrustError::NoNext)));
-    assert!(matches!(trust.drop_old(), Err(TrustError::NoOld)));
+    assert!(matches!(trust.switch(old, now()), Err(TrustError::NoNext)));
+    assert!(matches!(trust.drop_old(&[old]), Err(TrustError::NoOld)));
     let mut changed = trust.subscribe();
     changed.mark_unchanged();
     trust.add(now()).unwrap();
@@ -52,12 +52,17 @@ fn a_rotation_adds_switches_and_drops() {
     assert_eq!(states(&trust), [Issuing, Next]);
     let bundle = trust.roots().bundle();
     assert_eq!((bundle.roots.len(), &bundle.issuer), (2, &bundle.roots[0]));
-    trust.switch(now() + Duration::from_secs(60)).unwrap();
+    let next = ids(&trust)[1];
+    trust.switch(next, now() + Duration::from_secs(60)).unwrap();
     assert_eq!(states(&trust), [Old, Issuing]);
     let bundle = trust.roots().bundle();
     assert_eq!((bundle.roots.len(), &bundle.issuer), (2, &bundle.roots[1]));
     assert_eq!(trust.roots().issuing().since, now() + Duration::from_secs(60));
-    trust.drop_old().unwrap();
+    assert!(
+        matches!(trust.drop_old(&[next]), Err(TrustError::NoOld)),
+        "it signs"
+    );
+    trust.drop_old(&[old]).unwrap();
     assert_eq!(states(&trust), [Issuing]);
     assert_ne!(trust.roots().issuing().id, old);
     assert_eq!(ids(&open(&folder)), ids(&trust), "and all of that is kept");
@@ -72,7 +77,7 @@ fn another_replica_takes_over_what_changed() {
     assert!(other.reload().unwrap());
     assert_eq!(ids(&one), ids(&other));
     assert!(!other.reload().unwrap());
-    one.switch(now()).unwrap();
+    one.switch(ids(&one)[1], now()).unwrap();
     other.add(now()).unwrap();
     assert_eq!(
         other.roots().all().len(),

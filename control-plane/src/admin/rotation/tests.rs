@@ -1,0 +1,91 @@
+//! What a step waits for, and in which words.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use jitney_api::Workload;
+
+use super::*;
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn root(state: RootState) -> Root {
+    Root::generate("example.org", state, now()).unwrap()
+}
+
+fn sidecars(connected: usize, trust: &[(&Root, usize)], behind: &[&str]) -> Trusting {
+    Trusting {
+        connected,
+        trusting: trust.iter().map(|(root, count)| (root.id, *count)).collect(),
+        behind: behind.iter().map(ToString::to_string).collect(),
+        ..Trusting::default()
+    }
+}
+
+#[track_caller]
+fn check(standing: &Standing, root: Root, waits_for: usize, text: &str) {
+    let (id, step) = (root.id.to_string(), standing.next_step(&[root], now()));
+    assert_eq!(step.text.replace(&id, "X"), text);
+    assert_eq!(step.waits_for, waits_for, "{text}");
+}
+
+#[test]
+fn a_switch_waits_for_every_replica_and_names_a_few() {
+    let next = root(RootState::Next);
+    let mut standing = Standing {
+        own: sidecars(5, &[(&next, 3)], &["shop/users a", "shop/users b"]),
+        ..Standing::default()
+    };
+    let other = sidecars(4, &[], &["shop/orders c", "shop/orders d", "shop/orders e"]);
+    standing.others.sidecars = vec![other, sidecars(2, &[(&next, 2)], &[])];
+    standing.others.silent = vec!["replica 17, with 3 sidecars, has been silent for 31 s".into()];
+    let text = "6 of 11 connected sidecars do not trust root X yet: shop/users a, shop/users b, shop/orders c \
+                and 3 others; replica 17, with 3 sidecars, has been silent for 31 s";
+    check(&standing, next, 6, text);
+}
+
+#[test]
+fn who_has_gone_without_a_word_is_named_and_not_waited_for() {
+    let mut standing = Standing::default();
+    standing.others.silent = vec!["replica 17 is silent".into()];
+    let text = "0 of 0 connected sidecars do not trust root X yet; replica 17 is silent";
+    check(&standing, root(RootState::Next), 0, text);
+    standing.others.faults = vec!["18.json: EOF".into()];
+    let text = format!("{text}; 18.json: EOF");
+    check(&standing, root(RootState::Next), 1, &text);
+}
+
+#[test]
+fn a_drop_waits_for_certificates_wherever_their_owners_are() {
+    let old = root(RootState::Old);
+    let workload = |account: &str| Workload {
+        namespace: "shop".into(),
+        account: account.into(),
+    };
+    let mut standing = Standing::default();
+    standing.own.connected = 7;
+    standing.own.holding = [(old.id, 2)].into();
+    standing.living.certificates = [(old.id, 11)].into();
+    let owners = [("users", 4), ("orders", 2), ("carts", 1), ("stock", 1)];
+    standing.living.workloads = owners.map(|(account, count)| (workload(account), count)).into();
+    standing.living.uncounted = 3;
+    standing.living.last = Some(now() + LIFETIME);
+    let text = "11 alive of the certificates that root X signed: 4 of shop/users, 2 of shop/orders, 1 of shop/carts \
+                and 4 others; the last one expires at 2027-01-16T08:00:00Z; 2 of 7 connected sidecars use one";
+    check(&standing, old, 11, text);
+}
+
+#[test]
+fn a_drop_waits_for_what_is_not_known() {
+    let mut standing = Standing::default();
+    let none = "0 alive of the certificates that root X signed; 0 of 0 connected sidecars use one";
+    check(&standing, root(RootState::Old), 0, none);
+    standing.living.unknown_until = Some(now() + LIFETIME);
+    let text = format!("{none}; there may be others, which were never noted, until 2027-01-16T08:00:00Z");
+    check(&standing, root(RootState::Old), 1, &text);
+    standing.living.unknown_until = None;
+    standing.living.fault = Some("certificates: line 3: expected more".into());
+    let text = format!("{none}; certificates: line 3: expected more");
+    check(&standing, root(RootState::Old), 1, &text);
+}

@@ -99,6 +99,7 @@ impl Signer {
 impl Certificates for Signer {
     async fn sign(&self, request: Request<SigningRequest>) -> Result<Response<SignedCertificate>, Status> {
         let caller = Caller::of(&request)?.clone();
+        caller.asks();
         match self.certificate(&caller, request.get_ref()).await {
             Ok((signed, workload, signing)) => {
                 self.counts.signing(signing);

@@ -14,7 +14,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -89,10 +89,7 @@ impl Port {
                         let number = numbers.fetch_add(1, Ordering::Relaxed);
                         let (port, entrance) = (Arc::clone(&port), Arc::clone(&entrance));
                         connections.spawn(async move {
-                            let Some(stream) = port.secured(stream, address, &entrance).await else {
-                                return;
-                            };
-                            Box::pin(port.connection(stream, number, &entrance, permit.ok())).await;
+                            Box::pin(port.connection(stream, address, number, &entrance, permit.ok())).await;
                         });
                     }
                     Err(error) => {
@@ -110,33 +107,21 @@ impl Port {
         }
     }
 
-    /// TLS with whoever has come; `None` when there is none.
-    async fn secured(
+    async fn connection(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        entrance: &Entrance,
-    ) -> Option<TlsStream<TcpStream>> {
-        // Responses are small, and each is waited for.
-        drop(stream.set_nodelay(true));
-        let _permit = entrance.handshakes.acquire().await.ok()?;
-        let accepting = TlsAcceptor::from(self.tls.config()).accept(stream);
-        match timeout(HANDSHAKE, accepting).await {
-            Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) => tracing::info!(%address, %error, "no TLS with a caller"),
-            Err(_) => tracing::debug!(%address, "a caller did not finish its handshake"),
-        }
-        self.counts.refused(Refusal::Handshake);
-        None
-    }
-
-    async fn connection(
-        &self,
-        stream: TlsStream<TcpStream>,
         number: u64,
         entrance: &Entrance,
         arriving: Option<OwnedSemaphorePermit>,
     ) {
+        let Ok(handshake) = entrance.handshakes.acquire().await else {
+            return;
+        };
+        let Some(stream) = self.secured(stream, address).await else {
+            return;
+        };
+        drop(handshake);
         let (end, term) = TermEnd::new();
         let caller = Caller::new(self.peer(&stream), term, number);
         let Some(workload) = caller.workload() else {
@@ -154,14 +139,35 @@ impl Port {
         }
     }
 
+    /// TLS with whoever has come; `None` when there is none.
+    async fn secured(&self, stream: TcpStream, address: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        // Responses are small, and each is waited for.
+        drop(stream.set_nodelay(true));
+        let accepting = TlsAcceptor::from(self.tls.config()).accept(stream);
+        match timeout(HANDSHAKE, accepting).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::info!(%address, %error, "no TLS with a caller"),
+            Err(_) => tracing::debug!(%address, "a caller did not finish its handshake"),
+        }
+        self.counts.refused(Refusal::Handshake);
+        None
+    }
+
     /// Lets who has no name ask for one, which takes a moment: more time is not to be had.
     async fn sign(&self, stream: TlsStream<TcpStream>, caller: Caller, end: TermEnd, entrance: &Entrance) {
         let place = timeout(WAITING, entrance.strangers.acquire()).await;
-        let served = match place {
-            Ok(_place) => timeout(SIGNING, self.converse(stream, caller, end)).await,
-            Err(elapsed) => Err(elapsed),
+        let is_done = match place {
+            Ok(_place) => {
+                let asked = caller.asked();
+                let served = self.converse(stream, caller, end);
+                tokio::select! {
+                    () = served => true,
+                    () = patience(asked) => false,
+                }
+            }
+            Err(_) => false,
         };
-        if served.is_err() {
+        if !is_done {
             self.counts.refused(Refusal::Stranger);
             tracing::debug!("a caller without a certificate had to leave");
         }
@@ -225,6 +231,14 @@ impl Entrance {
     }
 }
 
+/// Returns when somebody without a name has had time enough: to ask, and then to be answered, which takes
+/// as long as it takes here.
+async fn patience(asked: Arc<Notify>) {
+    if timeout(ASKING, asked.notified()).await.is_ok() {
+        sleep(ANSWERING).await;
+    }
+}
+
 /// Returns when the control plane goes away.
 async fn begun(draining: &mut watch::Receiver<bool>) {
     // An error means that whoever could say so is gone, and that is the same.
@@ -251,12 +265,14 @@ const ARRIVING_MAX: usize = 16 * 1024;
 const HANDSHAKES_MAX: usize = 1024;
 /// The longest that one may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections without a certificate. A signing takes a few milliseconds, so that thousands a minute find
-/// a place, and those who only hold one keep nobody out but each other.
-const STRANGERS_MAX: usize = 256;
-/// How long one waits for a place, and how long it has it.
-const WAITING: Duration = Duration::from_secs(3);
-const SIGNING: Duration = Duration::from_secs(5);
+/// Connections without a certificate: where thousands of sidecars are new at once, each has to come in
+/// before it loses its patience. Those who only hold a place keep nobody out but each other.
+const STRANGERS_MAX: usize = 4096;
+/// How long one waits for a place, and how long it has there to ask for a certificate.
+const WAITING: Duration = Duration::from_secs(5);
+const ASKING: Duration = Duration::from_secs(5);
+/// How long it may wait for the answer: as long as a sidecar does.
+const ANSWERING: Duration = Duration::from_secs(10);
 /// How long a connection has to end after it was told to.
 pub const LEAVING: Duration = Duration::from_secs(5);
 /// How often a silent sidecar is asked whether it is there, and how long it has to say so: one that is

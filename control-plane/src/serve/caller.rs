@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use jitney_api::Workload;
 use jitney_api::push::ads::DeltaDiscoveryRequest;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
@@ -23,6 +23,8 @@ pub struct Caller {
     pub connection: u64,
     /// Taken by its stream: more than one are for nothing, and would be places that cost nobody a handshake.
     stream: Arc<Semaphore>,
+    /// Told when it has asked for a certificate.
+    asked: Arc<Notify>,
 }
 
 /// Why a connection is nobody's.
@@ -44,6 +46,7 @@ impl Caller {
             term,
             connection,
             stream: Arc::new(Semaphore::new(1)),
+            asked: Arc::default(),
         }
     }
 
@@ -77,6 +80,16 @@ impl Caller {
                 Ok(()) = changed.changed() => {}
             }
         }
+    }
+
+    /// It has asked for a certificate, and now waits for us.
+    pub fn asks(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Told of that.
+    pub fn asked(&self) -> Arc<Notify> {
+        Arc::clone(&self.asked)
     }
 
     /// Whose it is; `None` for who may have nothing but a certificate.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Folder, FolderError, Readable, Trust};
+use crate::identity::{Folder, FolderError, Readable, RootId, Trust};
 use crate::status::{Sidecars, Trusting};
 
 /// This one's file, and those of the others.
@@ -27,6 +27,8 @@ pub struct Replicas {
 #[derive(Debug, Default)]
 struct Told {
     last: Option<Word>,
+    /// What that was found at: a look at thousands of sidecars is not for nothing.
+    seen: Option<(u64, Vec<RootId>)>,
     has_left: bool,
 }
 
@@ -91,20 +93,33 @@ impl Replicas {
     /// # Errors
     /// When it cannot be written.
     pub fn tell(&self, now: SystemTime) -> Result<(), FolderError> {
+        let mut told = self.told.lock();
+        let roots = self.trust.roots();
+        // Before the look, so that what changes meanwhile is looked at the next time.
+        let seen = Some((
+            self.sidecars.revision(),
+            roots.all().iter().map(|root| root.id).collect(),
+        ));
+        let same = told.last.as_ref().filter(|_| told.seen == seen);
+        let sidecars = same.map_or_else(|| self.own(), |last| last.sidecars.clone());
         let word = Word {
             at: seconds(now),
-            sidecars: self.own(),
+            sidecars,
         };
-        let mut told = self.told.lock();
         let is_known = told.last.as_ref().is_some_and(|before| {
             before.sidecars == word.sidecars && word.at.abs_diff(before.at) < AGAIN.as_secs()
         });
-        if is_known || told.has_left {
+        if told.has_left {
+            return Ok(());
+        }
+        if is_known {
+            told.seen = seen;
             return Ok(());
         }
         let text = serde_json::to_string(&word).expect("numbers and texts under text keys are JSON");
         self.folder.lock()?.write(&self.name, &text, Readable::ByOwner)?;
         told.last = Some(word);
+        told.seen = seen;
         Ok(())
     }
 

@@ -238,6 +238,7 @@ impl State {
         self.alive.forget_expired(now);
         for swept in [
             self.folder.sweep(now),
+            self.alive.sweep(now),
             self.rollouts.sweep(now),
             self.replicas.sweep(now),
         ] {

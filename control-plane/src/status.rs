@@ -29,6 +29,8 @@ pub struct Sidecars {
     /// Locked for no longer than it takes to add, remove or list.
     streams: Mutex<Streams>,
     numbers: AtomicU64,
+    /// Counts what may change how they stand to the roots.
+    revision: AtomicU64,
     counts: Counts,
 }
 
@@ -105,6 +107,7 @@ impl Sidecars {
             .of_connections
             .extend(connection.map(|connection| (connection, number)));
         drop(streams);
+        self.revised();
         Connected {
             sidecars: Arc::clone(self),
             number,
@@ -121,6 +124,15 @@ impl Sidecars {
         drop(streams);
         let sidecar = sidecar.lock();
         Some(look(&sidecar))
+    }
+
+    /// Another number whenever it may have changed how they stand to the roots.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    fn revised(&self) {
+        self.revision.fetch_add(1, Ordering::Release);
     }
 
     /// How many there are.
@@ -167,6 +179,7 @@ impl Connected {
     pub fn named(&self, node: &str) -> String {
         let node = cut(node, NODE_BYTES);
         self.sidecar.lock().recipient.node.clone_from(&node);
+        self.sidecars.revised();
         node
     }
 
@@ -180,6 +193,10 @@ impl Connected {
         let runs = &mut sidecar.runs[kind as usize];
         let room = MAX_NAMES.saturating_sub(runs.len());
         runs.extend(known.take(room));
+        drop(sidecar);
+        if kind == Kind::TrustBundle {
+            self.sidecars.revised();
+        }
     }
 
     /// It wants these no more, and so has dropped them, unless another pattern stands for them too:
@@ -199,6 +216,8 @@ impl Connected {
         sidecar
             .rejected
             .retain(|(of, name), _| *of != kind || !is_dropped(name));
+        drop(sidecar);
+        self.sidecars.revised();
     }
 
     /// A response is on its way to it.
@@ -242,6 +261,10 @@ impl Connected {
             self.sidecars.counts.rejected(kind);
             sidecar.cannot_run(kind, &nack, now);
         }
+        drop(sidecar);
+        if kind == Kind::TrustBundle {
+            self.sidecars.revised();
+        }
     }
 }
 
@@ -254,6 +277,8 @@ impl Drop for Connected {
         {
             streams.of_connections.remove(&connection);
         }
+        drop(streams);
+        self.sidecars.revised();
     }
 }
 

@@ -108,8 +108,10 @@ impl Alive {
         is_beginning: bool,
         now: SystemTime,
     ) -> Result<Self, AliveError> {
-        let lock = state.lock()?;
-        if state.read(FILE)?.is_none() {
+        // One of its own: a change in the state itself is looked at by whoever waits for other roots.
+        let folder = state.inside(FOLDER)?;
+        let lock = folder.lock()?;
+        if folder.read(FILE)?.is_none() {
             let began = if is_beginning { 0 } else { seconds(now) };
             let empty = Known {
                 began,
@@ -118,10 +120,9 @@ impl Alive {
             lock.write(FILE, &empty.text(), Readable::ByOwner)?;
         }
         drop(lock);
-        let failed = failed(state);
-        let (journal, known) = Journal::open(&state.path(FILE)).map_err(&failed)?;
+        let (journal, known) = Journal::open(&folder.path(FILE)).map_err(failed(&folder))?;
         let alive = Self {
-            folder: state.clone(),
+            folder,
             most,
             journal: Mutex::new(journal),
             known: Mutex::new(known),
@@ -199,6 +200,14 @@ impl Alive {
             living.fault = Some(error.to_string());
         }
         living
+    }
+
+    /// Removes what a process that crashed has left half written. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be locked or listed.
+    pub fn sweep(&self, now: SystemTime) -> Result<(), FolderError> {
+        self.folder.sweep(now)
     }
 
     /// Forgets what has expired.
@@ -326,7 +335,10 @@ impl Known {
         living.last = last.map(time);
         let all_known = self.began.saturating_add(LIFETIME.as_secs());
         living.unknown_until = (self.began > 0 && all_known > now).then(|| time(all_known));
-        living.fault = self.fault.as_ref().map(|fault| format!("{FILE}: {fault}"));
+        living.fault = self
+            .fault
+            .as_ref()
+            .map(|fault| format!("{FOLDER}/{FILE}: {fault}"));
         living
     }
 }
@@ -403,7 +415,8 @@ fn time(seconds: u64) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
-const FILE: &str = "certificates";
+const FOLDER: &str = "certificates";
+const FILE: &str = "journal";
 
 /// Certificates that are remembered one by one: several for each sidecar that one control plane takes.
 const MOST_ALIVE: usize = 100_000;

@@ -68,11 +68,12 @@ fn count(alive: &Alive, root_number: u8) -> usize {
         .unwrap_or_default()
 }
 
+fn journal(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join(FOLDER).join(FILE)
+}
+
 fn lines(folder: &tempfile::TempDir) -> usize {
-    fs::read_to_string(folder.path().join(FILE))
-        .unwrap()
-        .lines()
-        .count()
+    fs::read_to_string(journal(folder)).unwrap().lines().count()
 }
 
 #[test]
@@ -192,7 +193,7 @@ fn what_was_signed_before_is_waited_for() {
 #[test]
 fn half_a_line_was_never_handed_out() {
     let folder = tempfile::tempdir().unwrap();
-    let (one, path) = (open(&folder, 9), folder.path().join(FILE));
+    let (one, path) = (open(&folder, 9), journal(&folder));
     one.signed(&signed(1, "users", 1), None, now()).unwrap();
     let whole = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{whole}+ 0000")).unwrap();
@@ -205,7 +206,7 @@ fn half_a_line_was_never_handed_out() {
 #[test]
 fn a_line_that_is_none_is_told_and_stops_no_signing() {
     let folder = tempfile::tempdir().unwrap();
-    let (alive, path) = (open(&folder, 9), folder.path().join(FILE));
+    let (alive, path) = (open(&folder, 9), journal(&folder));
     alive.signed(&signed(1, "users", 1), None, now()).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     for (bad, expected) in [
@@ -217,7 +218,10 @@ fn a_line_that_is_none_is_told_and_stops_no_signing() {
         let alive = open(&folder, 9);
         alive.signed(&signed(2, "users", 1), None, now()).unwrap();
         let fault = of(&alive, 1, now()).fault.unwrap();
-        assert!(fault.starts_with("certificates: line 3: expected "), "{fault}");
+        assert!(
+            fault.starts_with("certificates/journal: line 3: expected "),
+            "{fault}"
+        );
         assert!(fault.contains(expected), "{fault}");
     }
     for number in 3..2000 {
@@ -238,10 +242,11 @@ fn a_line_that_is_none_is_told_and_stops_no_signing() {
 fn another_file_is_not_taken_for_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     for text in ["", "{}\n", "jitney-certificates 1 0", "jitney-certificates 2 0\n"] {
-        fs::write(folder.path().join(FILE), text).unwrap();
+        fs::create_dir_all(folder.path().join(FOLDER)).unwrap();
+        fs::write(journal(&folder), text).unwrap();
         let state = Folder::open(folder.path()).unwrap();
         let told = Alive::open(&state, true, now()).unwrap_err().to_string();
-        let file = folder.path().join(FILE).display().to_string();
+        let file = journal(&folder).display().to_string();
         assert!(
             told.contains(&file) && told.contains("line 1: expected"),
             "{told}"
@@ -253,7 +258,7 @@ fn another_file_is_not_taken_for_the_journal() {
 fn who_keeps_the_folder_locked_is_not_waited_for_long() {
     let folder = tempfile::tempdir().unwrap();
     let alive = open(&folder, 9);
-    let lock = Folder::open(folder.path()).unwrap().lock().unwrap();
+    let lock = alive.folder.lock().unwrap();
     let told = alive.signed(&signed(1, "users", 1), None, now()).unwrap_err();
     assert!(told.to_string().contains("held it for 2 s"), "{told}");
     assert_eq!(count(&alive, 1), 0, "it can be read meanwhile");

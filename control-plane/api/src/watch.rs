@@ -178,9 +178,9 @@ fn is_change(event: &notify::Event, places: &Places) -> bool {
 }
 
 /// Editors and `kubectl` write in several steps; a person does not notice this.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_millis(30);
 
-/// Files that never rest are read after half a second all the same.
+/// Files that never rest are read after a third of a second all the same.
 const QUIET_TRIES: usize = 10;
 
 /// Readings thrown away because the files changed meanwhile: in force within two seconds.

@@ -205,3 +205,11 @@ impl TestControlPlane {
         caller::metric(self.admin, name, labels).await
     }
 }
+
+/// Whether a folder holds a snapshot: not one that is being written, whose name begins with a dot.
+pub fn is_kept(folder: &Path) -> bool {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files
+        .map(|file| file.file_name())
+        .any(|name| !name.to_string_lossy().starts_with('.'))
+}

@@ -180,6 +180,49 @@ async fn nobody_reaches_the_sidecars_themselves() {
     );
 }
 
+#[tokio::test]
+async fn what_the_readme_says_is_so() {
+    let section = crate::readme::section("In front of everything");
+    let lines = crate::readme::commands(&section);
+    let [install, check, run, remove] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    let network = Network::new();
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.yaml");
+    std::fs::write(&policy, POLICY).unwrap();
+    let command = |line: &String| {
+        let mut command = network.command(Host::B, program("jitney-proxy"));
+        for word in line.split(' ').skip(1) {
+            match word {
+                // The sidecar runs as root here.
+                "1337" => command.arg("0"),
+                "policy.yaml" => command.arg(&policy),
+                word => command.arg(word),
+            };
+        }
+        command
+    };
+    for line in [install, check] {
+        let output = output(command(line)).await;
+        assert!(output.status.success(), "{line}: {}", told(&output));
+    }
+    let sidecar = Process::run("the sidecar", command(run));
+    until("it listens everywhere", || {
+        sidecar.log().matches("listening").count() == 4
+    })
+    .await;
+    let upstream = TestUpstream::start_on(network.listen(Host::B, "10.77.0.2:8080"), model::users);
+    let mut curl = network.command(Host::A, "curl");
+    curl.args(["-sS", "--max-time", "20", "http://10.77.0.2:8080/users/7"]);
+    assert_eq!(told(&output(curl).await), model::user("7", ""));
+    assert_eq!(upstream.seen().len(), 1);
+    let removed = output(command(remove)).await;
+    assert_eq!(told(&removed), "removed with nftables\n");
+    let unchecked = output(command(check)).await;
+    assert_eq!(unchecked.status.code(), Some(1), "{}", told(&unchecked));
+}
+
 /// A service of the callee's host as Debian ships it, ended with the test.
 struct Service {
     process: Process,

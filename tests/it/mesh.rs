@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jitney_tests::caller::get;
-use jitney_tests::{TestControlPlane, TestProxy, TestUpstream, model, wait};
+use jitney_tests::{TestControlPlane, TestProxy, TestUpstream, control_plane, model, wait};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -224,7 +224,7 @@ async fn a_sidecar_restarts_from_disk_while_the_control_plane_is_away() {
     plane.until_policy("shop/users", acked(1)).await;
     let snapshots = plane.folder().join("snapshots/users-1");
     wait::until("the last good set is on disk", || {
-        std::fs::read_dir(&snapshots).is_ok_and(|mut files| files.next().is_some())
+        control_plane::is_kept(&snapshots)
     })
     .await;
     plane.kill();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jitney_tests::caller::get;
-use jitney_tests::{Reply, Seen, TestControlPlane, TestProxy, TestUpstream, model, wait};
+use jitney_tests::{Reply, Seen, TestControlPlane, TestProxy, TestUpstream, control_plane, model, wait};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -210,8 +210,7 @@ async fn a_caller_restarts_from_disk_with_its_listeners() {
         get(caller.address, "/users/7").await.unwrap().text(),
         model::user("7", "")
     );
-    let snapshots = plane.folder().join("snapshots/orders");
-    let is_kept = || std::fs::read_dir(&snapshots).is_ok_and(|mut files| files.next().is_some());
+    let is_kept = || control_plane::is_kept(&plane.folder().join("snapshots/orders"));
     wait::until("it is on disk", is_kept).await;
     plane.kill();
     drop(caller);
@@ -340,8 +339,7 @@ async fn a_sidecar_restarts_from_disk_although_a_port_is_taken() {
     let settings = || plane.sidecar("shop/users", "users").pushed();
     let (first, second) = (settings(), settings());
     let proxy = first.start().await;
-    let snapshots = plane.folder().join("snapshots/users");
-    let is_kept = || std::fs::read_dir(&snapshots).is_ok_and(|mut files| files.next().is_some());
+    let is_kept = || control_plane::is_kept(&plane.folder().join("snapshots/users"));
     wait::until("it is on disk", is_kept).await;
     plane.kill();
     drop(proxy);

@@ -11,7 +11,7 @@ fn readme() -> String {
 }
 
 /// What stands under a heading.
-fn section(heading: &str) -> String {
+pub(crate) fn section(heading: &str) -> String {
     let readme = readme();
     let (_, after) = readme
         .split_once(&format!("\n## {heading}\n"))
@@ -35,7 +35,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 }
 
 /// The commands in a text, one a line.
-fn commands(text: &str) -> Vec<String> {
+pub(crate) fn commands(text: &str) -> Vec<String> {
     blocks(text, "sh")
         .iter()
         .flat_map(|block| block.lines())

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use jitney_tests::caller::{get, post};
-use jitney_tests::{TestControlPlane, TestProxy, TestUpstream, model, wait};
+use jitney_tests::{TestControlPlane, TestProxy, TestUpstream, control_plane, model, wait};
 use serde_json::Value;
 
 const USERS: &str = r#"
@@ -47,7 +47,7 @@ async fn a_sidecar_reads_what_its_certificate_entitles_it_to() {
     let users = start("shop/users").await;
     // What the first one kept on disk must not become the other one's, either.
     let snapshots = plane.folder().join("snapshots/users-1");
-    let is_kept = || fs::read_dir(&snapshots).is_ok_and(|mut files| files.next().is_some());
+    let is_kept = || control_plane::is_kept(&snapshots);
     wait::until("it is on disk", is_kept).await;
     let orders = start("shop/orders").await;
     let connected = || orders.log().contains("connected control_plane");

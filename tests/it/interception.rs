@@ -184,7 +184,7 @@ async fn nobody_reaches_the_sidecars_themselves() {
 async fn what_the_readme_says_is_so() {
     let section = crate::readme::section("In front of everything");
     let lines = crate::readme::commands(&section);
-    let [install, check, run, remove] = &lines[..] else {
+    let [run, install, check, remove] = &lines[..] else {
         panic!("{lines:?}");
     };
     let network = Network::new();
@@ -203,15 +203,15 @@ async fn what_the_readme_says_is_so() {
         }
         command
     };
-    for line in [install, check] {
-        let output = output(command(line)).await;
-        assert!(output.status.success(), "{line}: {}", told(&output));
-    }
     let sidecar = Process::run("the sidecar", command(run));
     until("it listens everywhere", || {
         sidecar.log().matches("listening").count() == 4
     })
     .await;
+    for line in [install, check] {
+        let output = output(command(line)).await;
+        assert!(output.status.success(), "{line}: {}", told(&output));
+    }
     let upstream = TestUpstream::start_on(network.listen(Host::B, "10.77.0.2:8080"), model::users);
     let mut curl = network.command(Host::A, "curl");
     curl.args(["-sS", "--max-time", "20", "http://10.77.0.2:8080/users/7"]);

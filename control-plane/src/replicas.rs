@@ -38,6 +38,8 @@ struct Told {
 struct Word {
     /// Seconds since the epoch.
     at: u64,
+    /// The roots that it has told its sidecars of.
+    roots: Vec<RootId>,
     sidecars: Trusting,
 }
 
@@ -46,6 +48,8 @@ struct Word {
 pub struct Others {
     /// Of those that are there.
     pub sidecars: Vec<Trusting>,
+    /// The roots that each of these knew when it said so.
+    pub roots: Vec<Vec<RootId>>,
     /// Those that have gone without a word, in a few words each.
     pub silent: Vec<String>,
     /// Files that say nothing, with what is wrong.
@@ -59,6 +63,13 @@ struct NoWord {
     path: PathBuf,
     #[source]
     cause: serde_json::Error,
+}
+
+impl Others {
+    /// How many have said nothing since they know of a root: what they said of their sidecars is too old.
+    pub fn unaware_of(&self, root: RootId) -> usize {
+        self.roots.iter().filter(|known| !known.contains(&root)).count()
+    }
 }
 
 impl Replicas {
@@ -96,18 +107,18 @@ impl Replicas {
         let mut told = self.told.lock();
         let roots = self.trust.roots();
         // Before the look, so that what changes meanwhile is looked at the next time.
-        let seen = Some((
-            self.sidecars.revision(),
-            roots.all().iter().map(|root| root.id).collect(),
-        ));
+        let roots: Vec<RootId> = roots.all().iter().map(|root| root.id).collect();
+        let seen = Some((self.sidecars.revision(), roots.clone()));
         let same = told.last.as_ref().filter(|_| told.seen == seen);
         let sidecars = same.map_or_else(|| self.own(), |last| last.sidecars.clone());
         let word = Word {
             at: seconds(now),
+            roots,
             sidecars,
         };
         let is_known = told.last.as_ref().is_some_and(|before| {
-            before.sidecars == word.sidecars && word.at.abs_diff(before.at) < AGAIN.as_secs()
+            let is_same = (&before.roots, &before.sidecars) == (&word.roots, &word.sidecars);
+            is_same && word.at.abs_diff(before.at) < AGAIN.as_secs()
         });
         if told.has_left {
             return Ok(());
@@ -171,6 +182,7 @@ impl Replicas {
         let silent = Duration::from_secs(now.abs_diff(word.at));
         if silent <= SILENT {
             others.sidecars.push(word.sidecars);
+            others.roots.push(word.roots);
         } else if silent <= GONE {
             let count = word.sidecars.connected;
             let name = name.trim_end_matches(".json");

@@ -108,9 +108,15 @@ impl Standing {
             text.push_str(": ");
             text.push_str(&a_few(&behind, waits_for));
         }
+        let unaware = self.others.unaware_of(next.id);
+        if unaware > 0 {
+            text.push_str(&format!(
+                "; {unaware} of the other replicas have not said yet how theirs stand to it"
+            ));
+        }
         self.doubted(Step {
             name: "switch",
-            waits_for,
+            waits_for: waits_for.max(unaware),
             text,
         })
     }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::identity::RootState;
 use crate::push::Admitted;
 use jitney_api::Workload;
 
@@ -67,6 +68,24 @@ fn each_knows_of_the_sidecars_of_the_others() {
     one.leave();
     one.tell(later(60)).unwrap();
     assert_eq!(other.others(now()).unwrap(), Others::default(), "it has left");
+}
+
+#[test]
+fn what_was_said_before_a_root_was_known_does_not_count_for_it() {
+    let mesh = Mesh::new();
+    let (one, _) = mesh.replica();
+    let folder = Folder::open(mesh.state.path()).unwrap();
+    let trust = Arc::new(Trust::open(&folder, "example.org", now()).unwrap());
+    let other = Replicas::open(&folder, &Arc::default(), &trust, now()).unwrap();
+    mesh.trust.add(now()).unwrap();
+    let next = mesh.trust.roots().in_state(RootState::Next).unwrap().id;
+    let unaware = || one.others(now()).unwrap().unaware_of(next);
+    other.tell(later(9)).unwrap();
+    assert_eq!(unaware(), 1, "it has not heard of the root");
+    assert!(trust.reload().unwrap());
+    assert_eq!(unaware(), 1, "nor said anything since");
+    other.tell(later(1)).unwrap();
+    assert_eq!(unaware(), 0);
 }
 
 #[test]

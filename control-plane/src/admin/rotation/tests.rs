@@ -57,6 +57,20 @@ fn who_has_gone_without_a_word_is_named_and_not_waited_for() {
 }
 
 #[test]
+fn a_switch_waits_for_replicas_that_have_not_heard_of_the_root() {
+    let next = root(RootState::Next);
+    let mut standing = Standing::default();
+    standing.others.roots = vec![vec![next.id], vec![]];
+    check(
+        &standing,
+        next,
+        1,
+        "0 of 0 connected sidecars do not trust root X yet; 1 of the other replicas have not said yet how \
+         theirs stand to it",
+    );
+}
+
+#[test]
 fn a_drop_waits_for_certificates_wherever_their_owners_are() {
     let old = root(RootState::Old);
     let workload = |account: &str| Workload {

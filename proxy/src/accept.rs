@@ -41,10 +41,7 @@ pub trait Direct: Clone + Send + Sync + 'static {
     type Service: Serve;
 
     /// Where a connection goes that has just been accepted; `None`: nowhere, it is closed.
-    ///
-    /// # Errors
-    /// When the system does not say what must be known of it.
-    fn direct(&self, stream: &TcpStream, info: ConnInfo) -> io::Result<Option<Directed<Self::Service>>>;
+    fn direct(&self, stream: &TcpStream, info: ConnInfo) -> Option<Directed<Self::Service>>;
 }
 
 /// Where a connection goes.
@@ -119,12 +116,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 impl<S: Serve> Direct for Always<S> {
     type Service = S;
 
-    fn direct(&self, _: &TcpStream, info: ConnInfo) -> io::Result<Option<Directed<S>>> {
-        Ok(Some(Directed {
+    fn direct(&self, _: &TcpStream, info: ConnInfo) -> Option<Directed<S>> {
+        Some(Directed {
             service: self.service.clone(),
             opaque: Arc::clone(&self.opaque),
             info,
-        }))
+        })
     }
 }
 
@@ -212,7 +209,7 @@ impl<D: Direct> Acceptor<D> {
             peer,
             local: stream.local_addr()?,
         };
-        let Some(directed) = self.direct.direct(&stream, info)? else {
+        let Some(directed) = self.direct.direct(&stream, info) else {
             return Ok(());
         };
         let Directed {

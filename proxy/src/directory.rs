@@ -2,7 +2,6 @@
 //! for that.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -56,10 +55,17 @@ pub struct Directory {
 #[derive(Clone, Debug)]
 pub(crate) struct Redirected(pub(crate) Arc<Directory>);
 
+impl Map {
+    fn policy_for(&self, address: SocketAddr) -> Policy {
+        let policy = self.policies.get(&address).unwrap_or(&self.policy);
+        (**policy).clone()
+    }
+}
+
 impl Direct for Redirected {
     type Service = Sidecar;
 
-    fn direct(&self, stream: &TcpStream, info: ConnInfo) -> io::Result<Option<Directed<Sidecar>>> {
+    fn direct(&self, stream: &TcpStream, info: ConnInfo) -> Option<Directed<Sidecar>> {
         let directory = &self.0;
         let local = canonical(info.local);
         let meant = canonical(original::destination(stream).unwrap_or(local));
@@ -67,7 +73,7 @@ impl Direct for Redirected {
             true => Err(Refusal::NotRedirected),
             false => directory.find(meant),
         };
-        Ok(match found {
+        match found {
             Ok(upstream) => Some(Directed {
                 opaque: Arc::clone(&upstream.backend),
                 service: Sidecar(upstream),
@@ -78,7 +84,7 @@ impl Direct for Redirected {
                 tracing::debug!(peer = %info.peer, destination = %meant, why = why.text(), "a connection was refused");
                 None
             }
-        })
+        }
     }
 }
 
@@ -107,8 +113,7 @@ impl Directory {
         let made = self.made.lock();
         let map = Arc::new(map);
         for (address, upstream) in made.iter() {
-            let policy = map.policies.get(address).unwrap_or(&map.policy);
-            upstream.install((**policy).clone());
+            upstream.install(map.policy_for(*address));
         }
         self.map.store(map);
     }
@@ -131,6 +136,8 @@ impl Directory {
         if let Some(upstream) = made.get(&address) {
             return Ok(Arc::clone(upstream));
         }
+        // It may be another one by now; whoever replaces it waits for the lock that is held here.
+        let map = self.map.load();
         if made.len() == MADE_MAX {
             // Whoever is connected holds a handle.
             made.retain(|_, upstream| Arc::strong_count(upstream) > 1);
@@ -144,10 +151,7 @@ impl Directory {
             ..BackendSettings::new(name, vec![address.into()])
         };
         let upstream = Upstream::start(Arc::new(Backend::new(&settings)), &self.metrics);
-        // The map may be another one by now; whoever replaces it waits for the lock that is held here.
-        let map = self.map.load();
-        let policy = map.policies.get(&address).unwrap_or(&map.policy);
-        upstream.install((**policy).clone());
+        upstream.install(map.policy_for(address));
         made.insert(address, Arc::clone(&upstream));
         Ok(upstream)
     }

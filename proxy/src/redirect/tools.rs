@@ -69,8 +69,9 @@ impl Tools {
             Tool::Iptables => families().try_for_each(|family| {
                 let restore = format!("{}-restore", iptables(family));
                 run(&restore, &["--noflush", "-w", WAIT], &rules.iptables(family))?;
+                let listed = Listed::of(family)?;
                 for (hook, chain) in CHAINS {
-                    if !has_jump(family, hook, chain)? {
+                    if !listed.has_jump(hook, chain) {
                         tables(family, &["-I", hook, "1", "-p", "tcp", "-j", chain])?;
                     }
                 }
@@ -92,11 +93,12 @@ impl Tools {
             Tool::Iptables => {
                 let mut removed = false;
                 for family in families() {
+                    let listed = Listed::of(family)?;
                     for (hook, chain) in CHAINS {
-                        if has_jump(family, hook, chain)? {
+                        if listed.has_jump(hook, chain) {
                             tables(family, &["-D", hook, "-p", "tcp", "-j", chain])?;
                         }
-                        if chain_rules(family, chain)?.is_some() {
+                        if listed.has_chain(chain) {
                             tables(family, &["-F", chain])?;
                             tables(family, &["-X", chain])?;
                             removed = true;
@@ -123,15 +125,15 @@ impl Tools {
             Tool::Iptables => {
                 let mut all = Vec::new();
                 for family in families() {
-                    let name = iptables(family);
-                    let mut found = String::new();
-                    for (hook, chain) in CHAINS {
-                        found.push_str(&chain_rules(family, chain)?.unwrap_or_default());
-                        if !has_jump(family, hook, chain)? {
-                            all.push(format!("{name}: {hook} does not jump to {chain}"));
-                        }
-                    }
-                    let found: Vec<&str> = found.lines().filter(|line| line.starts_with("-A")).collect();
+                    let (name, listed) = (iptables(family), Listed::of(family)?);
+                    let lacks_jump = |(hook, chain): &(&str, &str)| !listed.has_jump(hook, chain);
+                    all.extend(
+                        CHAINS
+                            .iter()
+                            .filter(|one| lacks_jump(one))
+                            .map(|(hook, chain)| format!("{name}: {hook} does not jump to {chain}")),
+                    );
+                    let found: Vec<&str> = CHAINS.iter().flat_map(|(_, chain)| listed.rules(chain)).collect();
                     let wanted = rules.iptables_rules(family);
                     all.extend(differences(&format!("{name}: "), &wanted, &found));
                 }
@@ -196,20 +198,30 @@ fn tables(family: Family, arguments: &[&str]) -> Result<String, ToolError> {
     run(iptables(family), &all, "")
 }
 
-fn has_jump(family: Family, hook: &str, chain: &str) -> Result<bool, ToolError> {
-    let listed = tables(family, &["-S", hook])?;
-    let jump = format!("-A {hook} -p tcp -j {chain}");
-    Ok(listed.lines().any(|line| line == jump))
-}
+/// The rules of iptables for one family, as `-S` writes them.
+struct Listed(String);
 
-/// The rules of a chain; `None` when it does not exist.
-fn chain_rules(family: Family, chain: &str) -> Result<Option<String>, ToolError> {
-    let all = tables(family, &["-S"])?;
-    let declared = format!("-N {chain}");
-    if !all.lines().any(|line| line == declared) {
-        return Ok(None);
+impl Listed {
+    fn of(family: Family) -> Result<Self, ToolError> {
+        tables(family, &["-S"]).map(Self)
     }
-    tables(family, &["-S", chain]).map(Some)
+
+    fn has(&self, line: &str) -> bool {
+        self.0.lines().any(|one| one == line)
+    }
+
+    fn has_jump(&self, hook: &str, chain: &str) -> bool {
+        self.has(&format!("-A {hook} -p tcp -j {chain}"))
+    }
+
+    fn has_chain(&self, chain: &str) -> bool {
+        self.has(&format!("-N {chain}"))
+    }
+
+    fn rules(&self, chain: &str) -> impl Iterator<Item = &str> {
+        let of_chain = format!("-A {chain} ");
+        self.0.lines().filter(move |line| line.starts_with(&of_chain))
+    }
 }
 
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError> {

@@ -184,13 +184,7 @@ impl Plan {
 /// The listeners and the backend that the flags describe; none when they describe none.
 pub(super) fn by_flags(args: &RunArgs, policy: Arc<Policy>) -> (Vec<PlannedListener>, Vec<PlannedBackend>) {
     let name: Arc<str> = UPSTREAM.into();
-    let listener = |(n, address): (usize, &SocketAddr)| PlannedListener {
-        name: format!("listen-{n}").into(),
-        address: *address,
-        to: To::Backend(Arc::clone(&name)),
-        place: None,
-    };
-    let listeners: Vec<_> = args.listen.iter().enumerate().map(listener).collect();
+    let listeners: Vec<_> = by_flag("listen", To::Backend(Arc::clone(&name)), &args.listen).collect();
     let backend = PlannedBackend {
         reach: Reach {
             name: Arc::clone(&name),
@@ -223,21 +217,20 @@ impl PlannedListener {
 
 /// The listeners for what the kernel hands over, which flags describe alone.
 pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener> {
-    let sides = [
-        ("inbound", Direction::Inbound, &args.inbound),
-        ("outbound", Direction::Outbound, &args.outbound),
-    ];
-    let listener = |(name, direction, n, address): (&str, _, _, &SocketAddr)| PlannedListener {
-        name: format!("{name}-{n}").into(),
+    let inbound = by_flag("inbound", To::Redirected(Direction::Inbound), &args.inbound);
+    let outbound = by_flag("outbound", To::Redirected(Direction::Outbound), &args.outbound);
+    inbound.chain(outbound)
+}
+
+/// A listener for each address of a flag.
+fn by_flag(flag: &str, to: To, addresses: &[SocketAddr]) -> impl Iterator<Item = PlannedListener> {
+    let addresses = addresses.iter().enumerate();
+    addresses.map(move |(n, address)| PlannedListener {
+        name: format!("{flag}-{n}").into(),
         address: *address,
-        to: To::Redirected(direction),
+        to: to.clone(),
         place: None,
-    };
-    let all = sides.into_iter().flat_map(|(name, direction, addresses)| {
-        let addresses = addresses.iter().enumerate();
-        addresses.map(move |(n, address)| (name, direction, n, address))
-    });
-    all.map(listener)
+    })
 }
 
 /// What only this machine may reach, and what would never end.

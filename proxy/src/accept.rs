@@ -18,7 +18,7 @@ use crate::detect::{self, Protocol};
 use crate::drain::Drain;
 use crate::metrics::{self, Metrics, OpenDownstream};
 use crate::opaque::{self, First};
-use crate::send::Backend;
+use crate::send::{Backend, Outgoing};
 
 /// A listener and what becomes of its connections.
 #[derive(Clone, Debug)]
@@ -42,6 +42,12 @@ pub trait Direct: Clone + Send + Sync + 'static {
 
     /// Where a connection goes that has just been accepted; `None`: nowhere, it is closed.
     fn direct(&self, stream: &TcpStream, info: ConnInfo) -> Option<Directed<Self::Service>>;
+
+    /// Whether this sidecar made a connection that it has accepted, which is then closed. Asked when its
+    /// caller has spoken or had its time to: this sidecar knows by then what it has made.
+    fn is_own(&self, _: &ConnInfo) -> bool {
+        false
+    }
 }
 
 /// Where a connection goes.
@@ -219,7 +225,7 @@ impl<D: Direct> Acceptor<D> {
         } = directed;
         let open = OpenDownstream::count(&self.metrics);
         let mut read = BytesMut::new();
-        let protocol = match self.tell(&mut stream, &mut read, &backend).await? {
+        let protocol = match self.tell(&mut stream, &mut read, &info, &backend).await? {
             Told::Speaks(protocol) => protocol,
             Told::Listens(upstream) => {
                 open.speaks(metrics::Protocol::Opaque);
@@ -262,8 +268,17 @@ impl<D: Direct> Acceptor<D> {
     }
 
     /// Tells what a connection speaks; what was read meanwhile is in `read`.
-    async fn tell(&self, stream: &mut TcpStream, read: &mut BytesMut, backend: &Backend) -> io::Result<Told> {
+    async fn tell(
+        &self,
+        stream: &mut TcpStream,
+        read: &mut BytesMut,
+        info: &ConnInfo,
+        backend: &Backend,
+    ) -> io::Result<Told> {
         let told = tokio::time::timeout(DETECTION, detect::detect(stream, read)).await;
+        if self.direct.is_own(info) {
+            return Ok(Told::Leaves);
+        }
         match told {
             Ok(Ok(None)) => return Ok(Told::Leaves),
             Ok(told) => return Ok(Told::Speaks(told?.unwrap_or(Protocol::Http1))),
@@ -290,7 +305,7 @@ enum Told {
     /// Its caller has spoken.
     Speaks(Protocol),
     /// Its caller listens to this server, which has spoken first.
-    Listens(TcpStream),
+    Listens(Outgoing),
     /// Its caller has gone.
     Leaves,
 }

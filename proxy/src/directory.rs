@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jitney_core::policy::Policy;
@@ -12,10 +13,11 @@ use tokio::net::TcpStream;
 
 use crate::accept::{Direct, Directed};
 use crate::admin::inspect::{BackendView, MoreBackends};
+use crate::batching::alarm::now;
 use crate::connection::ConnInfo;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
-use crate::send::{Backend, BackendSettings};
+use crate::send::{Backend, BackendSettings, Ours};
 use crate::serve::Sidecar;
 use crate::upstream::Upstream;
 
@@ -46,6 +48,9 @@ pub struct Map {
 pub struct Directory {
     direction: Direction,
     metrics: Metrics,
+    /// What this sidecar itself has made, and when it was last said that it came back.
+    ours: Ours,
+    warned: Mutex<Option<Instant>>,
     map: ArcSwap<Map>,
     /// Destinations that no backend is known for. At most [`MADE_MAX`].
     made: Mutex<HashMap<SocketAddr, Arc<Upstream>>>,
@@ -86,6 +91,16 @@ impl Direct for Redirected {
             }
         }
     }
+
+    fn is_own(&self, info: &ConnInfo) -> bool {
+        let directory = &self.0;
+        let is_own = directory.ours.include(info.peer, info.local);
+        if is_own {
+            directory.metrics.process().refused_connections.inc(Refusal::Own);
+            directory.warn_of_loop(info);
+        }
+        is_own
+    }
 }
 
 impl MoreBackends for Directory {
@@ -98,10 +113,12 @@ impl MoreBackends for Directory {
 
 impl Directory {
     /// One that knows nothing yet.
-    pub(crate) fn new(direction: Direction, metrics: &Metrics) -> Arc<Self> {
+    pub(crate) fn new(direction: Direction, metrics: &Metrics, ours: &Ours) -> Arc<Self> {
         Arc::new(Self {
             direction,
             metrics: metrics.clone(),
+            ours: ours.clone(),
+            warned: Mutex::default(),
             map: ArcSwap::default(),
             made: Mutex::default(),
         })
@@ -121,6 +138,21 @@ impl Directory {
     /// From now on no call is held back for companions.
     pub(crate) fn drain(&self) {
         self.made.lock().values().for_each(|upstream| upstream.drain());
+    }
+
+    /// Says how to mend it, now and then: whoever is handed its own connections is handed many.
+    fn warn_of_loop(&self, info: &ConnInfo) {
+        let now = now();
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|before| now.saturating_duration_since(before) >= BETWEEN_WARNINGS) {
+            *warned = Some(now);
+            let user = nix::unistd::geteuid();
+            tracing::warn!(
+                destination = %info.local,
+                "this sidecar's own connections are handed back to it and refused: \
+                 run `jitney-proxy redirect install --user {user}`, with the other flags as they were",
+            );
+        }
     }
 
     /// What serves the connections to an address.
@@ -148,6 +180,7 @@ impl Directory {
         let name = self.name(address, &map);
         let settings = BackendSettings {
             metrics: self.metrics.backend(&name),
+            ours: self.ours.clone(),
             ..BackendSettings::new(name, vec![address.into()])
         };
         let upstream = Upstream::start(Arc::new(Backend::new(&settings)), &self.metrics);
@@ -184,6 +217,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 /// connected to are forgotten; without any, connections to others are refused.
 const MADE_MAX: usize = 1024;
 
+/// How often it is said that connections go round.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -191,7 +227,7 @@ mod tests {
     use super::*;
 
     fn directory(direction: Direction) -> Arc<Directory> {
-        Directory::new(direction, &Metrics::new())
+        Directory::new(direction, &Metrics::new(), &Ours::default())
     }
 
     fn address(n: usize) -> SocketAddr {

@@ -7,7 +7,7 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 
 use crate::detect::{self, Protocol};
-use crate::send::Backend;
+use crate::send::{Backend, Outgoing};
 
 /// Who spoke first on a connection whose caller was silent at first.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) enum First {
     /// The caller, and what it speaks.
     Caller(Protocol),
     /// The server, which is waiting to be heard.
-    Server(TcpStream),
+    Server(Outgoing),
     /// The caller left.
     Nobody,
 }
@@ -59,7 +59,7 @@ pub(crate) async fn pass(caller: TcpStream, read: &[u8], backend: &Backend) -> i
 }
 
 /// Passes bytes both ways until both sides have ended; `read` is what the caller already sent.
-pub(crate) async fn join(mut caller: TcpStream, read: &[u8], mut server: TcpStream) -> io::Result<()> {
+pub(crate) async fn join(mut caller: TcpStream, read: &[u8], mut server: Outgoing) -> io::Result<()> {
     server.write_all(read).await?;
     copy_bidirectional(&mut caller, &mut server).await.map(|_| ())
 }

@@ -10,6 +10,7 @@ mod gate;
 mod http1;
 mod http2;
 mod lease;
+mod ours;
 mod roster;
 mod treatment;
 
@@ -21,7 +22,6 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use jitney_core::policy::{Replay, Traffic};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
@@ -30,6 +30,8 @@ use crate::metrics::{BackendMetrics, Metrics, UpstreamCall};
 pub use address::Address;
 pub use endpoint::EndpointView;
 pub use lease::Lease;
+pub use ours::Ours;
+pub(crate) use ours::Outgoing;
 
 use again::Again;
 use balance::Balancer;
@@ -68,6 +70,8 @@ pub struct BackendSettings {
     pub idle_timeout: Duration,
     /// Where its calls and connections are counted.
     pub metrics: Arc<BackendMetrics>,
+    /// Where its connections are remembered.
+    pub ours: Ours,
 }
 
 /// A named destination.
@@ -110,6 +114,7 @@ impl BackendSettings {
             connect_timeout: Duration::from_secs(1),
             max_idle: 1024,
             idle_timeout: Duration::from_secs(45),
+            ours: Ours::default(),
         }
     }
 }
@@ -276,7 +281,7 @@ impl Backend {
     ///
     /// # Errors
     /// When none can be made.
-    pub(crate) async fn connect(&self) -> Result<TcpStream, Error> {
+    pub(crate) async fn connect(&self) -> Result<Outgoing, Error> {
         // A connection that comes about says nothing of the calls on others.
         let (endpoint, _watch) = self.choose(None, &Tried::new(), None)?;
         endpoint.connect().await

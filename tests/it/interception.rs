@@ -180,6 +180,52 @@ async fn nobody_reaches_the_sidecars_themselves() {
     );
 }
 
+/// How many connections the calling host's sidecar refused as its own.
+async fn refused_as_own(network: &Network) -> u32 {
+    let mut curl = network.command(Host::A, "curl");
+    curl.args(["-s", "http://127.0.0.1:9901/metrics"]);
+    let metrics = told(&output(curl).await);
+    let line = "jitney_refused_connections_total{reason=\"own\"} ";
+    let refused = metrics.lines().find_map(|one| one.strip_prefix(line));
+    refused.expect("it is counted").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_sidecar_that_the_rules_do_not_spare_refuses_its_own_connections() {
+    let network = Network::new();
+    let mut install = network.command(Host::A, program("jitney-proxy"));
+    // The sidecar runs as root, as which nothing is spared.
+    install.args(["redirect", "install", "--user", "1337"]);
+    let installed = output(install).await;
+    assert!(installed.status.success(), "{}", told(&installed));
+    let mut outbound = network.command(Host::A, program("jitney-proxy"));
+    outbound.args([
+        "run",
+        "--admin",
+        "127.0.0.1:9901",
+        "--outbound",
+        "127.0.0.1:15001",
+    ]);
+    let sidecar = Process::run("the sidecar", outbound);
+    until("it listens", || sidecar.log().matches("listening").count() == 2).await;
+    let _upstream = TestUpstream::start_on(network.listen(Host::B, "10.77.0.2:8080"), model::users);
+    let told_of = |arguments: &[&str]| {
+        let mut curl = network.command_of_somebody(Host::A, "curl");
+        curl.args(["-sS", "--max-time", "5"]).args(arguments);
+        output(curl)
+    };
+    let call = told_of(&["http://10.77.0.2:8080/users/7"]).await;
+    assert!(told(&call).contains("upstream_reset"), "{}", told(&call));
+    // A caller who waits for the server to speak; as does, for the sidecar, the sidecar.
+    let silent = told_of(&["telnet://10.77.0.2:8080"]).await;
+    let refused = refused_as_own(&network).await;
+    // A connection that was closed unread is made once or twice more; each is refused by itself.
+    assert!((2..8).contains(&refused), "{refused}: {}", told(&silent));
+    let log = sidecar.log();
+    assert!(log.contains("redirect install --user 0"), "{log}");
+    assert_eq!(log.matches("handed back").count(), 1, "{log}");
+}
+
 #[tokio::test]
 async fn what_the_readme_says_is_so() {
     let section = crate::readme::section("In front of everything");

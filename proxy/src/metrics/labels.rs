@@ -53,6 +53,8 @@ labels! {
         Forbidden = "forbidden",
         /// Too many destinations are in use.
         TooMany = "too_many_destinations",
+        /// This sidecar made it: its own user is not spared by the rules.
+        Own = "own",
     }
 }
 

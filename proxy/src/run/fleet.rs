@@ -199,7 +199,9 @@ impl Fleet {
             let upstream = match known.find(|(reach, _)| *reach == planned.reach) {
                 Some((_, upstream)) => Arc::clone(upstream),
                 None => Upstream::start(
-                    Arc::new(Backend::new(&planned.settings(&self.metrics))),
+                    Arc::new(Backend::new(
+                        &planned.settings(&self.metrics, &self.destinations.ours),
+                    )),
                     &self.metrics,
                 ),
             };

@@ -16,7 +16,7 @@ use crate::config::RunArgs;
 use crate::directory::Direction;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
-use crate::send::{Address, BackendSettings, Speaks};
+use crate::send::{Address, BackendSettings, Ours, Speaks};
 
 /// Listeners and backends, each with its policy.
 #[derive(Debug)]
@@ -267,7 +267,7 @@ impl From<CompiledBackend> for PlannedBackend {
 }
 
 impl PlannedBackend {
-    pub(super) fn settings(&self, metrics: &Metrics) -> BackendSettings {
+    pub(super) fn settings(&self, metrics: &Metrics, ours: &Ours) -> BackendSettings {
         let Reach {
             name,
             speaks,
@@ -276,6 +276,7 @@ impl PlannedBackend {
         let defaults = BackendSettings::new(Arc::clone(name), self.endpoints.clone());
         BackendSettings {
             metrics: metrics.backend(name),
+            ours: ours.clone(),
             speaks: *speaks,
             connect_timeout: connect_timeout.unwrap_or(defaults.connect_timeout),
             ..defaults

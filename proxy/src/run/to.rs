@@ -13,7 +13,7 @@ use crate::connection::Limits;
 use crate::directory::{Direction, Directory, Map, Redirected};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
-use crate::send::Address;
+use crate::send::{Address, Ours};
 use crate::serve::Sidecar;
 use crate::upstream::Upstream;
 
@@ -22,6 +22,8 @@ use crate::upstream::Upstream;
 pub(super) struct Destinations {
     inbound: Arc<Directory>,
     outbound: Arc<Directory>,
+    /// The connections that this sidecar makes, whichever way.
+    pub(super) ours: Ours,
 }
 
 /// Where the connections of one listener go.
@@ -33,14 +35,16 @@ pub(super) enum Going {
 
 impl Destinations {
     pub(super) fn new(metrics: &Metrics, views: &Views) -> Self {
+        let ours = Ours::default();
         let directory = |direction| {
-            let directory = Directory::new(direction, metrics);
+            let directory = Directory::new(direction, metrics, &ours);
             views.add(Arc::clone(&directory) as Arc<dyn MoreBackends>);
             directory
         };
         Self {
             inbound: directory(Direction::Inbound),
             outbound: directory(Direction::Outbound),
+            ours,
         }
     }
 

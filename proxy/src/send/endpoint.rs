@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use jitney_core::breaker::Outcome;
 use jitney_core::policy::Replay;
-use tokio::net::TcpStream;
 
 use super::address::Address;
 use super::balance::Load;
@@ -19,6 +18,7 @@ use super::gate::Gate;
 use super::http1::Idle;
 use super::http2::Shared;
 use super::lease::{Held, Lease, Place};
+use super::ours::{Ours, Outgoing};
 use super::{BackendSettings, Sending, Speaks};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
@@ -40,6 +40,7 @@ pub(super) struct Endpoint {
     /// Shared by all endpoints of the backend.
     pub(super) gate: Arc<Gate>,
     metrics: Arc<BackendMetrics>,
+    ours: Ours,
     /// Set while no connection can be made, so that this is logged once.
     unreachable: AtomicBool,
 }
@@ -81,6 +82,7 @@ impl Endpoint {
             connect_timeout: settings.connect_timeout,
             gate: Arc::clone(gate),
             metrics: Arc::clone(&settings.metrics),
+            ours: settings.ours.clone(),
             unreachable: AtomicBool::new(false),
         })
     }
@@ -253,7 +255,7 @@ impl Endpoint {
         ))
     }
 
-    pub(super) async fn connect(&self) -> Result<TcpStream, Error> {
+    pub(super) async fn connect(&self) -> Result<Outgoing, Error> {
         let stream = match tokio::time::timeout(self.connect_timeout, self.address.connect()).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(Error::caused(ErrorKind::Connect, error)),
@@ -262,7 +264,7 @@ impl Endpoint {
         stream
             .set_nodelay(true)
             .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
-        Ok(stream)
+        Ok(self.ours.remember(stream))
     }
 
     pub(super) fn view(&self) -> EndpointView {

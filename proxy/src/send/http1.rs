@@ -7,9 +7,9 @@ use std::time::Duration;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::ours::Outgoing;
 use crate::body::Body;
 use crate::metrics::OpenConnection;
 use crate::waking;
@@ -135,7 +135,7 @@ impl Drop for Idle {
 
 /// Makes an HTTP/1.1 connection of a TCP connection; one for an upgrade may switch protocols.
 pub(super) async fn handshake(
-    stream: TcpStream,
+    stream: Outgoing,
     open: OpenConnection,
     is_for_upgrade: bool,
 ) -> hyper::Result<SendRequest<Body>> {

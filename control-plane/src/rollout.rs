@@ -11,9 +11,10 @@
 //! once, and so is that a policy is no more.
 //!
 //! What every policy is, baselines and stops are kept in the state folder, for the next process and for other
-//! replicas. What a policy that is new was before is nothing. Where the state is lost, nobody can know what a
-//! policy was that a process finds at its start: everyone is to run the present content; or nobody, if that
-//! has stopped.
+//! replicas. What a policy that is new was before is nothing. Where part of that cannot be read or is missing,
+//! a process does not start: it would push what nobody wants there. Where all of it is lost, nobody can know
+//! what a policy was that a process finds at its start: everyone is to run the present content; or nobody, if
+//! that has stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -29,7 +30,8 @@ mod kept;
 mod unkept;
 
 use course::{Course, Group, Past, Record};
-use kept::{Kept, Stops, Whole};
+pub use kept::KeptError;
+use kept::{Kept, Records, Stops, Whole};
 use unkept::{Item, Unkept};
 
 use crate::identity::{Folder, FolderError};
@@ -56,6 +58,8 @@ struct Courses {
     left: Option<Left>,
     /// What is on disk of every policy; `None` when there is nothing.
     whole: Option<Version>,
+    /// Policies with a file that they need no more.
+    outgrown: BTreeSet<Arc<str>>,
     /// Policies with a share of which nobody knows what they were, by the content that all are to run.
     unknown: BTreeMap<Arc<str>, Version>,
 }
@@ -63,7 +67,7 @@ struct Courses {
 /// What an earlier process left.
 #[derive(Debug)]
 struct Left {
-    records: BTreeMap<Arc<str>, Record>,
+    records: Records,
     whole: Option<Whole>,
 }
 
@@ -71,17 +75,18 @@ impl Rollouts {
     /// Goes on where an earlier process, or another replica, is.
     ///
     /// # Errors
-    /// When the folder cannot be read.
-    pub fn open(state: &Folder, store: &Arc<Store>) -> Result<Self, FolderError> {
+    /// When the folder, or what is kept there, cannot be read, or part of it is missing.
+    pub fn open(state: &Folder, store: &Arc<Store>) -> Result<Self, KeptError> {
         let kept = Kept::open(state)?;
-        let left = Left {
-            records: kept.records()?,
-            whole: kept.whole()?,
-        };
+        let (whole, records) = kept.left()?;
+        // Read again when it is needed; whoever starts is to know now that it can be.
+        kept.stops()?;
+        let left = Left { records, whole };
         let courses = Courses {
             present: BTreeMap::new(),
             whole: left.whole.as_ref().map(Whole::version),
             left: Some(left),
+            outgrown: BTreeSet::new(),
             unknown: BTreeMap::new(),
         };
         Ok(Self {
@@ -111,7 +116,7 @@ impl Rollouts {
     pub fn replace(&self, resources: Resources, changed: Instant) -> bool {
         let mut courses = self.courses.lock();
         let noted = if courses.may_be_stopped() {
-            self.kept.stops()
+            self.stops()
         } else {
             Stops::new()
         };
@@ -126,6 +131,7 @@ impl Rollouts {
             self.forget_stops(&noted, &next);
         }
         *courses = Courses {
+            outgrown: courses.outgrown_by(&next),
             present: next,
             left: None,
             whole: courses.whole,
@@ -155,10 +161,9 @@ impl Rollouts {
         for item in items {
             let of = |policy: &Arc<str>| courses.present.get(policy);
             match &item {
-                Item::Whole => {
-                    self.keep_whole(&mut courses);
-                    continue;
-                }
+                // The last, for it says which of the others have a file.
+                Item::Whole => {}
+                Item::Baseline(policy) if courses.outgrown.contains(policy) => {}
                 Item::Baseline(policy) => {
                     self.keep_records(&[(policy, of(policy).and_then(Course::record))]);
                 }
@@ -176,6 +181,7 @@ impl Rollouts {
                 }
             }
         }
+        self.keep_whole(&mut courses);
     }
 
     /// What could not be kept for a restart, a line each.
@@ -195,25 +201,41 @@ impl Rollouts {
         courses.unknown.keys().map(warning).collect()
     }
 
-    /// Has on disk what every policy is, unless that is there.
+    /// Has on disk what every policy is, unless that is there, and then no files that it stands for.
     fn keep_whole(&self, courses: &mut Courses) {
-        let whole = courses.to_whole();
+        let has_file = |policy: &Arc<str>| !self.unkept.has(&Item::Baseline(Arc::clone(policy)));
+        let whole = courses.to_whole(has_file);
         let version = whole.version();
-        if courses.whole == Some(version) && !self.unkept.has(&Item::Whole) {
-            return;
+        if courses.whole != Some(version) || self.unkept.has(&Item::Whole) {
+            let kept = self.kept.keep_whole(&whole);
+            courses.whole = kept.is_ok().then_some(version).or(courses.whole);
+            self.unkept.note(Item::Whole, kept);
         }
-        let kept = self.kept.keep_whole(&whole);
-        if kept.is_ok() {
-            courses.whole = Some(version);
+        if self.unkept.has(&Item::Whole) {
+            // What is on disk still says that they have a file: it is to say what everyone runs.
+            let present = courses.outgrown.iter();
+            let present =
+                present.filter_map(|policy| Some((policy, Some(courses.present.get(policy)?.to_record()))));
+            self.keep_records(&present.collect::<Vec<_>>());
+        } else {
+            let outgrown = std::mem::take(&mut courses.outgrown);
+            self.keep_records(&outgrown.iter().map(|policy| (policy, None)).collect::<Vec<_>>());
         }
-        self.unkept.note(Item::Whole, kept);
+    }
+
+    /// What has stopped, as far as that can be read.
+    fn stops(&self) -> Stops {
+        self.kept.stops().unwrap_or_else(|error| {
+            tracing::error!(%error, "what another replica may have stopped is not known");
+            Stops::new()
+        })
     }
 
     /// Takes over what another replica has stopped.
     pub fn reload(&self) {
         let mut courses = self.courses.lock();
         let mut is_news = false;
-        for (policy, (content, stop)) in self.kept.stops() {
+        for (policy, (content, stop)) in self.stops() {
             let course = courses.present.get_mut(&policy);
             if course.is_some_and(|course| course.stop(content, &stop)) {
                 tracing::warn!(%policy, reason = stop.reason, "another replica has stopped a rollout");
@@ -297,8 +319,10 @@ impl Rollouts {
             let record = next.get(*policy).and_then(Course::record);
             (*policy, record)
         });
+        // A file that is needed no more goes when it is on disk what stands for it.
         let is_due = |(policy, record): &(&Arc<str>, Option<Record>)| {
-            *record != before.record(policy) || self.unkept.has(&Item::Baseline(Arc::clone(policy)))
+            record.is_some()
+                && (*record != before.record(policy) || self.unkept.has(&Item::Baseline(Arc::clone(policy))))
         };
         self.keep_records(&records.filter(is_due).collect::<Vec<_>>());
         for policy in names {
@@ -391,13 +415,23 @@ impl Courses {
         record.staged.map(|(content, _)| content)
     }
 
-    fn to_whole(&self) -> Whole {
+    /// Policies whose file nobody needs when these are the courses.
+    fn outgrown_by(&self, next: &BTreeMap<Arc<str>, Course>) -> BTreeSet<Arc<str>> {
+        let is_needed = |policy: &Arc<str>| next.get(policy).and_then(Course::record).is_some();
+        let had_file = self.names().filter(|policy| self.record(policy).is_some());
+        let outgrown = had_file.chain(&self.outgrown).filter(|policy| !is_needed(policy));
+        outgrown.cloned().collect()
+    }
+
+    fn to_whole(&self, has_file: impl Fn(&Arc<str>) -> bool) -> Whole {
         let mut whole = Whole::default();
         for (policy, course) in &self.present {
-            let policy = Arc::clone(policy);
-            match course.whole() {
-                Some(group) => drop(whole.everyone.insert(policy, group)),
-                None => drop(whole.shared.insert(policy)),
+            let name = Arc::clone(policy);
+            if course.record().is_some() && has_file(policy) {
+                whole.shared.insert(name);
+            } else {
+                // Also of a stage that could not be kept: where it began is known then.
+                whole.everyone.insert(name, course.baseline().clone());
             }
         }
         whole

@@ -26,7 +26,7 @@ use crate::metrics::{Counts, Metrics};
 use crate::push::{Admission, Arrivals, Places, Push};
 use crate::replicas::{Replicas, TELL_EVERY};
 use crate::reports::Reporter;
-use crate::rollout::Rollouts;
+use crate::rollout::{KeptError, Rollouts};
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
 use crate::status::{Findings, Sidecars};
 use crate::store::{Part, Store};
@@ -40,6 +40,9 @@ pub enum RunError {
     /// The state folder does not let us.
     #[error(transparent)]
     State(#[from] FolderError),
+    /// It is not known what every sidecar is to run.
+    #[error("rollouts: {0}")]
+    Rollouts(#[from] KeptError),
     /// There is nobody to trust.
     #[error(transparent)]
     Trust(#[from] TrustError),

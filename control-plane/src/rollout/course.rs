@@ -144,9 +144,9 @@ impl Course {
         (self.percent < 100 || self.stage.is_some()).then(|| self.to_record())
     }
 
-    /// The content that everyone runs and has no file of its own; `None` where there is one.
-    pub(super) fn whole(&self) -> Option<Group> {
-        self.record().is_none().then(|| self.baseline.clone())
+    /// What everyone runs who takes no part in a stage.
+    pub(super) const fn baseline(&self) -> &Group {
+        &self.baseline
     }
 
     /// The version of what the source says.
@@ -154,7 +154,8 @@ impl Course {
         self.present
     }
 
-    fn to_record(&self) -> Record {
+    /// What there is to know of it, whether it has to be on disk or not.
+    pub(super) fn to_record(&self) -> Record {
         Record {
             baseline: self.baseline.clone(),
             staged: self.stage.as_ref().map(|stage| (self.present, stage.since)),

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jitney_api::Workload;
 use jitney_api::push::{Held, Kind, Pushed, Readers, Version};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::course::{Group, Record};
@@ -29,22 +30,51 @@ pub(super) struct Kept {
 /// Content and stop, by policy.
 pub(super) type Stops = BTreeMap<Arc<str>, (Version, Stop)>;
 
+/// Those with a file of their own, by name.
+pub(super) type Records = BTreeMap<Arc<str>, Record>;
+
 /// What every policy was when this was written.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
     /// Those whose changes went to everyone.
     pub(super) everyone: BTreeMap<Arc<str>, Group>,
-    /// The others, which have a file each.
+    /// The others. Invariant: each has a file, which is written before this is and removed after it.
     pub(super) shared: BTreeSet<Arc<str>>,
 }
 
-/// Why something is not kept.
+/// Why something is not kept, or of no use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum KeptError {
+pub enum KeptError {
+    /// The state folder does not let us.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// There are too many policies.
     #[error("{POLICIES} would be {0} bytes, and {MOST_BYTES} is the most")]
     TooLarge(usize),
+    /// A file is not as it was written.
+    #[error("cannot use {}: {cause}; restore it, or remove it {meaning}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+        /// What its removal does.
+        meaning: &'static str,
+    },
+    /// A file is gone without which a change would go to more sidecars than it is to.
+    #[error(
+        "{} is missing, which tells what {policy} was before its change; restore it, or remove {} {MEANS_NO_BASELINE}",
+        path.display(),
+        policies.display()
+    )]
+    Missing {
+        /// Whose it is.
+        policy: Arc<str>,
+        /// The file.
+        path: PathBuf,
+        /// The file that says that it was there.
+        policies: PathBuf,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,37 +129,47 @@ impl Kept {
         self.state.path(STOPS)
     }
 
-    /// What is kept, by policy. What cannot be read is left out: it is as if it had never been written.
-    pub(super) fn records(&self) -> Result<BTreeMap<Arc<str>, Record>, FolderError> {
-        let mut records = BTreeMap::new();
-        for name in self.baselines.names()? {
-            let Some(text) = self.baselines.read(&name)? else {
-                continue;
-            };
-            let file: Option<BaselineFile> = serde_json::from_str(&text).ok();
-            match file.and_then(|file| file.record()) {
-                Some((policy, record)) => drop(records.insert(policy, record)),
-                None => {
-                    let file = self.baselines.path(&name);
-                    tracing::error!(file = %file.display(), "what is kept of a rollout cannot be read, and is left out");
+    /// What an earlier process kept: what every policy was, if that is known, and more of some.
+    ///
+    /// # Errors
+    /// When something of it cannot be read, or is missing: nobody could tell then who is to run what.
+    pub(super) fn left(&self) -> Result<(Option<Whole>, Records), KeptError> {
+        let mut tries = 1..=READ_TRIES;
+        loop {
+            let (whole, records) = (self.whole()?, self.records()?);
+            let shared = whole.iter().flat_map(|whole| &whole.shared);
+            let missing = shared.into_iter().find(|policy| !records.contains_key(*policy));
+            // Another replica may have written one and removed the other between the two.
+            match (missing, tries.next()) {
+                (None, _) => return Ok((whole, records)),
+                (Some(_), Some(_)) => {}
+                (Some(policy), None) => {
+                    return Err(KeptError::Missing {
+                        policy: Arc::clone(policy),
+                        path: self.baselines.path(&file_of(policy)),
+                        policies: self.state.path(POLICIES),
+                    });
                 }
+            }
+        }
+    }
+
+    fn records(&self) -> Result<Records, KeptError> {
+        let mut records = Records::new();
+        for name in self.baselines.names()? {
+            if let Some(text) = self.baselines.read(&name)? {
+                let read = read(&text, BaselineFile::record);
+                let unreadable = unreadable(&self.baselines, &name, MEANS_NO_RECORD);
+                records.extend([read.map_err(unreadable)?]);
             }
         }
         Ok(records)
     }
 
-    /// What every policy was; `None` when that is not known.
-    pub(super) fn whole(&self) -> Result<Option<Whole>, FolderError> {
-        let Some(text) = self.state.read(POLICIES)? else {
-            return Ok(None);
-        };
-        let file: Option<WholeFile> = serde_json::from_str(&text).ok();
-        let whole = file.and_then(WholeFile::whole);
-        if whole.is_none() {
-            let file = self.state.path(POLICIES);
-            tracing::error!(file = %file.display(), "what every policy was cannot be read, and is left out");
-        }
-        Ok(whole)
+    fn whole(&self) -> Result<Option<Whole>, KeptError> {
+        let text = self.state.read(POLICIES)?;
+        let whole = text.map(|text| read(&text, WholeFile::whole)).transpose();
+        whole.map_err(unreadable(&self.state, POLICIES, MEANS_NO_BASELINE))
     }
 
     /// Keeps what every policy is, in one file: most of them never have a share, and one of them that gets
@@ -159,7 +199,7 @@ impl Kept {
             Err(error) => return vec![Err(error.to_string()); records.len()],
         };
         let keep = |(policy, record): &(&Arc<str>, Option<Record>)| {
-            let name = format!("{}.json", Version::of(policy.as_bytes()));
+            let name = file_of(policy);
             let kept = match record {
                 Some(record) => {
                     let text = json(&BaselineFile::of(policy, &record.baseline, record.staged));
@@ -177,42 +217,34 @@ impl Kept {
         self.baselines.sweep(now)
     }
 
-    /// What has stopped; nothing when that cannot be read.
-    pub(super) fn stops(&self) -> Stops {
-        let text = self.state.read(STOPS).unwrap_or_else(|error| {
-            tracing::error!(%error, "which rollouts have stopped is not known");
-            None
-        });
-        let text = text.unwrap_or_else(|| "{}".to_owned());
-        let stops: BTreeMap<Arc<str>, Stopped> = serde_json::from_str(&text).unwrap_or_else(|error| {
-            tracing::error!(%error, file = STOPS, "which rollouts have stopped cannot be read");
-            BTreeMap::new()
-        });
-        let known = stops
-            .into_iter()
-            .filter_map(|(policy, stopped)| Some((policy, stopped.stop()?)));
-        known.collect()
+    /// What has stopped.
+    pub(super) fn stops(&self) -> Result<Stops, KeptError> {
+        let Some(text) = self.state.read(STOPS)? else {
+            return Ok(Stops::new());
+        };
+        let stops = |file: BTreeMap<Arc<str>, Stopped>| {
+            let stops = file.into_iter();
+            stops
+                .map(|(policy, stopped)| Some((policy, stopped.stop()?)))
+                .collect()
+        };
+        read(&text, stops).map_err(unreadable(&self.state, STOPS, MEANS_NO_STOP))
     }
 
     /// Notes that a content has stopped.
-    pub(super) fn add_stop(
-        &self,
-        policy: &Arc<str>,
-        content: Version,
-        stop: Stop,
-    ) -> Result<(), FolderError> {
+    pub(super) fn add_stop(&self, policy: &Arc<str>, content: Version, stop: Stop) -> Result<(), KeptError> {
         self.change_stops(|stops| drop(stops.insert(Arc::clone(policy), (content, stop))))
     }
 
     /// Forgets that a content has stopped, unless another one has since.
-    pub(super) fn remove_stop(&self, policy: &str, content: Version) -> Result<(), FolderError> {
+    pub(super) fn remove_stop(&self, policy: &str, content: Version) -> Result<(), KeptError> {
         self.change_stops(|stops| stops.retain(|of, (stopped, _)| **of != *policy || *stopped != content))
     }
 
     /// Changes what is in the file, not what was read from it some time ago.
-    fn change_stops(&self, change: impl FnOnce(&mut Stops)) -> Result<(), FolderError> {
+    fn change_stops(&self, change: impl FnOnce(&mut Stops)) -> Result<(), KeptError> {
         let lock = self.state.lock()?;
-        let before = self.stops();
+        let before = self.stops()?;
         let mut stops = before.clone();
         change(&mut stops);
         if stops == before {
@@ -227,7 +259,7 @@ impl Kept {
             (policy, stopped)
         });
         let text = json(&stops.collect::<BTreeMap<_, _>>());
-        lock.write(STOPS, &text, Readable::ByOwner)
+        Ok(lock.write(STOPS, &text, Readable::ByOwner)?)
     }
 }
 
@@ -325,6 +357,29 @@ impl Stopped {
     }
 }
 
+/// What a file says that was written here.
+fn read<F: DeserializeOwned, T>(text: &str, meant: impl FnOnce(F) -> Option<T>) -> Result<T, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let file = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    meant(file).ok_or_else(|| "it is not what was written here".to_owned())
+}
+
+fn unreadable(
+    folder: &Folder,
+    name: &str,
+    meaning: &'static str,
+) -> impl FnOnce(String) -> KeptError + use<> {
+    let path = folder.path(name);
+    move |cause| KeptError::Unreadable { path, cause, meaning }
+}
+
+/// Where it is kept what a policy was.
+fn file_of(policy: &str) -> String {
+    format!("{}.json", Version::of(policy.as_bytes()))
+}
+
 fn workload(name: &str) -> Option<Workload> {
     let (namespace, account) = name.rsplit_once('/')?;
     Some(Workload {
@@ -352,3 +407,13 @@ const POLICIES: &str = "policies.json";
 /// Written anew with each change of a policy, so that it must not be large: some 20,000 policies.
 const MOST_BYTES: usize = 32 << 20;
 const STOPS: &str = "rollouts-stopped.json";
+
+/// What it means to go on without a file, as a way out of an error.
+const MEANS_NO_BASELINE: &str =
+    "and every sidecar will run the present content of policies of which nothing else is kept";
+const MEANS_NO_RECORD: &str =
+    "with policies.json beside the folder, and every sidecar will run the present content of its policy";
+const MEANS_NO_STOP: &str = "and rollouts that had stopped will go on";
+
+/// Readings until what is missing is taken for missing.
+const READ_TRIES: usize = 5;

@@ -2,6 +2,7 @@
 //! a model, with the real state of both ends of each stream.
 
 use std::fs;
+use std::path::Path;
 
 use jitney_api::Workload;
 use jitney_api::push::ads::Node;
@@ -183,6 +184,11 @@ impl Mesh {
         self.sidecars.iter_mut().for_each(|one| one.reconnect(store));
     }
 
+    /// What every policy was that has a file of its own is gone.
+    fn lose_baselines(&self) {
+        fs::remove_dir_all(self.state.path().join("rollouts")).unwrap();
+    }
+
     fn stop(&self) {
         if let Some(stage) = self.stage() {
             let stop = Stop {
@@ -224,6 +230,13 @@ fn open(state: &TempDir) -> (Arc<Store>, Arc<Rollouts>) {
     let folder = Folder::open(state.path()).unwrap();
     let rollouts = Rollouts::open(&folder, &store).unwrap();
     (store, Arc::new(rollouts))
+}
+
+/// Why nobody can go on with this state.
+#[track_caller]
+fn refused(state: &Path) -> String {
+    let folder = Folder::open(state).unwrap();
+    Rollouts::open(&folder, &Arc::default()).unwrap_err().to_string()
 }
 
 fn runs(number: Option<usize>) -> BTreeMap<(Kind, String), Version> {
@@ -459,7 +472,8 @@ fn what_cannot_be_kept_is_told_and_tried_again() {
     let whole = mesh.state.path().join("policies.json");
     fs::remove_file(&whole).unwrap();
     fs::create_dir(&whole).unwrap();
-    mesh.write(Some(1), 30);
+    mesh.write(Some(1), 100);
+    mesh.write(Some(2), 30);
     mesh.rollouts.keep_again();
     let faults = mesh.rollouts.faults();
     assert_eq!(faults.len(), 2, "{faults:?}");
@@ -479,14 +493,100 @@ fn where_nothing_is_kept_everyone_is_to_run_what_there_is() {
     let mut mesh = Mesh::start(Some(0), 50);
     mesh.write(Some(1), 50);
     mesh.settle();
-    for file in fs::read_dir(mesh.state.path().join("rollouts")).unwrap() {
-        fs::write(file.unwrap().path(), "{").unwrap();
-    }
+    mesh.lose_baselines();
+    fs::remove_file(mesh.state.path().join("policies.json")).unwrap();
     mesh.restart(Some(1), 50);
     assert_eq!(mesh.settle(), 13 - share(50));
     assert_eq!(mesh.stage(), None);
+    assert_eq!(mesh.rollouts.warnings().len(), 1);
     mesh.restart(Some(2), 50);
     assert_eq!(mesh.settle(), share(50), "it is kept from then on");
+}
+
+#[test]
+fn nobody_starts_with_half_of_what_was_kept() {
+    let mesh = Mesh::start(Some(0), 50);
+    mesh.write(Some(1), 50);
+    mesh.stop();
+    let state = mesh.state.path();
+    let baselines = Folder::open(&state.join("rollouts")).unwrap();
+    let baseline = format!("rollouts/{}", baselines.names().unwrap()[0]);
+    for file in [&*baseline, "policies.json", "rollouts-stopped.json"] {
+        let path = state.join(file);
+        let good = fs::read_to_string(&path).unwrap();
+        let halves = [(""), &good[..good.len() / 2], "{\"policy\": 1}", "\0\0"];
+        for text in halves {
+            fs::write(&path, text).unwrap();
+            let told = refused(state);
+            let expected = format!("cannot use {}: ", path.display());
+            assert!(told.starts_with(&expected), "{told}");
+            assert!(told.contains("restore it, or remove it"), "{told}");
+            assert_eq!(
+                fs::read_to_string(&path).unwrap(),
+                text,
+                "nothing is lost by trying"
+            );
+        }
+        fs::write(&path, good).unwrap();
+        drop(open(&mesh.state));
+    }
+}
+
+#[test]
+fn a_change_that_was_staged_goes_to_nobody_else_when_what_was_before_is_gone() {
+    let mut mesh = Mesh::start(Some(0), 50);
+    mesh.write(Some(1), 50);
+    mesh.lose_baselines();
+    let told = refused(mesh.state.path());
+    assert!(
+        told.contains("is missing, which tells what shop/users was"),
+        "{told}"
+    );
+    // The way out that it names.
+    fs::remove_file(mesh.state.path().join("policies.json")).unwrap();
+    mesh.restart(Some(1), 50);
+    assert_eq!(mesh.stage(), None);
+}
+
+#[test]
+fn what_could_not_be_kept_leaves_a_state_to_start_with() {
+    for is_whole_full in [false, true] {
+        for (from, to) in [(100, 50), (50, 100)] {
+            let mut mesh = Mesh::start(Some(0), from);
+            mesh.write(Some(1), from);
+            let full = mesh.state.path().join(if is_whole_full {
+                "policies.json"
+            } else {
+                "rollouts"
+            });
+            let before = mesh.state.path().join("before");
+            // Nothing can be put in the place of a folder, nor into a file.
+            fs::rename(&full, &before).unwrap();
+            if is_whole_full {
+                fs::create_dir(&full).unwrap();
+            } else {
+                fs::write(&full, "").unwrap();
+            }
+            mesh.write(Some(2), to);
+            let unkept = mesh.rollouts.faults();
+            if is_whole_full {
+                fs::remove_dir(&full).unwrap();
+            } else {
+                fs::remove_file(&full).unwrap();
+            }
+            fs::rename(&before, &full).unwrap();
+            mesh.restart(Some(2), to);
+            let case = format!("{is_whole_full} {from} {to} {unkept:?}");
+            mesh.settle();
+            let others = if to == 100 {
+                [0, 13]
+            } else {
+                [13 - share(50), share(50)]
+            };
+            assert_eq!(mesh.run([Some(1), Some(2)]), others, "{case}");
+            drop(open(&mesh.state));
+        }
+    }
 }
 
 #[test]
@@ -496,9 +596,8 @@ fn what_has_stopped_comes_back_for_nobody_when_what_was_before_is_lost() {
     mesh.settle();
     mesh.stop();
     mesh.settle();
-    for file in fs::read_dir(mesh.state.path().join("rollouts")).unwrap() {
-        fs::remove_file(file.unwrap().path()).unwrap();
-    }
+    mesh.lose_baselines();
+    fs::remove_file(mesh.state.path().join("policies.json")).unwrap();
     for _ in 0..2 {
         mesh.restart(Some(1), 100);
         mesh.settle();

@@ -119,7 +119,6 @@ impl Alive {
             };
             lock.write(FILE, &empty.text(), Readable::ByOwner)?;
         }
-        drop(lock);
         let (journal, known) = Journal::open(&folder.path(FILE)).map_err(failed(&folder))?;
         let alive = Self {
             folder,
@@ -127,9 +126,26 @@ impl Alive {
             journal: Mutex::new(journal),
             known: Mutex::new(known),
         };
-        alive.catch_up(&mut alive.journal.lock())?;
-        alive.known.lock().forget_expired(seconds(now));
+        alive.begin(&lock, now)?;
         Ok(alive)
+    }
+
+    /// Reads everything. Whoever holds the lock finds half a line at the end only where one who wrote has
+    /// ended, or where the file was cut: of that nobody knows how much is gone.
+    fn begin(&self, lock: &Lock, now: SystemTime) -> Result<(), AliveError> {
+        let mut journal = self.journal.lock();
+        self.catch_up(&mut journal)?;
+        let is_torn = journal.is_torn().map_err(failed(&self.folder))?;
+        self.known.lock().forget_expired(seconds(now));
+        if !is_torn {
+            return Ok(());
+        }
+        let file = self.folder.path(FILE);
+        tracing::warn!(file = %file.display(), "the last line is not whole and is left out: certificates may be \
+            alive that are not noted");
+        self.known.lock().began = seconds(now);
+        let text = self.known.lock().text();
+        self.write_anew(&mut journal, &text, lock)
     }
 
     /// Notes that a certificate is about to be handed out, in the place of another one if its owner has
@@ -364,6 +380,11 @@ impl Journal {
         Ok(present.ino() == self.inode && present.len() >= self.read)
     }
 
+    /// Whether there is more than whole lines, all of which were read.
+    fn is_torn(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.len() > self.read)
+    }
+
     /// Whole lines that were not read yet; empty when there are none.
     fn rest(&mut self) -> io::Result<String> {
         if self.file.metadata()?.len() == self.read {
@@ -384,7 +405,7 @@ impl Journal {
     /// Adds lines. Whoever does holds the folder's lock, so that what comes after the last whole line was
     /// left by a process that has ended in the middle of it, and has handed nothing out.
     fn add(&mut self, text: &str) -> io::Result<()> {
-        if self.file.metadata()?.len() > self.read {
+        if self.is_torn()? {
             self.file.set_len(self.read)?;
         }
         self.file.write_all(text.as_bytes())?;

@@ -197,8 +197,21 @@ fn half_a_line_was_never_handed_out() {
     one.signed(&signed(1, "users", 1), None, now()).unwrap();
     let whole = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{whole}+ 0000")).unwrap();
+    assert_eq!(
+        of(&one, 1, now()).unknown_until,
+        None,
+        "somebody may be writing it"
+    );
     let other = open(&folder, 9);
     assert_eq!((count(&one, 1), count(&other, 1)), (1, 1));
+    for replica in [&one, &other] {
+        let unknown_until = of(replica, 1, now()).unknown_until;
+        assert_eq!(
+            unknown_until,
+            Some(now() + LIFETIME),
+            "but for what was cut off with it"
+        );
+    }
     other.signed(&signed(2, "users", 1), None, now()).unwrap();
     assert_eq!((count(&one, 1), lines(&folder)), (2, 3));
 }

@@ -1,30 +1,39 @@
 //! The listening side: takes connections, at most so many, tells what each speaks, and has it served.
 
+mod seats;
+
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Waker;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use foldhash::HashMap;
-use parking_lot::Mutex;
+use bytes::{Bytes, BytesMut};
+use jitney_api::Mtls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::connection::{self, ConnInfo, Limits, Serve};
+pub(crate) use seats::Seat;
+use seats::Seats;
+
+use crate::connection::{self, ConnInfo, Identity, Limits, Serve};
 use crate::detect::{self, Protocol};
 use crate::drain::Drain;
-use crate::metrics::{self, Metrics, OpenDownstream};
+use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
+use crate::mtls::hello::{Hello, hello};
+use crate::mtls::{Inside, Mesh};
 use crate::opaque::{self, First};
 use crate::send::{Backend, Outgoing};
+use crate::transport::Transport;
+use crate::wire::Wire;
 
 /// A listener and what becomes of its connections.
 #[derive(Clone, Debug)]
 pub struct Acceptor<D> {
     /// Tells where each goes.
     pub direct: D,
+    /// Who this sidecar is to those of its callers that are sidecars.
+    pub mesh: Mesh,
     /// Bounds on each connection.
     pub limits: Limits,
     /// The most connections at once; more wait in the listen queue.
@@ -59,6 +68,8 @@ pub struct Directed<S> {
     pub opaque: Arc<Backend>,
     /// What is known of it.
     pub info: ConnInfo,
+    /// What its caller has to prove.
+    pub mtls: Mtls,
 }
 
 /// Has every connection go to one place.
@@ -68,39 +79,14 @@ pub struct Always<S> {
     pub service: S,
     /// Where bytes go that are not HTTP.
     pub opaque: Arc<Backend>,
-}
-
-/// A connection's place among those that are open.
-#[derive(Debug, Default)]
-pub(crate) struct Seat {
-    is_closing: AtomicBool,
-    calls: AtomicU64,
-    waker: Mutex<Option<Waker>>,
-}
-
-/// The connections that are open.
-#[derive(Debug, Default)]
-struct Seats {
-    taken: Mutex<HashMap<u64, Taken>>,
-    next: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Taken {
-    seat: Arc<Seat>,
-    /// Calls counted by the last sweep; `None` before the first.
-    calls: Option<u64>,
-}
-
-/// Leaves the seat when the connection ends, however it ends.
-#[derive(Debug)]
-struct Sitting {
-    seats: Arc<Seats>,
-    number: u64,
+    /// What callers have to prove.
+    pub mtls: Mtls,
 }
 
 /// How long the first bytes of a connection may take before the server is let speak first.
 const DETECTION: Duration = Duration::from_secs(1);
+/// How long a sidecar may take to prove who it is.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Waits after a failed accept (out of file descriptors): doubled up to the second value.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 const LISTEN_QUEUE: i32 = 4096;
@@ -127,7 +113,30 @@ impl<S: Serve> Direct for Always<S> {
             service: self.service.clone(),
             opaque: Arc::clone(&self.opaque),
             info,
+            mtls: self.mtls,
         })
+    }
+}
+
+impl Acceptor<()> {
+    /// The same, with connections that go somewhere.
+    pub fn directing<D: Direct>(self, direct: D) -> Acceptor<D> {
+        let Self {
+            direct: (),
+            mesh,
+            limits,
+            max_connections,
+            metrics,
+            drain,
+        } = self;
+        Acceptor {
+            direct,
+            mesh,
+            limits,
+            max_connections,
+            metrics,
+            drain,
+        }
     }
 }
 
@@ -209,105 +218,186 @@ impl<D: Direct> Acceptor<D> {
     }
 
     /// Tells what a connection speaks and has it served.
-    async fn converse(self, mut stream: TcpStream, peer: SocketAddr, seat: Arc<Seat>) -> io::Result<()> {
+    async fn converse(self, stream: TcpStream, peer: SocketAddr, seat: Arc<Seat>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let info = ConnInfo {
             peer,
             local: stream.local_addr()?,
+            identity: None,
         };
         let Some(directed) = self.direct.direct(&stream, info) else {
             return Ok(());
         };
-        let Directed {
-            service,
-            opaque: backend,
-            info,
-        } = directed;
         let open = OpenDownstream::count(&self.metrics);
-        let mut read = BytesMut::new();
-        let protocol = match self.tell(&mut stream, &mut read, &info, &backend).await? {
-            Told::Speaks(protocol) => protocol,
-            Told::Listens(upstream) => {
-                open.speaks(metrics::Protocol::Opaque);
-                return opaque::join(stream, &read, upstream).await;
-            }
-            Told::Leaves => return Ok(()),
+        let told = Box::pin(self.tell(stream, directed)).await?;
+        let Some((
+            spoken,
+            Directed {
+                service,
+                opaque,
+                info,
+                ..
+            },
+        )) = told
+        else {
+            return Ok(());
         };
-        let prefix = read.freeze();
-        open.speaks(match protocol {
-            Protocol::Http1 => metrics::Protocol::Http1,
-            Protocol::Http2 => metrics::Protocol::Http2,
-            Protocol::Opaque => metrics::Protocol::Opaque,
-        });
-        match protocol {
-            Protocol::Http1 => {
+        open.speaks(spoken.counted);
+        let (stream, limits) = (spoken.stream, &self.limits);
+        match spoken.then {
+            Then::Http1(ahead) => {
                 Box::pin(connection::serve_http1(
-                    stream,
-                    prefix,
-                    info,
-                    service,
-                    seat,
-                    &self.limits,
+                    stream, ahead, info, service, seat, limits,
                 ))
                 .await;
             }
-            Protocol::Http2 => {
+            Then::Http2(ahead) => {
                 Box::pin(connection::serve_http2(
-                    stream,
-                    prefix,
-                    info,
-                    service,
-                    seat,
-                    &self.limits,
+                    stream, ahead, info, service, seat, limits,
                 ))
                 .await;
             }
-            Protocol::Opaque => opaque::pass(stream, &prefix, &backend).await?,
+            Then::Pass(ahead) => opaque::pass(stream, &ahead, &opaque).await?,
+            Then::Join(ahead, server) => opaque::join(stream, &ahead, *server).await?,
         }
         Ok(())
     }
 
-    /// Tells what a connection speaks; what was read meanwhile is in `read`.
-    async fn tell(
+    /// Tells what a connection speaks, and whose it is; `None` when it is to be closed.
+    async fn tell(&self, mut stream: TcpStream, directed: Directed<D::Service>) -> io::Result<Told<D>> {
+        let mut read = BytesMut::new();
+        let told = tokio::time::timeout(DETECTION, detect::detect(&mut stream, &mut read)).await;
+        if self.direct.is_own(&directed.info) {
+            return Ok(None);
+        }
+        let protocol = match told {
+            Ok(Ok(None)) => return Ok(None),
+            Ok(told) => Some(told?.unwrap_or(Protocol::Http1)),
+            Err(_) if !read.is_empty() => Some(detect::settle(&read)),
+            Err(_) => None,
+        };
+        if protocol == Some(Protocol::Tls) && directed.mtls != Mtls::Disabled {
+            let telling = hello(&mut stream, &mut read);
+            let told = tokio::time::timeout(HANDSHAKE, telling).await;
+            if matches!(told, Ok(Ok(Hello::Mesh))) {
+                return self.secure(stream, read.freeze(), directed).await;
+            }
+        }
+        if directed.mtls == Mtls::Strict {
+            self.refuse(
+                Refusal::NotSecured,
+                &directed.info,
+                &"its caller shows no certificate",
+            );
+            return Ok(None);
+        }
+        let spoken = match protocol {
+            Some(protocol) => Spoken::by(protocol, Transport::Bare(stream), read.freeze()),
+            None => {
+                let Some(spoken) = self.listen(stream, read, &directed.opaque).await else {
+                    return Ok(None);
+                };
+                spoken
+            }
+        };
+        Ok(Some((spoken, directed)))
+    }
+
+    /// Has the caller's sidecar prove who it is.
+    async fn secure(
         &self,
-        stream: &mut TcpStream,
-        read: &mut BytesMut,
-        info: &ConnInfo,
-        backend: &Backend,
-    ) -> io::Result<Told> {
-        let told = tokio::time::timeout(DETECTION, detect::detect(stream, read)).await;
-        if self.direct.is_own(info) {
-            return Ok(Told::Leaves);
-        }
-        match told {
-            Ok(Ok(None)) => return Ok(Told::Leaves),
-            Ok(told) => return Ok(Told::Speaks(told?.unwrap_or(Protocol::Http1))),
-            Err(_) if !read.is_empty() => return Ok(Told::Speaks(detect::settle(read))),
-            Err(_) => {}
-        }
-        let first = opaque::who_speaks_first(stream, read, backend);
+        stream: TcpStream,
+        hello: Bytes,
+        directed: Directed<D::Service>,
+    ) -> io::Result<Told<D>> {
+        let accepting = self.mesh.accept(Wire::resuming(hello, stream));
+        let accepted = match tokio::time::timeout(HANDSHAKE, accepting).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) => {
+                self.refuse(Refusal::Untrusted, &directed.info, &error);
+                return Ok(None);
+            }
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let spoken = Spoken::inside(accepted.inside, accepted.stream);
+        let info = ConnInfo {
+            identity: Some(Identity::new(&accepted.peer)),
+            ..directed.info
+        };
+        Ok(Some((spoken, Directed { info, ..directed })))
+    }
+
+    /// Whose turn it is to speak when the caller was silent at first; `None` when nobody does.
+    async fn listen(&self, stream: TcpStream, mut read: BytesMut, backend: &Backend) -> Option<Spoken> {
+        let mut stream = Transport::Bare(stream);
+        let first = opaque::who_speaks_first(&mut stream, &mut read, backend);
         let first = tokio::time::timeout(self.limits.idle_timeout, first);
         let first = tokio::select! {
-            first = first => first,
+            first = first => first.ok()?,
             // Nothing was said, so nothing is lost.
-            () = self.drain.draining() => return Ok(Told::Leaves),
+            () = self.drain.draining() => return None,
         };
-        Ok(match first {
-            Err(_) | Ok(First::Nobody) => Told::Leaves,
-            Ok(First::Caller(protocol)) => Told::Speaks(protocol),
-            Ok(First::Server(upstream)) => Told::Listens(upstream),
-        })
+        match first {
+            First::Nobody => None,
+            First::Caller(protocol) => Some(Spoken::by(protocol, stream, read.freeze())),
+            First::Server(server) => Some(Spoken {
+                stream,
+                counted: metrics::Protocol::Opaque,
+                then: Then::Join(read.freeze(), Box::new(server)),
+            }),
+        }
+    }
+
+    fn refuse(&self, why: Refusal, info: &ConnInfo, reason: &dyn Display) {
+        self.metrics.process().refused_connections.inc(why);
+        tracing::debug!(peer = %info.peer, destination = %info.local, why = why.text(), %reason, "a connection was refused");
     }
 }
 
-/// What a connection turned out to be.
-enum Told {
-    /// Its caller has spoken.
-    Speaks(Protocol),
-    /// Its caller listens to this server, which has spoken first.
-    Listens(Outgoing),
-    /// Its caller has gone.
-    Leaves,
+/// What is to be done with a connection; `None`: to close it.
+type Told<D> = Option<(Spoken, Directed<<D as Direct>::Service>)>;
+
+/// A connection of which is known what it speaks.
+struct Spoken {
+    stream: Transport<TcpStream>,
+    counted: metrics::Protocol,
+    then: Then,
+}
+
+/// How it is served. What was read of it already comes first.
+enum Then {
+    Http1(Bytes),
+    Http2(Bytes),
+    /// Its bytes go to an endpoint.
+    Pass(Bytes),
+    /// To this one, which has spoken first.
+    Join(Bytes, Box<Wire<Transport<Outgoing>>>),
+}
+
+impl Spoken {
+    fn by(protocol: Protocol, stream: Transport<TcpStream>, ahead: Bytes) -> Self {
+        let (counted, then) = match protocol {
+            Protocol::Http1 => (metrics::Protocol::Http1, Then::Http1(ahead)),
+            Protocol::Http2 => (metrics::Protocol::Http2, Then::Http2(ahead)),
+            Protocol::Tls => (metrics::Protocol::Tls, Then::Pass(ahead)),
+            Protocol::Opaque => (metrics::Protocol::Opaque, Then::Pass(ahead)),
+        };
+        Self {
+            stream,
+            counted,
+            then,
+        }
+    }
+
+    /// Within TLS its caller's sidecar has said what it speaks.
+    fn inside(inside: Inside, stream: Transport<TcpStream>) -> Self {
+        let protocol = match inside {
+            Inside::Http1 => Protocol::Http1,
+            Inside::Http2 => Protocol::Http2,
+            Inside::Bytes => Protocol::Opaque,
+        };
+        Self::by(protocol, stream, Bytes::new())
+    }
 }
 
 /// Errors of `accept` that say nothing about the next one.
@@ -316,74 +406,4 @@ fn is_about_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
-}
-
-impl Seat {
-    /// True when the connection is to finish its calls and end.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.is_closing.load(Ordering::Acquire)
-    }
-
-    /// Counts a call, so that the connection does not pass for idle.
-    pub(crate) fn call(&self) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whom to wake when the connection is to end.
-    pub(crate) fn wakes(&self, waker: &Waker) {
-        *self.waker.lock() = Some(waker.clone());
-    }
-
-    fn close(&self) {
-        self.is_closing.store(true, Ordering::Release);
-        if let Some(waker) = self.waker.lock().take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Seats {
-    fn take(self: &Arc<Self>) -> (Arc<Seat>, Sitting) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let seat = Arc::new(Seat::default());
-        self.taken.lock().insert(
-            number,
-            Taken {
-                seat: Arc::clone(&seat),
-                calls: None,
-            },
-        );
-        (
-            seat,
-            Sitting {
-                seats: Arc::clone(self),
-                number,
-            },
-        )
-    }
-
-    fn close_all(&self) {
-        for taken in self.taken.lock().values() {
-            taken.seat.close();
-        }
-    }
-
-    /// Closes, again and again, the connections without a call since the last time.
-    async fn sweep(&self, every: Duration) {
-        loop {
-            tokio::time::sleep(every).await;
-            for taken in self.taken.lock().values_mut() {
-                let calls = taken.seat.calls.load(Ordering::Relaxed);
-                if taken.calls.replace(calls) == Some(calls) {
-                    taken.seat.close();
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Sitting {
-    fn drop(&mut self) {
-        drop(self.seats.taken.lock().remove(&self.number));
-    }
 }

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use jitney_api::SpiffeId;
 use tokio::net::TcpStream;
 
 use crate::accept::Seat;
@@ -23,6 +24,7 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
 use crate::reply;
+use crate::transport::Transport;
 use crate::waking::Turns;
 use crate::wire::Wire;
 
@@ -46,6 +48,33 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
     /// The address that the caller connected to.
     pub local: SocketAddr,
+    /// Who the caller is, as its sidecar's certificate says; `None`: nothing was proven.
+    pub identity: Option<Identity>,
+}
+
+/// Who has proven to be at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// A SPIFFE ID.
+    pub id: Arc<str>,
+    /// The same for a field.
+    value: HeaderValue,
+}
+
+impl Identity {
+    pub(crate) fn new(id: &SpiffeId) -> Self {
+        let id = id.to_string();
+        Self {
+            // Its characters are those of a field, too.
+            value: HeaderValue::try_from(&id).unwrap_or_else(|_| HeaderValue::from_static("")),
+            id: id.into(),
+        }
+    }
+
+    /// What the service is told.
+    pub(crate) fn value(&self) -> HeaderValue {
+        self.value.clone()
+    }
 }
 
 /// Bounds on a downstream connection.
@@ -103,7 +132,7 @@ const LINGER: Duration = Duration::from_millis(250);
 
 /// Serves HTTP/1 until the connection ends.
 pub(crate) async fn serve_http1<S: Serve>(
-    stream: TcpStream,
+    stream: Transport<TcpStream>,
     prefix: Bytes,
     info: ConnInfo,
     service: S,
@@ -137,7 +166,7 @@ pub(crate) async fn serve_http1<S: Serve>(
 
 /// Serves HTTP/2 until the connection ends.
 pub(crate) async fn serve_http2<S: Serve>(
-    stream: TcpStream,
+    stream: Transport<TcpStream>,
     prefix: Bytes,
     info: ConnInfo,
     service: S,

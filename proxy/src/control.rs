@@ -28,6 +28,7 @@ pub use channel::{ControlPlaneUrl, NotAControlPlane};
 
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
+use crate::mtls::Mesh;
 use duty::Duty;
 use identity::Identity;
 use session::Session;
@@ -96,7 +97,12 @@ impl Control {
     ///
     /// # Errors
     /// When the roots cannot be read.
-    pub fn new(settings: Settings, metrics: &Metrics, force: Box<dyn Force>) -> io::Result<Self> {
+    pub fn new(
+        settings: Settings,
+        metrics: &Metrics,
+        mesh: &Mesh,
+        force: Box<dyn Force>,
+    ) -> io::Result<Self> {
         let standing = Shared::default();
         metrics.process().control_plane.begin();
         let trust = Trust::read(&settings.trust_bundle)?;
@@ -106,7 +112,7 @@ impl Control {
             duty.restore(disk, &trust);
         }
         let session = Session {
-            identity: Identity::new(settings.token_file, Arc::clone(&standing)),
+            identity: Identity::new(settings.token_file, Arc::clone(&standing), mesh.clone()),
             urls: settings.urls,
             trust,
             duty,

@@ -13,12 +13,17 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 with prior knowledge (RFC 9113 section 3.3).
     Http2,
-    /// Anything else: a TLS hello, a database protocol.
+    /// TLS, beginning with a hello (RFC 8446 section 5.1).
+    Tls,
+    /// Anything else, such as a database's protocol.
     Opaque,
 }
 
 /// The connection preface of HTTP/2 (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A record of the handshake, of the version that all versions write there.
+const HELLO: &[u8] = &[0x16, 0x03];
 
 /// Methods that begin HTTP whatever follows them.
 const METHODS: [&[u8]; 10] = [
@@ -63,6 +68,9 @@ pub(crate) fn classify(read: &[u8]) -> Option<Protocol> {
     let first = *read.first()?;
     if let Some(matched) = common(read, PREFACE) {
         return (matched == PREFACE.len()).then_some(Protocol::Http2);
+    }
+    if let Some(matched) = common(read, HELLO) {
+        return (matched == HELLO.len()).then_some(Protocol::Tls);
     }
     if read.starts_with(b"SSH-") {
         return Some(Protocol::Opaque);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use jitney_api::InboundMtls;
 use jitney_core::policy::Policy;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -17,7 +18,7 @@ use crate::batching::alarm::now;
 use crate::connection::ConnInfo;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
-use crate::send::{Backend, BackendSettings, Ours};
+use crate::send::{Backend, BackendSettings, InCommon};
 use crate::serve::Sidecar;
 use crate::upstream::Upstream;
 
@@ -39,6 +40,8 @@ pub struct Map {
     pub policies: HashMap<SocketAddr, Arc<Policy>>,
     /// The policy for all the rest.
     pub policy: Arc<Policy>,
+    /// What callers have to prove.
+    pub mtls: InboundMtls,
     /// What only this machine may reach.
     pub forbidden: Vec<SocketAddr>,
 }
@@ -48,8 +51,8 @@ pub struct Map {
 pub struct Directory {
     direction: Direction,
     metrics: Metrics,
-    /// What this sidecar itself has made, and when it was last said that it came back.
-    ours: Ours,
+    /// What this sidecar itself has made is remembered there, and here when it was last said that it came back.
+    in_common: InCommon,
     warned: Mutex<Option<Instant>>,
     map: ArcSwap<Map>,
     /// Destinations that no backend is known for. At most [`MADE_MAX`].
@@ -83,6 +86,7 @@ impl Direct for Redirected {
                 opaque: Arc::clone(&upstream.backend),
                 service: Sidecar(upstream),
                 info: ConnInfo { local: meant, ..info },
+                mtls: directory.map.load().mtls.on(meant.port()),
             }),
             Err(why) => {
                 directory.metrics.process().refused_connections.inc(why);
@@ -94,7 +98,7 @@ impl Direct for Redirected {
 
     fn is_own(&self, info: &ConnInfo) -> bool {
         let directory = &self.0;
-        let is_own = directory.ours.include(info.peer, info.local);
+        let is_own = directory.in_common.ours.include(info.peer, info.local);
         if is_own {
             directory.metrics.process().refused_connections.inc(Refusal::Own);
             directory.warn_of_loop(info);
@@ -113,11 +117,11 @@ impl MoreBackends for Directory {
 
 impl Directory {
     /// One that knows nothing yet.
-    pub(crate) fn new(direction: Direction, metrics: &Metrics, ours: &Ours) -> Arc<Self> {
+    pub(crate) fn new(direction: Direction, metrics: &Metrics, in_common: &InCommon) -> Arc<Self> {
         Arc::new(Self {
             direction,
             metrics: metrics.clone(),
-            ours: ours.clone(),
+            in_common: in_common.clone(),
             warned: Mutex::default(),
             map: ArcSwap::default(),
             made: Mutex::default(),
@@ -180,7 +184,7 @@ impl Directory {
         let name = self.name(address, &map);
         let settings = BackendSettings {
             metrics: self.metrics.backend(&name),
-            ours: self.ours.clone(),
+            in_common: self.in_common.clone(),
             ..BackendSettings::new(name, vec![address.into()])
         };
         let upstream = Upstream::start(Arc::new(Backend::new(&settings)), &self.metrics);
@@ -227,7 +231,7 @@ mod tests {
     use super::*;
 
     fn directory(direction: Direction) -> Arc<Directory> {
-        Directory::new(direction, &Metrics::new(), &Ours::default())
+        Directory::new(direction, &Metrics::new(), &InCommon::default())
     }
 
     fn address(n: usize) -> SocketAddr {

@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// Between sidecars: what the call came as.
+const VERSION: HeaderName = HeaderName::from_static("x-jitney-version");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
@@ -170,6 +172,36 @@ pub(crate) fn to_http2<B>(request: &mut Request<B>, fallback_host: &HeaderValue)
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
+}
+
+/// Says what version of HTTP a request came as, to the sidecar at the other end of a connection that is HTTP/2
+/// whatever the call was.
+pub(crate) fn tell_version<B>(request: &mut Request<B>) {
+    let version = match request.version() {
+        Version::HTTP_10 => Some("HTTP/1.0"),
+        Version::HTTP_11 => Some("HTTP/1.1"),
+        _ => None,
+    };
+    match version {
+        Some(version) => drop(
+            request
+                .headers_mut()
+                .insert(VERSION, HeaderValue::from_static(version)),
+        ),
+        None => drop(request.headers_mut().remove(VERSION)),
+    }
+}
+
+/// Makes a request that another sidecar sent what it was when it came there.
+pub(crate) fn take_version<B>(request: &mut Request<B>) {
+    let Some(version) = request.headers_mut().remove(VERSION) else {
+        return;
+    };
+    *request.version_mut() = match version.as_bytes() {
+        b"HTTP/1.0" => Version::HTTP_10,
+        b"HTTP/1.1" => Version::HTTP_11,
+        _ => return,
+    };
 }
 
 fn origin_form(path_and_query: Option<PathAndQuery>) -> Uri {

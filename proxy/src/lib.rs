@@ -33,6 +33,8 @@ pub mod upstream;
 pub mod body;
 pub mod forward;
 pub mod headers;
+pub mod mtls;
 pub mod send;
+mod transport;
 mod waking;
 mod wire;

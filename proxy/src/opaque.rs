@@ -2,12 +2,14 @@
 
 use std::io;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 
 use crate::detect::{self, Protocol};
 use crate::send::{Backend, Outgoing};
+use crate::transport::Transport;
+use crate::wire::Wire;
 
 /// Who spoke first on a connection whose caller was silent at first.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ pub(crate) enum First {
     /// The caller, and what it speaks.
     Caller(Protocol),
     /// The server, which is waiting to be heard.
-    Server(Outgoing),
+    Server(Wire<Transport<Outgoing>>),
     /// The caller left.
     Nobody,
 }
@@ -23,14 +25,15 @@ pub(crate) enum First {
 /// Lets a server speak that expects to be first, and goes on listening to the caller. As long as the server
 /// was silent, a caller of HTTP is served as such, and that connection to the server is dropped unused.
 pub(crate) async fn who_speaks_first(
-    caller: &mut TcpStream,
+    caller: &mut Transport<TcpStream>,
     read: &mut BytesMut,
     backend: &Backend,
 ) -> First {
     let server = async {
-        let stream = backend.connect().await.ok()?;
-        // Peeking leaves the bytes where they are: they are passed on with the rest.
-        matches!(stream.peek(&mut [0]).await, Ok(1..)).then_some(stream)
+        let mut stream = backend.connect().await.ok()?;
+        let mut first = [0; FIRST_READ];
+        let length = stream.read(&mut first).await.ok().filter(|length| *length > 0)?;
+        Some(Wire::resuming(Bytes::copy_from_slice(&first[..length]), stream))
     };
     tokio::pin!(server);
     let mut is_open = true;
@@ -53,13 +56,21 @@ pub(crate) async fn who_speaks_first(
 }
 
 /// Passes a connection through to an endpoint.
-pub(crate) async fn pass(caller: TcpStream, read: &[u8], backend: &Backend) -> io::Result<()> {
+pub(crate) async fn pass(caller: Transport<TcpStream>, read: &[u8], backend: &Backend) -> io::Result<()> {
     let server = backend.connect().await.map_err(io::Error::other)?;
-    join(caller, read, server).await
+    join(caller, read, Wire::new(server)).await
 }
 
 /// Passes bytes both ways until both sides have ended; `read` is what the caller already sent.
-pub(crate) async fn join(mut caller: TcpStream, read: &[u8], mut server: Outgoing) -> io::Result<()> {
+pub(crate) async fn join(
+    mut caller: Transport<TcpStream>,
+    read: &[u8],
+    mut server: Wire<Transport<Outgoing>>,
+) -> io::Result<()> {
     server.write_all(read).await?;
+    server.flush().await?;
     copy_bidirectional(&mut caller, &mut server).await.map(|_| ())
 }
+
+/// What is read at once of a server that speaks first: greetings are short.
+const FIRST_READ: usize = 512;

@@ -24,6 +24,7 @@ use crate::drain::Drain;
 use crate::log::{LogControl, StartError, log_panics};
 use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
+use crate::send::InCommon;
 use applier::Applier;
 use fleet::Fleet;
 use plan::Plan;
@@ -125,6 +126,7 @@ impl Process {
                 io::ErrorKind::Other.into(),
             ));
         };
+        let in_common = InCommon::default();
         let (metrics, drain, views) = (Metrics::new(), Drain::new(), Views::default());
         let policy = Arc::new(PolicyStatus::new(metrics.clone()));
         // Bound first: an address that is taken is a mistake, and found before any call is.
@@ -134,6 +136,7 @@ impl Process {
             views.clone(),
             runtime.handle().clone(),
             args.max_connections,
+            in_common.clone(),
         );
         let fleet = Arc::new(fleet);
         let applier = Applier::new(&args, &fleet, &policy, &log);
@@ -150,7 +153,7 @@ impl Process {
             Some(settings) => {
                 let force = Box::new(Pushed(applier.clone()));
                 let failed = |error| RunError::System("ask the control plane", error);
-                let control = Control::new(settings, &metrics, force).map_err(failed)?;
+                let control = Control::new(settings, &metrics, &in_common.mesh, force).map_err(failed)?;
                 let standing = control.standing();
                 control.start().map_err(failed)?;
                 Some(standing)

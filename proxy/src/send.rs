@@ -12,6 +12,7 @@ mod http2;
 mod lease;
 mod ours;
 mod roster;
+mod secured;
 mod treatment;
 
 use std::pin::pin;
@@ -26,8 +27,10 @@ use parking_lot::Mutex;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{BackendMetrics, Metrics, UpstreamCall};
+use crate::mtls::{Inside, Mesh};
+use crate::transport::Transport;
 
-pub use address::Address;
+pub use address::{Address, Peer, Target};
 pub use endpoint::EndpointView;
 pub use lease::Lease;
 pub use ours::Ours;
@@ -59,7 +62,7 @@ pub struct BackendSettings {
     /// Its name in logs, metrics and the admin endpoint.
     pub name: Arc<str>,
     /// Its endpoints. Without any, calls fail with [`ErrorKind::NoEndpoint`].
-    pub endpoints: Vec<Address>,
+    pub endpoints: Vec<Target>,
     /// What they speak.
     pub speaks: Speaks,
     /// The longest that making a connection may take.
@@ -70,7 +73,16 @@ pub struct BackendSettings {
     pub idle_timeout: Duration,
     /// Where its calls and connections are counted.
     pub metrics: Arc<BackendMetrics>,
-    /// Where its connections are remembered.
+    /// What it has in common with the other backends of this sidecar.
+    pub in_common: InCommon,
+}
+
+/// What all backends of a sidecar have in common. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct InCommon {
+    /// Who it is to those that answer at their endpoints.
+    pub mesh: Mesh,
+    /// Where their connections are remembered.
     pub ours: Ours,
 }
 
@@ -104,7 +116,7 @@ const OTHER_ENDPOINTS: usize = 3;
 
 impl BackendSettings {
     /// The defaults for these endpoints, counted on their own.
-    pub fn new(name: impl Into<Arc<str>>, endpoints: Vec<Address>) -> Self {
+    pub fn new(name: impl Into<Arc<str>>, endpoints: Vec<Target>) -> Self {
         let name = name.into();
         Self {
             metrics: Metrics::new().backend(&name),
@@ -114,7 +126,7 @@ impl BackendSettings {
             connect_timeout: Duration::from_secs(1),
             max_idle: 1024,
             idle_timeout: Duration::from_secs(45),
-            ours: Ours::default(),
+            in_common: InCommon::default(),
         }
     }
 }
@@ -140,13 +152,13 @@ impl Backend {
     /// [`ErrorKind::NoEndpoint`]. An endpoint that stays keeps its connections and what was learned of it.
     /// One that goes finishes the calls it has, and its idle connections are closed at once. Must be
     /// called within a tokio runtime.
-    pub fn reach(&self, endpoints: &[Address]) {
+    pub fn reach(&self, endpoints: &[Target]) {
         let mut settings = self.settings.lock();
         if settings.endpoints == endpoints {
             return;
         }
         let before = self.roster.load_full();
-        let start = |address: &Address| Endpoint::start(address.clone(), &settings, &self.gate);
+        let start = |target: &Target| Endpoint::start(target.clone(), &settings, &self.gate);
         let next = Arc::new(before.moved(endpoints, start));
         if let Some(breaker) = &next.treatment.breaker {
             breaker.replace(&next.endpoints);
@@ -281,10 +293,10 @@ impl Backend {
     ///
     /// # Errors
     /// When none can be made.
-    pub(crate) async fn connect(&self) -> Result<Outgoing, Error> {
+    pub(crate) async fn connect(&self) -> Result<Transport<Outgoing>, Error> {
         // A connection that comes about says nothing of the calls on others.
         let (endpoint, _watch) = self.choose(None, &Tried::new(), None)?;
-        endpoint.connect().await
+        endpoint.connect(Inside::Bytes).await
     }
 
     /// What is known of each endpoint.

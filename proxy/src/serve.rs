@@ -4,10 +4,10 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, Response};
+use http::{HeaderName, Method, Request, Response};
 use hyper::body::Incoming;
 use jitney_core::Bypass;
-use jitney_core::key::head_bypass;
+use jitney_core::key::{self, head_bypass};
 use jitney_core::policy::{Replay, Timeouts};
 use jitney_core::route::{Head, Route};
 
@@ -29,8 +29,21 @@ use crate::{headers, reply};
 pub struct Sidecar(pub Arc<Upstream>);
 
 impl Serve for Sidecar {
-    fn serve(&self, call: Request<Incoming>, _: &Arc<ConnInfo>) -> Serving {
+    fn serve(&self, mut call: Request<Incoming>, connection: &Arc<ConnInfo>) -> Serving {
+        introduce(&mut call, connection);
         serve(call, &self.0)
+    }
+}
+
+/// Says who calls; what the caller itself says of that proves nothing. A call that another sidecar passed on
+/// is again what it was there.
+fn introduce(call: &mut Request<Incoming>, connection: &ConnInfo) {
+    match &connection.identity {
+        Some(identity) => {
+            headers::take_version(call);
+            call.headers_mut().insert(CLIENT_ID, identity.value());
+        }
+        None => drop(call.headers_mut().remove(CLIENT_ID)),
     }
 }
 
@@ -212,6 +225,8 @@ impl From<Journey> for InBatch {
         }
     }
 }
+
+const CLIENT_ID: HeaderName = HeaderName::from_static(key::CLIENT_ID);
 
 #[cfg(test)]
 mod tests {

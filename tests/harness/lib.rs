@@ -13,6 +13,7 @@ mod process;
 pub mod programs;
 pub mod proxy;
 pub mod upstream;
+mod wiretap;
 
 pub mod model;
 pub mod policy;
@@ -26,5 +27,6 @@ pub use process::Process;
 pub use proxy::TestProxy;
 pub use random::Random;
 pub use upstream::{Reply, Seen, TestUpstream};
+pub use wiretap::Wiretap;
 
 pub mod simulate;

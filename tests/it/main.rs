@@ -31,6 +31,7 @@ mod cli;
 mod conformance;
 mod interception;
 mod mesh;
+mod mtls;
 mod plane;
 mod policy_files;
 mod pushed;

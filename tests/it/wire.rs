@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use jitney_api::Mtls;
 use jitney_proxy::accept::{Acceptor, Always, bind};
 use jitney_proxy::body::Body;
 use jitney_proxy::connection::{ConnInfo, Limits, Serve, Serving};
 use jitney_proxy::drain::Drain;
 use jitney_proxy::forward::forward;
 use jitney_proxy::metrics::Metrics;
+use jitney_proxy::mtls::Mesh;
 use jitney_proxy::send::{Backend, BackendSettings, Sending};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,7 +68,9 @@ impl Rig {
             direct: Always {
                 service: PassThrough(backend.clone()),
                 opaque: backend.clone(),
+                mtls: Mtls::Disabled,
             },
+            mesh: Mesh::default(),
             limits,
             max_connections: 1000,
             metrics: Metrics::new(),

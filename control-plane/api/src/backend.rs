@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Duration;
 use crate::document::{Ignored, Metadata};
+use crate::{Duration, Mtls};
 
 /// A named destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +38,14 @@ pub struct BackendSpec {
     /// The longest that a connection may take to come about.
     #[serde(default = "connect_timeout")]
     pub connect_timeout: Duration,
+    /// Whether calls from sidecars to its endpoints are secured: `Permissive` secures them where a Listener's
+    /// address is the endpoint, or `workload` says whose sidecars answer.
+    #[serde(default)]
+    pub mtls: Mtls,
+    /// Whose sidecars answer at the endpoints. Default: those of the Listener that has such an address; with
+    /// `mtls: Strict` those of the workload that has the backend's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
 }
 
 pub(crate) fn connect_timeout() -> Duration {

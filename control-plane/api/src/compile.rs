@@ -5,6 +5,7 @@ mod batching;
 mod codec;
 mod endpoint;
 mod matching;
+mod mtls;
 mod route;
 mod runtime;
 mod targets;
@@ -20,10 +21,12 @@ use jitney_core::route::{Route, RouteId};
 
 use crate::node::Path;
 use crate::{
-    BatchPolicy, Diagnostic, Document, Documents, Mode, Protocol, Resource, RouteMatch, RuntimeSpec, Severity,
+    BatchPolicy, Diagnostic, Document, Documents, Mode, Mtls, Protocol, Resource, RouteMatch, RuntimeSpec,
+    Severity,
 };
 
 pub use endpoint::{Endpoint, NotAnEndpoint};
+pub use mtls::strict_mtls;
 
 /// Everything that `run --config` needs.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +54,8 @@ pub struct CompiledListener {
     pub local: Option<Endpoint>,
     /// The workload whose sidecars listen here.
     pub workload: Arc<str>,
+    /// What callers have to prove, where it is said.
+    pub mtls: Option<Mtls>,
 }
 
 /// Where calls go.
@@ -66,6 +71,8 @@ pub struct CompiledBackend {
     pub connect_timeout: Duration,
     /// Its effective policy.
     pub policy: Arc<Policy>,
+    /// Whether connections to it are secured.
+    pub mtls: Mtls,
 }
 
 /// The effective policy of a lone upstream.

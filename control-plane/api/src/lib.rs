@@ -18,6 +18,7 @@ mod backend;
 mod batch_policy;
 mod document;
 mod listener;
+mod mtls;
 mod runtime;
 
 mod compile;
@@ -33,12 +34,13 @@ pub use backend::{Backend, BackendSpec, Protocol};
 pub use batch_policy::*;
 pub use compile::{
     Compiled, CompiledBackend, CompiledListener, CompiledPolicy, Endpoint, NotAnEndpoint, check, compile,
-    compile_for_upstream,
+    compile_for_upstream, strict_mtls,
 };
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Documents, Metadata, Resource};
 pub use identity::{BadWorkload, NotAWorkload, SpiffeId, Workload, is_segment, is_trust_domain};
 pub use listener::{Listener, ListenerSpec};
+pub use mtls::{InboundMtls, Mtls, PortMtls};
 pub use runtime::{Runtime, RuntimeSpec};
 pub use schema::json_schemas;
 pub use sources::{MAX_FILE_BYTES, Source, Sources};

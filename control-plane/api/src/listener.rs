@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Mtls;
 use crate::document::{Ignored, Metadata};
 
 /// Where calls come in.
@@ -41,4 +42,8 @@ pub struct ListenerSpec {
     /// that serves the backend, which has its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
+    /// What callers have to prove. Default: what the workload's Runtime says where the listener serves the
+    /// workload itself; else, where it is for the workload's own calls, `Disabled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<Mtls>,
 }

@@ -45,11 +45,12 @@ mod kind;
 mod names;
 mod precedence;
 mod resources;
+mod sidecars;
 mod strays;
 mod subscriber;
 mod version;
 
-pub use assembly::{Assembly, Destination, Listening, OwnLimits, Taken};
+pub use assembly::{Assembly, Destination, Listening, OwnLimits, Reached, Taken};
 pub use feed::{Answer, Feed, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 pub use kind::Kind;
 pub use precedence::Conflict;

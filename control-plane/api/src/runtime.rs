@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::core_mode;
 use crate::document::{Ignored, Metadata};
-use crate::{Duration, Mode, WindowBounds};
+use crate::{Duration, InboundMtls, Mode, Mtls, WindowBounds};
 
 /// What changes in the sidecars of a workload while they run. It has the workload's name; a lone sidecar
 /// takes the first one of its files.
@@ -52,13 +52,24 @@ pub struct RuntimeSpec {
     /// How many batches of any route may be in flight, in place of what the route says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowBounds>,
+    /// What callers have to prove: by default, whoever has a certificate uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<InboundMtls>,
 }
 
 impl RuntimeSpec {
+    /// What callers have to prove who connect to a port.
+    pub fn mtls_on(&self, port: u16) -> Mtls {
+        self.mtls
+            .as_ref()
+            .map_or_else(Mtls::default, |mtls| mtls.on(port))
+    }
+
     /// A policy within these caps. What is batched under other caps is of another generation.
     pub fn cap(&self, policy: &Policy) -> Policy {
         let caps = Self {
             log_level: None,
+            mtls: None,
             ..self.clone()
         };
         if caps == Self::default() {

@@ -15,16 +15,7 @@ use crate::route::{Head, Route};
 
 pub use bypass::head_bypass;
 pub use describe::{Description, describe};
-pub use fields::{CREDENTIALS, KeyRules, KeyRulesError, Sharing, is_credential};
-
-/// Who makes a call, and how.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Caller<'a> {
-    /// The version the call came in with.
-    pub version: Version,
-    /// The identity that its connection proved, as by mTLS.
-    pub identity: Option<&'a str>,
-}
+pub use fields::{CLIENT_ID, CREDENTIALS, KeyRules, KeyRulesError, Sharing, is_credential};
 
 /// A key, in a buffer that is cleared and used again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,20 +49,21 @@ impl KeyBuf {
 
 /// Writes the key of a call: see [`KeyRules`] for what may differ between members.
 ///
-/// `captures` are those of the route's match, `invariants` what the codec adds.
+/// `version` is the one that the call came in with, `captures` are those of the route's match, `invariants`
+/// what the codec adds.
 pub fn write_key(
     buf: &mut KeyBuf,
     route: &Route,
     head: &Head<'_>,
     captures: &[(&str, &str)],
-    caller: Caller<'_>,
+    version: Version,
     invariants: &[u8],
     priority: u8,
 ) {
     buf.0.clear();
     buf.part(route.name.as_bytes());
     buf.0.extend_from_slice(&route.generation.to_le_bytes());
-    buf.0.push(u8::from(caller.version >= Version::HTTP_2));
+    buf.0.push(u8::from(version >= Version::HTTP_2));
     buf.0.push(priority);
     buf.part(head.method.as_str().as_bytes());
     buf.optional(head.uri.scheme_str().map(str::as_bytes));
@@ -84,12 +76,6 @@ pub fn write_key(
     buf.part(before.as_bytes());
     buf.optional(behind.map(str::as_bytes));
     buf.optional(head.uri.query().map(str::as_bytes));
-    buf.optional(
-        caller
-            .identity
-            .filter(|_| route.key.sharing() == Sharing::Strict)
-            .map(str::as_bytes),
-    );
     buf.part(invariants);
     write_fields(buf, &route.key, head.headers);
 }
@@ -160,13 +146,12 @@ pub fn priority(route: &Route, headers: &HeaderMap) -> u8 {
         .unwrap_or(DEFAULT_PRIORITY)
 }
 
-/// A number for the caller's identity, for fairness between tenants: what its connection proved
-/// and its credentials. Different callers may share a number; nothing else depends on it.
-pub fn tenant(headers: &HeaderMap, caller: Caller<'_>) -> u64 {
+/// A number for the caller's identity, for fairness between tenants: its credentials. Different callers may
+/// share a number; nothing else depends on it.
+pub fn tenant(headers: &HeaderMap) -> u64 {
     use std::hash::{BuildHasher, Hasher};
 
     let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
-    hasher.write(caller.identity.unwrap_or_default().as_bytes());
     for (name, value) in headers {
         if is_credential(name.as_str()) {
             hasher.write(value.as_bytes());

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
-use jitney_core::key::Caller;
 use jitney_core::policy::{Explanation, Policy, explain};
 use jitney_core::route::Head;
 
@@ -64,22 +63,14 @@ impl RawRequest {
         })
     }
 
-    /// What `policy` makes of it, for a caller without a proven identity.
+    /// What `policy` makes of it, for the caller that [`jitney_core::key::CLIENT_ID`] names, if it does.
     pub fn explain(&self, policy: &Policy) -> Explanation {
         let head = Head {
             method: &self.method,
             uri: &self.uri,
             headers: &self.headers,
         };
-        explain(
-            policy,
-            &head,
-            &self.body,
-            Caller {
-                version: self.version,
-                identity: None,
-            },
-        )
+        explain(policy, &head, &self.body, self.version)
     }
 }
 

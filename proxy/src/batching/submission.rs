@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use jitney_core::Bypass;
 use jitney_core::batch::Queued;
 use jitney_core::codec::{AnyItem, Call, Codec};
-use jitney_core::key::{self, Caller, KeyBuf, write_key};
+use jitney_core::key::{self, KeyBuf, write_key};
 use jitney_core::route::{Captures, Head, Route};
 
 use crate::body::Body;
@@ -81,10 +81,6 @@ impl Submission {
         if !self.route.fits(read.count, read.shared_bytes + read.bytes) {
             return Err(Bypass::TooLarge);
         }
-        let caller = Caller {
-            version: self.head.version,
-            identity: None,
-        };
         let queued = Queued {
             call: (),
             items: read.count,
@@ -92,7 +88,7 @@ impl Submission {
             shared_bytes: read.shared_bytes,
             deadline: self.deadline,
             priority: key::priority(&self.route, head.headers),
-            tenant: key::tenant(head.headers, caller),
+            tenant: key::tenant(head.headers),
             class: self.state.class,
         };
         write_key(
@@ -100,7 +96,7 @@ impl Submission {
             &self.route,
             &head,
             &captures,
-            caller,
+            self.head.version,
             &read.invariants,
             queued.priority,
         );

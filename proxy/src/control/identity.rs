@@ -13,20 +13,22 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
 
 use super::Shared;
 use super::backoff::random;
 use super::channel::{Channel, ControlPlaneUrl};
 use super::session::Broken;
-use super::trust::{Trust, spiffe_id};
+use super::trust::Trust;
+use crate::mtls::{Credentials, Mesh, spiffe_id};
 
 /// The certificate, and how to get another.
 #[derive(Debug)]
 pub(super) struct Identity {
     token_file: PathBuf,
     standing: Shared,
-    present: Option<Credentials>,
+    mesh: Mesh,
+    present: Option<Held>,
     /// Of the request under way: a token is good for one key, and its answer may get lost.
     next_key: Option<KeyPair>,
     /// The control plane does not take the certificate, although its time is not up.
@@ -35,15 +37,12 @@ pub(super) struct Identity {
     switch_at: Option<SystemTime>,
 }
 
-/// A certificate and its key.
-struct Credentials {
-    id: SpiffeId,
-    chain: Vec<CertificateDer<'static>>,
-    /// PKCS #8.
-    key: Vec<u8>,
+/// The certificate in use.
+#[derive(Debug)]
+struct Held {
+    credentials: Credentials,
     /// The root that signed it.
     issuer: Vec<u8>,
-    not_after: SystemTime,
     /// Jittered: sidecars that started together do not come back together.
     renew_at: SystemTime,
 }
@@ -61,20 +60,12 @@ pub(super) enum IdentityError {
     Unusable(&'static str),
 }
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("id", &self.id)
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Identity {
-    pub(super) fn new(token_file: PathBuf, standing: Shared) -> Self {
+    pub(super) fn new(token_file: PathBuf, standing: Shared, mesh: Mesh) -> Self {
         Self {
             token_file,
             standing,
+            mesh,
             present: None,
             next_key: None,
             is_doubted: false,
@@ -89,7 +80,7 @@ impl Identity {
 
     /// Whose sidecar this is; `None` before the first certificate.
     pub(super) fn id(&self) -> Option<&SpiffeId> {
-        self.present.as_ref().map(|present| &present.id)
+        self.present.as_ref().map(|present| &present.credentials.id)
     }
 
     /// How long the certificate is good without being renewed; zero when there is none.
@@ -110,7 +101,7 @@ impl Identity {
 
     /// Whether a stream can be opened with it.
     fn is_good(&self, now: SystemTime) -> bool {
-        let is_in_time = |present: &Credentials| present.not_after > now;
+        let is_in_time = |present: &Held| present.credentials.not_after > now;
         !self.is_doubted && self.present.as_ref().is_some_and(is_in_time)
     }
 
@@ -148,26 +139,43 @@ impl Identity {
         let signed = signed
             .map_err(|status| IdentityError::Refused(Box::new(status)))?
             .into_inner();
-        let credentials = Credentials::of(&signed, key)?;
+        let held = Held::of(&signed, key)?;
         if let Some(bundle) = signed.trust {
             trust
                 .replace(bundle)
                 .map_err(|_| IdentityError::Unusable("its trust bundle"))?;
         }
-        tracing::info!(identity = %credentials.id, "certificate received");
+        let Credentials { id, not_after, .. } = &held.credentials;
+        tracing::info!(identity = %id, "certificate received");
         let mut standing = self.standing.lock();
-        standing.identity = Some(credentials.id.to_string());
-        standing.expires = Some(credentials.not_after);
+        standing.identity = Some(id.to_string());
+        standing.expires = Some(*not_after);
         drop(standing);
-        self.present = Some(credentials);
+        self.present = Some(held);
         self.next_key = None;
+        self.show(trust);
         Ok(())
+    }
+
+    /// Has other sidecars see the certificate, and be checked against the roots of now.
+    pub(super) fn show(&self, trust: &Trust) {
+        let Some(held) = &self.present else { return };
+        let shown = trust
+            .roots()
+            .and_then(|roots| self.mesh.show(&held.credentials, roots));
+        if let Err(error) = shown {
+            tracing::warn!(%error, "other sidecars see the certificate and the roots of before");
+        }
     }
 
     /// It could not be renewed: after a pause it is tried again, several times before it expires.
     pub(super) fn postpone(&mut self, now: SystemTime) {
         if let Some(present) = &mut self.present {
-            let left = present.not_after.duration_since(now).unwrap_or_default();
+            let left = present
+                .credentials
+                .not_after
+                .duration_since(now)
+                .unwrap_or_default();
             let again = now + left.mul_f64(0.05 + 0.05 * random()).max(PATIENCE);
             present.renew_at = again;
             self.switch_at = Some(again);
@@ -188,12 +196,9 @@ impl Identity {
             .with_custom_certificate_verifier(trust.verifier()?);
         let present = self.present.as_ref().filter(|_| self.is_good(SystemTime::now()));
         let mut config = match present {
-            Some(Credentials { chain, key, .. }) => {
-                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.clone()));
-                builder
-                    .with_client_auth_cert(chain.clone(), key)
-                    .map_err(io::Error::other)?
-            }
+            Some(Held { credentials, .. }) => builder
+                .with_client_auth_cert(credentials.chain.clone(), credentials.private_key())
+                .map_err(io::Error::other)?,
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -203,7 +208,7 @@ impl Identity {
     }
 }
 
-impl Credentials {
+impl Held {
     fn of(signed: &SignedCertificate, key: Vec<u8>) -> Result<Self, IdentityError> {
         let chain = signed.chain.iter().map(|one| CertificateDer::from(one.to_vec()));
         let chain: Vec<_> = chain.collect();
@@ -215,11 +220,13 @@ impl Credentials {
         let lifetime = lifetime.map_err(|_| IdentityError::Unusable("it ends before it begins"))?;
         let issuer = signed.trust.as_ref().map(|trust| trust.issuer.to_vec());
         Ok(Self {
-            id,
-            chain,
-            key,
+            credentials: Credentials {
+                id,
+                chain,
+                key,
+                not_after,
+            },
             issuer: issuer.unwrap_or_default(),
-            not_after,
             renew_at: not_before + lifetime.mul_f64(0.63 + 0.14 * random()),
         })
     }

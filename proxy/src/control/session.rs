@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use jitney_api::push::Kind;
 use jitney_api::push::ads::DeltaDiscoveryRequest;
 use jitney_api::push::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use jitney_api::push::config::reports_client::ReportsClient;
@@ -166,7 +167,11 @@ impl Session {
             tokio::select! {
                 response = responses.message() => {
                     let Some(response) = response? else { return Ok(Ended::Closed) };
+                    let is_about_trust = response.type_url == Kind::TrustBundle.type_url();
                     self.duty.take(response, &self.trust);
+                    if is_about_trust {
+                        self.identity.show(&self.trust);
+                    }
                     self.speak(&requests).await?;
                     if self.duty.is_unsaved() {
                         save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);

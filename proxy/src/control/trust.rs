@@ -12,18 +12,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jitney_api::Workload;
 use jitney_api::push::{Version, config};
-use jitney_api::{SpiffeId, Workload};
 use parking_lot::Mutex;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::mtls::OneOfMesh;
 
 /// The roots, hot.
 #[derive(Clone)]
@@ -139,15 +136,24 @@ impl Trust {
     ///
     /// # Errors
     /// When the file is needed, and cannot be read.
-    pub(super) fn verifier(&self) -> io::Result<Arc<ControlPlaneOnly>> {
+    pub(super) fn verifier(&self) -> io::Result<Arc<OneOfMesh>> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = OneOfMesh::new(self.roots()?.into(), provider);
+        Ok(Arc::new(verifier.only(Workload::control_plane())))
+    }
+
+    /// Who signs for the mesh, as of now.
+    ///
+    /// # Errors
+    /// When the file is needed, and cannot be read.
+    pub(super) fn roots(&self) -> io::Result<RootCertStore> {
         let mut known = self.known.lock();
         let mut roots = self.of_file(&mut known)?;
         for root in known.bundle.iter().flat_map(|bundle| &bundle.roots) {
             // Tried when it came.
             drop(roots.add(CertificateDer::from(root.to_vec())));
         }
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        Ok(Arc::new(ControlPlaneOnly { roots, provider }))
+        Ok(roots)
     }
 }
 
@@ -187,83 +193,6 @@ fn read_roots(file: &Path) -> io::Result<RootCertStore> {
         ));
     }
     Ok(roots)
-}
-
-/// Accepts the control plane of a mesh, by its SPIFFE ID and whatever address it has.
-#[derive(Debug)]
-pub(super) struct ControlPlaneOnly {
-    roots: RootCertStore,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for ControlPlaneOnly {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        match spiffe_id(end_entity) {
-            Some(id) if id.workload == Workload::control_plane() => Ok(ServerCertVerified::assertion()),
-            Some(_) | None => Err(CertificateError::NotValidForName.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// The one URI of a certificate, where it is that of a workload (X.509-SVID §2: exactly one).
-pub(super) fn spiffe_id(certificate: &[u8]) -> Option<SpiffeId> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let names = certificate.extensions().iter().find_map(|extension| {
-        let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
-            return None;
-        };
-        Some(&names.general_names)
-    })?;
-    let mut uris = names.iter().filter_map(|name| {
-        let GeneralName::URI(uri) = name else { return None };
-        Some(*uri)
-    });
-    let (uri, another) = (uris.next()?, uris.next());
-    uri.parse().ok().filter(|_| another.is_none())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn first_bytes_tell_the_protocol() {
-    use Protocol::{Http1, Http2, Opaque};
+    use Protocol::{Http1, Http2, Opaque, Tls};
     for (bytes, expected) in [
         (&b"GET / HTTP/1.1\r\n"[..], Some(Http1)),
         (b"GET", Some(Http1)),
@@ -22,7 +22,8 @@ fn first_bytes_tell_the_protocol() {
         (b"G\0T / HTTP/1.1\r\n", Some(Http1)),
         (b"\xffGET / HTTP/1.1\r\n", Some(Http1)),
         (b"GET\0/ HTTP/1.1\r\n", Some(Http1)),
-        (b"\x16\x03\x01\x02\x00\x01", Some(Opaque)),
+        (b"\x16\x03\x01\x02\x00\x01", Some(Tls)),
+        (b"\x16", None),
         (b"*1\r\n$4\r\nPING\r\n", Some(Opaque)),
         (b"\0\0\0\x08\x04\xd2\x16\x2f", Some(Opaque)),
         (b"S", None),

@@ -51,6 +51,10 @@ labels! {
         NotRedirected = "not_redirected",
         /// It was meant for what only this machine may reach, such as the admin endpoint.
         Forbidden = "forbidden",
+        /// Its caller shows no certificate, which its port is strict about.
+        NotSecured = "not_secured",
+        /// Its caller, a sidecar, could not prove who it is, or this one cannot.
+        Untrusted = "untrusted",
         /// Too many destinations are in use.
         TooMany = "too_many_destinations",
         /// This sidecar made it: its own user is not spared by the rules.
@@ -129,6 +133,8 @@ labels! {
         Http1 = "http1",
         /// HTTP/2.
         Http2 = "http2",
+        /// TLS that is the service's own, passed on unread.
+        Tls = "tls",
         /// Anything else, passed on as bytes.
         Opaque = "opaque",
     }

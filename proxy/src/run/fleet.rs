@@ -13,13 +13,14 @@ use tokio::sync::watch;
 
 use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
 use super::to::{Destinations, Going};
-use crate::accept::bind;
+use crate::accept::{Acceptor, bind};
 use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
+use crate::connection::Limits;
 use crate::drain::Drain;
 use crate::listeners::{ListenerView, Listeners, Pending};
 use crate::metrics::Metrics;
-use crate::send::Backend;
+use crate::send::{Backend, InCommon};
 use crate::upstream::Upstream;
 
 /// The listeners and backends that run.
@@ -76,9 +77,10 @@ impl Fleet {
         views: Views,
         runtime: Handle,
         max_connections: NonZeroUsize,
+        in_common: InCommon,
     ) -> Self {
         Self {
-            destinations: Destinations::new(&metrics, &views),
+            destinations: Destinations::new(&metrics, &views, in_common),
             metrics,
             views,
             runtime,
@@ -200,7 +202,7 @@ impl Fleet {
                 Some((_, upstream)) => Arc::clone(upstream),
                 None => Upstream::start(
                     Arc::new(Backend::new(
-                        &planned.settings(&self.metrics, &self.destinations.ours),
+                        &planned.settings(&self.metrics, &self.destinations.in_common),
                     )),
                     &self.metrics,
                 ),
@@ -264,9 +266,15 @@ impl Fleet {
         tracing::info!(%address, backend, "listening");
         // Held from now on, so that a drain that begins at once waits for it.
         let guard = listener.drain.guard();
-        let served = listener
-            .going
-            .serve(socket, self.max_connections.get(), &self.metrics, &listener.drain);
+        let acceptor = Acceptor {
+            direct: (),
+            mesh: self.destinations.in_common.mesh.clone(),
+            limits: Limits::default(),
+            max_connections: self.max_connections.get(),
+            metrics: self.metrics.clone(),
+            drain: listener.drain.clone(),
+        };
+        let served = listener.going.serve(socket, listener.planned.mtls, acceptor);
         self.runtime.spawn(async move {
             served.await;
             drop(guard);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::{
-    CompiledBackend, Diagnostic, Documents, Endpoint, Protocol, Resource, RuntimeSpec, Sources, compile,
-    compile_for_upstream,
+    CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Mtls, Protocol, Resource, RuntimeSpec,
+    Sources, compile, compile_for_upstream, strict_mtls,
 };
 use jitney_core::policy::Policy;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::config::RunArgs;
 use crate::directory::Direction;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
-use crate::send::{Address, BackendSettings, Ours, Speaks};
+use crate::send::{Address, BackendSettings, InCommon, Speaks, Target};
 
 /// Listeners and backends, each with its policy.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Plan {
     /// The policy for connections that the kernel handed over on their way in and that are meant for
     /// none of the backends' endpoints.
     pub(super) inbound: Arc<Policy>,
+    /// What callers have to prove of whose connections that is not said elsewhere.
+    pub(super) mtls: InboundMtls,
     /// What the kernel may hand over and is not passed on to.
     pub(super) forbidden: Vec<SocketAddr>,
     /// Invariant: one for each backend that a listener names.
@@ -43,6 +45,8 @@ pub(super) struct PlannedListener {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
     pub(super) to: To,
+    /// What callers have to prove.
+    pub(super) mtls: Mtls,
     /// What was pushed that says so: then it may wait for its address. `None`: a flag or a file says it, and
     /// an address that is taken is a mistake.
     pub(super) place: Option<Place>,
@@ -61,7 +65,7 @@ pub(super) enum To {
 #[derive(Clone, Debug)]
 pub(super) struct PlannedBackend {
     pub(super) reach: Reach,
-    pub(super) endpoints: Vec<Address>,
+    pub(super) endpoints: Vec<Target>,
     pub(super) policy: Arc<Policy>,
 }
 
@@ -70,8 +74,8 @@ pub(super) struct PlannedBackend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reach {
     pub(super) name: Arc<str>,
-    speaks: Speaks,
-    connect_timeout: Option<Duration>,
+    pub(super) speaks: Speaks,
+    pub(super) connect_timeout: Option<Duration>,
 }
 
 impl Plan {
@@ -86,6 +90,10 @@ impl Plan {
         } else {
             Self::of_documents(&documents)
         };
+        let plan = plan.and_then(|plan| match strict_mtls(&documents) {
+            faults if faults.is_empty() => Ok(plan),
+            faults => Err(faults),
+        });
         let mut plan = plan.map_err(|faults| errors(&faults))?;
         plan.listeners.extend(redirected(args));
         plan.forbidden = forbidden(args);
@@ -112,7 +120,12 @@ impl Plan {
 
     /// Whoever may call the sidecar must not reach what only this machine may.
     pub(super) fn refuse_endpoint(&self, admin: SocketAddr) -> Result<(), Vec<String>> {
-        let reaches = |planned: &&PlannedBackend| planned.endpoints.contains(&Address::Socket(admin));
+        let reaches = |planned: &&PlannedBackend| {
+            planned
+                .endpoints
+                .iter()
+                .any(|one| one.address == Address::Socket(admin))
+        };
         match self.backends.iter().find(reaches) {
             Some(planned) => {
                 let name = &planned.reach.name;
@@ -126,12 +139,14 @@ impl Plan {
 
     fn of_flags(args: &RunArgs, documents: &Documents) -> Result<Self, Vec<Diagnostic>> {
         let compiled = compile_for_upstream(documents)?;
-        let (listeners, backends) = by_flags(args, Arc::clone(&compiled.policy));
+        let asked = compiled.runtime.mtls.clone().unwrap_or_default();
+        let (listeners, backends) = by_flags(args, Arc::clone(&compiled.policy), asked.mode);
         let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
         Ok(Self {
             listeners,
             effective: effective(documents, &compiled.runtime, policies),
             inbound: compiled.policy,
+            mtls: asked,
             forbidden: Vec::new(),
             backends,
             sources: Vec::new(),
@@ -164,6 +179,7 @@ impl Plan {
                 Some(local) => local_name(&listener.backend, &local),
                 None => listener.backend,
             }),
+            mtls: listener.mtls.unwrap_or_default(),
             place: None,
         });
         let policies = backends.iter().map(|backend| (&*backend.name, &*backend.policy));
@@ -171,6 +187,7 @@ impl Plan {
         Ok(Self {
             listeners: listeners.collect(),
             inbound: Arc::default(),
+            mtls: compiled.runtime.mtls.clone().unwrap_or_default(),
             forbidden: Vec::new(),
             backends: backends.into_iter().map(PlannedBackend::from).collect(),
             sources: Vec::new(),
@@ -182,16 +199,20 @@ impl Plan {
 }
 
 /// The listeners and the backend that the flags describe; none when they describe none.
-pub(super) fn by_flags(args: &RunArgs, policy: Arc<Policy>) -> (Vec<PlannedListener>, Vec<PlannedBackend>) {
+pub(super) fn by_flags(
+    args: &RunArgs,
+    policy: Arc<Policy>,
+    asked: Mtls,
+) -> (Vec<PlannedListener>, Vec<PlannedBackend>) {
     let name: Arc<str> = UPSTREAM.into();
-    let listeners: Vec<_> = by_flag("listen", To::Backend(Arc::clone(&name)), &args.listen).collect();
+    let listeners: Vec<_> = by_flag("listen", To::Backend(Arc::clone(&name)), asked, &args.listen).collect();
     let backend = PlannedBackend {
         reach: Reach {
             name: Arc::clone(&name),
             speaks: args.upstream_protocol.into(),
             connect_timeout: None,
         },
-        endpoints: args.upstream.clone(),
+        endpoints: args.upstream.iter().cloned().map(Target::from).collect(),
         policy,
     };
     let backends = if listeners.is_empty() {
@@ -209,26 +230,46 @@ impl PlannedListener {
             name,
             address,
             to,
+            mtls,
             place: _,
         } = self;
-        (name, address, to) == (&other.name, &other.address, &other.to)
+        (name, address, to, mtls) == (&other.name, &other.address, &other.to, &other.mtls)
     }
 }
 
 /// The listeners for what the kernel hands over, which flags describe alone.
 pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener> {
-    let inbound = by_flag("inbound", To::Redirected(Direction::Inbound), &args.inbound);
-    let outbound = by_flag("outbound", To::Redirected(Direction::Outbound), &args.outbound);
+    // By the port that each was meant for.
+    let asked = Mtls::default();
+    let inbound = by_flag(
+        "inbound",
+        To::Redirected(Direction::Inbound),
+        asked,
+        &args.inbound,
+    );
+    let bare = Mtls::Disabled;
+    let outbound = by_flag(
+        "outbound",
+        To::Redirected(Direction::Outbound),
+        bare,
+        &args.outbound,
+    );
     inbound.chain(outbound)
 }
 
 /// A listener for each address of a flag.
-fn by_flag(flag: &str, to: To, addresses: &[SocketAddr]) -> impl Iterator<Item = PlannedListener> {
+fn by_flag(
+    flag: &str,
+    to: To,
+    mtls: Mtls,
+    addresses: &[SocketAddr],
+) -> impl Iterator<Item = PlannedListener> {
     let addresses = addresses.iter().enumerate();
     addresses.map(move |(n, address)| PlannedListener {
         name: format!("{flag}-{n}").into(),
         address: *address,
         to: to.clone(),
+        mtls,
         place: None,
     })
 }
@@ -260,14 +301,14 @@ impl From<CompiledBackend> for PlannedBackend {
         };
         Self {
             reach,
-            endpoints: backend.endpoints.iter().map(address).collect(),
+            endpoints: backend.endpoints.iter().map(|one| address(one).into()).collect(),
             policy: backend.policy,
         }
     }
 }
 
 impl PlannedBackend {
-    pub(super) fn settings(&self, metrics: &Metrics, ours: &Ours) -> BackendSettings {
+    pub(super) fn settings(&self, metrics: &Metrics, in_common: &InCommon) -> BackendSettings {
         let Reach {
             name,
             speaks,
@@ -276,7 +317,7 @@ impl PlannedBackend {
         let defaults = BackendSettings::new(Arc::clone(name), self.endpoints.clone());
         BackendSettings {
             metrics: metrics.backend(name),
-            ours: ours.clone(),
+            in_common: in_common.clone(),
             speaks: *speaks,
             connect_timeout: connect_timeout.unwrap_or(defaults.connect_timeout),
             ..defaults
@@ -284,7 +325,7 @@ impl PlannedBackend {
     }
 }
 
-const fn speaks(protocol: Protocol) -> Speaks {
+pub(super) const fn speaks(protocol: Protocol) -> Speaks {
     match protocol {
         Protocol::Auto => Speaks::Auto,
         Protocol::HTTP1 => Speaks::Http1,

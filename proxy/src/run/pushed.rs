@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use jitney_api::push::{Assembly, Listening};
-use jitney_api::{CompiledBackend, CompiledPolicy, Workload};
+use jitney_api::push::{Assembly, Listening, Reached};
+use jitney_api::{CompiledPolicy, Mtls, Workload};
 
 use super::applier::{Applier, CONTROL_PLANE};
 use super::plan::{
-    Plan, PlannedBackend, PlannedListener, To, by_flags, effective, forbidden, local_name, redirected,
+    Plan, PlannedBackend, PlannedListener, Reach, To, address, by_flags, effective, forbidden, local_name,
+    redirected, speaks,
 };
 use crate::config::RunArgs;
 use crate::control::Force;
 use crate::listeners::{Listeners, Place};
+use crate::send::{Peer, Target};
 
 /// Puts what a control plane pushed in force.
 #[derive(Debug)]
@@ -31,7 +33,9 @@ impl Force for Pushed {
 /// What the flags and the control plane say together.
 fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     let inbound = pushed.inbound();
-    let (mut listeners, mut backends) = by_flags(args, Arc::clone(&inbound.policy));
+    let runtime = pushed.runtime();
+    let asked = runtime.mtls.clone().unwrap_or_default();
+    let (mut listeners, mut backends) = by_flags(args, Arc::clone(&inbound.policy), asked.mode);
     listeners.extend(redirected(args));
     let mut warnings: Vec<String> = inbound.warnings.iter().map(ToString::to_string).collect();
     for listening in pushed.listeners() {
@@ -49,18 +53,25 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         listeners.push(PlannedListener {
             name: listening.name.as_str().into(),
             address: listening.address,
-            to: To::Backend(Arc::clone(&backend.name)),
+            to: To::Backend(Arc::clone(&backend.reach.name)),
+            mtls: match (listening.mtls, is_own || listening.local.is_some()) {
+                (Some(mtls), _) => mtls,
+                (None, true) => asked.on(listening.address.port()),
+                (None, false) => Mtls::Disabled,
+            },
             place: Some(Place {
                 runtime: listening.runtime.clone(),
                 field: format!("{}.spec.address", listening.field()),
             }),
         });
-        if !backends.iter().any(|known| known.reach.name == backend.name) {
-            backends.push(PlannedBackend::from(backend));
+        if !backends
+            .iter()
+            .any(|known| known.reach.name == backend.reach.name)
+        {
+            backends.push(backend);
         }
     }
     warnings.dedup();
-    let runtime = pushed.runtime();
     let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
     Plan {
         effective: effective(&pushed.documents(), &runtime, policies),
@@ -68,6 +79,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         log_level: runtime.log_level,
         listeners,
         inbound: Arc::clone(&inbound.policy),
+        mtls: asked,
         forbidden: forbidden(args),
         backends,
         warnings,
@@ -79,19 +91,37 @@ fn reached(
     pushed: &Assembly,
     listening: &Listening,
     inbound: Option<&CompiledPolicy>,
-) -> Option<(CompiledBackend, CompiledPolicy)> {
+) -> Option<(PlannedBackend, CompiledPolicy)> {
     let (destination, outbound) = pushed.outbound(&listening.backend)?;
     let policy = inbound.cloned().unwrap_or(outbound);
+    let is_strict = destination.spec.mtls == Mtls::Strict;
     let (name, endpoints) = match &listening.local {
-        Some(local) => (local_name(&listening.backend, local), vec![local.clone()]),
-        None => (listening.backend.as_str().into(), destination.endpoints),
+        Some(local) => (local_name(&listening.backend, local), vec![address(local).into()]),
+        None => (
+            listening.backend.as_str().into(),
+            destination
+                .endpoints
+                .iter()
+                .map(|one| target(one, is_strict))
+                .collect(),
+        ),
     };
-    let backend = CompiledBackend {
-        name,
+    let backend = PlannedBackend {
+        reach: Reach {
+            name,
+            speaks: speaks(destination.spec.protocol),
+            connect_timeout: Some(destination.spec.connect_timeout.0),
+        },
         endpoints,
-        protocol: destination.spec.protocol,
-        connect_timeout: destination.spec.connect_timeout.0,
         policy: Arc::clone(&policy.policy),
     };
     Some((backend, policy))
+}
+
+fn target(reached: &Reached, is_strict: bool) -> Target {
+    let peer = reached.workload.clone();
+    Target {
+        address: address(&reached.endpoint),
+        peer: peer.map(|workload| Peer { workload, is_strict }),
+    }
 }

@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use jitney_api::{InboundMtls, Mtls};
 use tokio::net::TcpListener;
 
 use super::plan::{Plan, Reach, To};
-use crate::accept::{Acceptor, Always, Direct};
+use crate::accept::{Acceptor, Always};
 use crate::admin::inspect::{MoreBackends, Views};
-use crate::connection::Limits;
 use crate::directory::{Direction, Directory, Map, Redirected};
-use crate::drain::Drain;
 use crate::metrics::Metrics;
-use crate::send::{Address, Ours};
+use crate::send::{Address, InCommon};
 use crate::serve::Sidecar;
 use crate::upstream::Upstream;
 
@@ -23,7 +22,7 @@ pub(super) struct Destinations {
     inbound: Arc<Directory>,
     outbound: Arc<Directory>,
     /// The connections that this sidecar makes, whichever way.
-    pub(super) ours: Ours,
+    pub(super) in_common: InCommon,
 }
 
 /// Where the connections of one listener go.
@@ -34,17 +33,16 @@ pub(super) enum Going {
 }
 
 impl Destinations {
-    pub(super) fn new(metrics: &Metrics, views: &Views) -> Self {
-        let ours = Ours::default();
+    pub(super) fn new(metrics: &Metrics, views: &Views, in_common: InCommon) -> Self {
         let directory = |direction| {
-            let directory = Directory::new(direction, metrics, &ours);
+            let directory = Directory::new(direction, metrics, &in_common);
             views.add(Arc::clone(&directory) as Arc<dyn MoreBackends>);
             directory
         };
         Self {
             inbound: directory(Direction::Inbound),
             outbound: directory(Direction::Outbound),
-            ours,
+            in_common,
         }
     }
 
@@ -67,6 +65,7 @@ impl Destinations {
     pub(super) fn install(&self, plan: &Plan, upstreams: &[(Reach, Arc<Upstream>)]) {
         let mut inbound = Map {
             policy: Arc::clone(&plan.inbound),
+            mtls: plan.mtls.clone(),
             forbidden: plan.forbidden.clone(),
             ..Map::default()
         };
@@ -74,7 +73,7 @@ impl Destinations {
         for (planned, (_, upstream)) in plan.backends.iter().zip(upstreams) {
             for endpoint in &planned.endpoints {
                 // A name stands for addresses that only its resolver knows.
-                if let Address::Socket(address) = endpoint {
+                if let Address::Socket(address) = &endpoint.address {
                     backends.entry(*address).or_insert_with(|| Arc::clone(upstream));
                     let policy = inbound.policies.entry(*address);
                     policy.or_insert_with(|| Arc::clone(&planned.policy));
@@ -84,6 +83,11 @@ impl Destinations {
         self.outbound.install(Map {
             backends,
             forbidden: plan.forbidden.clone(),
+            // Whoever is beside this sidecar has no other.
+            mtls: InboundMtls {
+                mode: Mtls::Disabled,
+                ..InboundMtls::default()
+            },
             ..Map::default()
         });
         self.inbound.install(inbound);
@@ -108,32 +112,22 @@ impl Going {
     pub(super) fn serve(
         &self,
         socket: Arc<TcpListener>,
-        max_connections: usize,
-        metrics: &Metrics,
-        drain: &Drain,
+        mtls: Mtls,
+        acceptor: Acceptor<()>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         match self {
             Self::Backend(upstream) => {
                 let direct = Always {
                     service: Sidecar(Arc::clone(upstream)),
                     opaque: Arc::clone(&upstream.backend),
+                    mtls,
                 };
-                Box::pin(acceptor(direct, max_connections, metrics, drain).run(socket))
+                Box::pin(acceptor.directing(direct).run(socket))
             }
             Self::Redirected(directory) => {
                 let direct = Redirected(Arc::clone(directory));
-                Box::pin(acceptor(direct, max_connections, metrics, drain).run(socket))
+                Box::pin(acceptor.directing(direct).run(socket))
             }
         }
-    }
-}
-
-fn acceptor<D: Direct>(direct: D, max_connections: usize, metrics: &Metrics, drain: &Drain) -> Acceptor<D> {
-    Acceptor {
-        direct,
-        limits: Limits::default(),
-        max_connections,
-        metrics: metrics.clone(),
-        drain: drain.clone(),
     }
 }

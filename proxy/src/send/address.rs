@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::uri::Authority;
+use jitney_api::Workload;
 use tokio::net::TcpStream;
 
 /// `ip:port`, `[ip]:port` or `name:port`.
@@ -17,6 +18,24 @@ pub enum Address {
     Socket(SocketAddr),
     /// A name and a port.
     Name(Arc<str>),
+}
+
+/// One address of a backend, and who is to answer there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Where it is.
+    pub address: Address,
+    /// Whose sidecar answers there; `None`: connections are bare.
+    pub peer: Option<Peer>,
+}
+
+/// A sidecar that is to answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// Whose it is.
+    pub workload: Workload,
+    /// Connections are never bare, even while one of both has no certificate.
+    pub is_strict: bool,
 }
 
 /// What is wrong with an address.
@@ -57,6 +76,18 @@ impl FromStr for Address {
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
         Self::Socket(address)
+    }
+}
+
+impl From<Address> for Target {
+    fn from(address: Address) -> Self {
+        Self { address, peer: None }
+    }
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Address::from(address).into()
     }
 }
 

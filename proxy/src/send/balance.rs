@@ -112,7 +112,7 @@ fn rendezvous(endpoints: &[Arc<Endpoint>], value: &[u8], tried: &[usize]) -> usi
     let weigh = FixedState::with_seed(SEED);
     let untried = (0..endpoints.len()).filter(|at| !tried.contains(at));
     untried
-        .max_by_key(|&at| weigh.hash_one((value, &endpoints[at].address)))
+        .max_by_key(|&at| weigh.hash_one((value, &endpoints[at].target.address)))
         .unwrap_or(0)
 }
 

@@ -151,7 +151,7 @@ fn ids(endpoints: &[Arc<Endpoint>]) -> impl Iterator<Item = u64> {
 }
 
 fn addresses(endpoints: &[Arc<Endpoint>]) -> Vec<(u64, Address)> {
-    let address = |endpoint: &Arc<Endpoint>| (endpoint.id, endpoint.address.clone());
+    let address = |endpoint: &Arc<Endpoint>| (endpoint.id, endpoint.target.address.clone());
     endpoints.iter().map(address).collect()
 }
 

@@ -11,7 +11,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use jitney_core::breaker::Outcome;
 use jitney_core::policy::Replay;
 
-use super::address::Address;
+use super::address::{Address, Peer, Target};
 use super::balance::Load;
 use super::breaker::verdict;
 use super::gate::Gate;
@@ -19,21 +19,25 @@ use super::http1::Idle;
 use super::http2::Shared;
 use super::lease::{Held, Lease, Place};
 use super::ours::{Ours, Outgoing};
+use super::secured::{Secured, Via};
 use super::{BackendSettings, Sending, Speaks};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::metrics::{BackendMetrics, OpenConnection};
+use crate::mtls::Inside;
+use crate::transport::Transport;
 
 /// One address of a backend.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     /// No other endpoint of this process ever has it.
     pub(super) id: u64,
-    pub(super) address: Address,
+    pub(super) target: Target,
     pub(super) http1: Arc<Idle>,
     pub(super) load: Load,
     http2: Shared,
+    secured: Secured,
     host: HeaderValue,
     speaks: Speaks,
     connect_timeout: Duration,
@@ -50,6 +54,8 @@ pub(super) struct Endpoint {
 pub struct EndpointView {
     /// Where it is.
     pub address: Address,
+    /// Whose sidecar it is, where new connections to it are secured.
+    pub secured: Option<Peer>,
     /// Calls in flight.
     pub in_flight: usize,
     /// Idle HTTP/1.1 connections.
@@ -70,11 +76,12 @@ const HTTP2_ATTEMPTS: usize = 3;
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Endpoint {
-    pub(super) fn start(address: Address, settings: &BackendSettings, gate: &Arc<Gate>) -> Arc<Self> {
+    pub(super) fn start(target: Target, settings: &BackendSettings, gate: &Arc<Gate>) -> Arc<Self> {
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            host: address.host(),
-            address,
+            host: target.address.host(),
+            secured: Secured::new(&settings.in_common.mesh, target.peer.clone()),
+            target,
             http1: Idle::start(settings.max_idle, settings.idle_timeout),
             load: Load::default(),
             http2: Shared::default(),
@@ -82,7 +89,7 @@ impl Endpoint {
             connect_timeout: settings.connect_timeout,
             gate: Arc::clone(gate),
             metrics: Arc::clone(&settings.metrics),
-            ours: settings.ours.clone(),
+            ours: settings.in_common.ours.clone(),
             unreachable: AtomicBool::new(false),
         })
     }
@@ -92,6 +99,7 @@ impl Endpoint {
     pub(super) fn retire(&self) {
         self.http1.close();
         self.http2.close();
+        self.secured.connections.close();
     }
 
     /// Sends a request. When this fails and the request is still in its place, it was certainly not sent.
@@ -104,10 +112,9 @@ impl Endpoint {
         let place = Place::take(self)?;
         self.metrics.upstream_calls.inc(sending.why);
         let began = Load::clock();
-        let sent = match self.speaks_http2(from_http2).await {
-            Ok(false) => self.send_http1(unsent, place, sending.replay).await,
-            Ok(true) => Box::pin(self.send_http2(unsent, place, sending.replay)).await,
-            Err(error) => Err(error),
+        let sent = match self.secured.is_used() {
+            false => self.send_bare(unsent, from_http2, place, sending.replay).await,
+            true => Box::pin(self.send_secured(unsent, from_http2, place, sending.replay)).await,
         };
         let ended = Load::clock();
         match &sent {
@@ -128,7 +135,7 @@ impl Endpoint {
 
     fn was_reached(&self) {
         if self.unreachable.load(Ordering::Relaxed) && self.unreachable.swap(false, Ordering::Relaxed) {
-            tracing::info!(endpoint = %self.address, "an endpoint can be reached again");
+            tracing::info!(endpoint = %self.target.address, "an endpoint can be reached again");
         }
     }
 
@@ -136,7 +143,39 @@ impl Endpoint {
         let no_connection = matches!(error.kind(), ErrorKind::Connect | ErrorKind::ConnectTimeout);
         if no_connection && !self.unreachable.swap(true, Ordering::Relaxed) {
             let cause = error.source().map(tracing::field::display);
-            tracing::warn!(endpoint = %self.address, %error, cause, "an endpoint cannot be reached");
+            tracing::warn!(endpoint = %self.target.address, %error, cause, "an endpoint cannot be reached");
+        }
+    }
+
+    async fn send_bare(
+        self: &Arc<Self>,
+        unsent: &mut Option<Request<Body>>,
+        from_http2: bool,
+        place: Place,
+        replay: Replay,
+    ) -> Result<Response<Body>, Error> {
+        match self.speaks_http2(from_http2).await {
+            Ok(false) => self.send_http1(unsent, place, replay).await,
+            Ok(true) => Box::pin(self.send_http2(unsent, place, replay, Via::Bare)).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Between sidecars every call is one of HTTP/2, which says what it was before.
+    async fn send_secured(
+        self: &Arc<Self>,
+        unsent: &mut Option<Request<Body>>,
+        from_http2: bool,
+        place: Place,
+        replay: Replay,
+    ) -> Result<Response<Body>, Error> {
+        let sent = self.send_http2(unsent, place, replay, Via::Secured).await;
+        match sent {
+            Err(error) if self.secured.gives_way(&error) => {
+                self.send_bare(unsent, from_http2, Place::take(self)?, replay)
+                    .await
+            }
+            sent => sent,
         }
     }
 
@@ -144,7 +183,7 @@ impl Endpoint {
         match self.speaks {
             Speaks::Http1 => Ok(false),
             Speaks::Http2 => Ok(true),
-            Speaks::Auto if from_http2 => Box::pin(self.http2.is_spoken(|| self.connect())).await,
+            Speaks::Auto if from_http2 => Box::pin(self.http2.is_spoken(|| self.connect_bare())).await,
             Speaks::Auto => Ok(false),
         }
     }
@@ -169,7 +208,7 @@ impl Endpoint {
             let mut sender = match idle.take() {
                 Some(sender) => sender,
                 // Boxed as all that is rare: what every call's future holds is moved with it.
-                None => Box::pin(self.new_http1(false)).await?,
+                None => Box::pin(self.new_http1()).await?,
             };
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
             let mut failure = match sender.try_send_request(request).await {
@@ -186,10 +225,9 @@ impl Endpoint {
         }
     }
 
-    async fn new_http1(&self, is_for_upgrade: bool) -> Result<http1::SendRequest<Body>, Error> {
-        let stream = self.connect().await?;
-        let made =
-            super::http1::handshake(stream, OpenConnection::count(&self.metrics), is_for_upgrade).await;
+    async fn new_http1(&self) -> Result<http1::SendRequest<Body>, Error> {
+        let stream = self.connect_bare().await?;
+        let made = super::http1::handshake(stream, OpenConnection::count(&self.metrics), false).await;
         made.map_err(|error| Error::caused(ErrorKind::Connect, error))
     }
 
@@ -198,15 +236,25 @@ impl Endpoint {
         unsent: &mut Option<Request<Body>>,
         place: Place,
         replay: Replay,
+        via: Via,
     ) -> Result<Response<Body>, Error> {
-        let mut again = unsent.as_mut().and_then(|request| {
-            headers::to_http2(request, &self.host);
-            copy(request)
-        });
-        let mut attempts = 0;
+        let shared = match via {
+            Via::Bare => &self.http2,
+            Via::Secured => &self.secured.connections,
+        };
+        let (mut again, mut attempts) = (None, 0);
         loop {
             attempts += 1;
-            let (mut sender, stream) = self.http2.sender(|| self.new_http2()).await?;
+            let (mut sender, stream) = shared.sender(|| self.new_http2(via)).await?;
+            if attempts == 1
+                && let Some(request) = unsent
+            {
+                if via == Via::Secured {
+                    headers::tell_version(request);
+                }
+                headers::to_http2(request, &self.host);
+                again = copy(request);
+            }
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
             let mut failure = match sender.try_send_request(request).await {
                 Ok(reply) => return finish(reply, Held::Http2(stream), place),
@@ -226,8 +274,11 @@ impl Endpoint {
         }
     }
 
-    async fn new_http2(&self) -> Result<http2::SendRequest<Body>, Error> {
-        let stream = self.connect().await?;
+    async fn new_http2(&self, via: Via) -> Result<http2::SendRequest<Body>, Error> {
+        let stream = match via {
+            Via::Bare => self.connect_bare().await?,
+            Via::Secured => self.connect_secured(Inside::Http2).await?,
+        };
         let made = super::http2::handshake(stream, OpenConnection::count(&self.metrics)).await;
         made.map_err(|error| Error::caused(ErrorKind::Connect, error))
     }
@@ -239,7 +290,9 @@ impl Endpoint {
     ) -> Result<Response<Body>, Error> {
         headers::to_http1(&mut request, &self.host);
         let place = Place::take(self)?;
-        let mut sender = self.new_http1(true).await?;
+        let stream = self.connect(Inside::Http1).await?;
+        let made = super::http1::handshake(stream, OpenConnection::count(&self.metrics), true).await;
+        let mut sender = made.map_err(|error| Error::caused(ErrorKind::Connect, error))?;
         let (mut head, stream) = sender
             .try_send_request(request)
             .await
@@ -255,22 +308,44 @@ impl Endpoint {
         ))
     }
 
-    pub(super) async fn connect(&self) -> Result<Outgoing, Error> {
-        let stream = match tokio::time::timeout(self.connect_timeout, self.address.connect()).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Error::caused(ErrorKind::Connect, error)),
-            Err(_) => return Err(ErrorKind::ConnectTimeout.into()),
-        };
-        stream
-            .set_nodelay(true)
-            .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
+    /// A connection for bytes, or for one call that is to switch protocols.
+    pub(super) async fn connect(&self, inside: Inside) -> Result<Transport<Outgoing>, Error> {
+        if self.secured.is_used() {
+            match self.connect_secured(inside).await {
+                Err(error) if self.secured.gives_way(&error) => {}
+                connected => return connected,
+            }
+        }
+        self.connect_bare().await
+    }
+
+    async fn connect_secured(&self, inside: Inside) -> Result<Transport<Outgoing>, Error> {
+        self.in_time(async { self.secured.connect(self.dial().await?, inside).await })
+            .await
+    }
+
+    async fn connect_bare(&self) -> Result<Transport<Outgoing>, Error> {
+        self.in_time(async { self.dial().await.map(Transport::Bare) })
+            .await
+    }
+
+    async fn in_time<C>(&self, connecting: impl Future<Output = Result<C, Error>>) -> Result<C, Error> {
+        let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
+        connected.unwrap_or_else(|_| Err(ErrorKind::ConnectTimeout.into()))
+    }
+
+    async fn dial(&self) -> Result<Outgoing, Error> {
+        let dialled = self.target.address.connect().await;
+        let stream = dialled.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let stream = stream.map_err(|error| Error::caused(ErrorKind::Connect, error))?;
         Ok(self.ours.remember(stream))
     }
 
     pub(super) fn view(&self) -> EndpointView {
         let (latency, failing) = self.load.averages();
         EndpointView {
-            address: self.address.clone(),
+            address: self.target.address.clone(),
+            secured: self.secured.is_used().then(|| self.target.peer.clone()).flatten(),
             in_flight: self.load.in_flight.load(Ordering::Relaxed),
             idle: self.http1.len(),
             http2_connections: self.http2.len(),

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::ours::Outgoing;
 use crate::body::Body;
 use crate::metrics::OpenConnection;
+use crate::transport::Transport;
 use crate::waking;
 use crate::wire::Wire;
 
@@ -135,7 +136,7 @@ impl Drop for Idle {
 
 /// Makes an HTTP/1.1 connection of a TCP connection; one for an upgrade may switch protocols.
 pub(super) async fn handshake(
-    stream: Outgoing,
+    stream: Transport<Outgoing>,
     open: OpenConnection,
     is_for_upgrade: bool,
 ) -> hyper::Result<SendRequest<Body>> {

@@ -14,6 +14,7 @@ use super::ours::Outgoing;
 use crate::body::Body;
 use crate::error::Error;
 use crate::metrics::OpenConnection;
+use crate::transport::Transport;
 use crate::wire::Wire;
 
 /// The shared connections.
@@ -111,7 +112,7 @@ impl Shared {
     pub(super) async fn is_spoken<C, F>(&self, connect: C) -> Result<bool, Error>
     where
         C: FnOnce() -> F + Send,
-        F: Future<Output = Result<Outgoing, Error>> + Send,
+        F: Future<Output = Result<Transport<Outgoing>, Error>> + Send,
     {
         if let Some(known) = self.known() {
             return Ok(known);
@@ -136,7 +137,7 @@ impl Shared {
 }
 
 /// An HTTP/2 server's first frame is SETTINGS (RFC 9113 section 3.4); anything else is no HTTP/2.
-async fn probe(mut stream: Outgoing) -> bool {
+async fn probe(mut stream: Transport<Outgoing>) -> bool {
     const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     const SETTINGS: u8 = 4;
     let mut frame = [0; 9];
@@ -147,7 +148,10 @@ async fn probe(mut stream: Outgoing) -> bool {
 }
 
 /// Makes an HTTP/2 connection of a TCP connection.
-pub(super) async fn handshake(stream: Outgoing, open: OpenConnection) -> hyper::Result<SendRequest<Body>> {
+pub(super) async fn handshake(
+    stream: Transport<Outgoing>,
+    open: OpenConnection,
+) -> hyper::Result<SendRequest<Body>> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)

@@ -12,7 +12,7 @@ use super::balance::Balancer;
 use super::breaker::Watch;
 use super::endpoint::Endpoint;
 use super::treatment::Treatment;
-use super::{Address, OTHER_ENDPOINTS};
+use super::{OTHER_ENDPOINTS, Target};
 use crate::error::Error;
 
 /// The endpoints and their treatment.
@@ -28,12 +28,12 @@ pub(super) type Tried = SmallVec<[u64; OTHER_ENDPOINTS + 1]>;
 impl Roster {
     /// The same treatment of the endpoints at these addresses: those of this roster where it has
     /// them, or else new ones.
-    pub(super) fn moved(&self, addresses: &[Address], start: impl Fn(&Address) -> Arc<Endpoint>) -> Self {
+    pub(super) fn moved(&self, targets: &[Target], start: impl Fn(&Target) -> Arc<Endpoint>) -> Self {
         let known = self.endpoints.iter();
-        let mut known: HashMap<_, _> = known.map(|endpoint| (&endpoint.address, endpoint)).collect();
-        let endpoint = |address| known.remove(address).map_or_else(|| start(address), Arc::clone);
+        let mut known: HashMap<_, _> = known.map(|endpoint| (&endpoint.target, endpoint)).collect();
+        let endpoint = |target| known.remove(target).map_or_else(|| start(target), Arc::clone);
         Self {
-            endpoints: addresses.iter().map(endpoint).collect(),
+            endpoints: targets.iter().map(endpoint).collect(),
             treatment: self.treatment.clone(),
         }
     }

@@ -134,8 +134,11 @@ impl State {
     }
 }
 
-fn addresses(servers: &[&Server]) -> Vec<Address> {
-    servers.iter().map(|server| server.address.clone()).collect()
+fn addresses(servers: &[&Server]) -> Vec<Target> {
+    servers
+        .iter()
+        .map(|server| server.address.clone().into())
+        .collect()
 }
 
 fn backend(servers: &[&Server], speaks: Speaks) -> Arc<Backend> {

@@ -4,11 +4,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use jitney_api::push::{Assembly, OwnLimits};
-use jitney_api::{Endpoint, Workload};
+use jitney_api::Workload;
+use jitney_api::push::{Assembly, OwnLimits, Reached};
 use jitney_proxy::control::{Control, Force, Settings};
 use jitney_proxy::listeners::Listeners;
 use jitney_proxy::metrics::Metrics;
+use jitney_proxy::mtls::Mesh;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,7 +41,14 @@ impl Force for Compiles {
         let inbound = pushed.inbound().policy;
         let policy = inbound.routes().first().map(|route| route.limits.max_size - 1);
         let (to, _) = pushed.outbound("shop/orders").ok_or("no backend")?;
-        let newest = |endpoint: &Endpoint| endpoint.host.strip_prefix("10.0.1.")?.parse::<usize>().ok();
+        let newest = |reached: &Reached| {
+            reached
+                .endpoint
+                .host
+                .strip_prefix("10.0.1.")?
+                .parse::<usize>()
+                .ok()
+        };
         let endpoint = to.endpoints.iter().filter_map(newest).max();
         let changes = [policy.ok_or("no policy")?, endpoint.ok_or("no endpoint")? - 1];
         if self.last.replace(changes) == Some(changes) {
@@ -76,7 +84,7 @@ impl Fleet {
                 applied: sender.clone(),
                 last: None,
             };
-            let control = Control::new(settings, &metrics, Box::new(force))?;
+            let control = Control::new(settings, &metrics, &Mesh::default(), Box::new(force))?;
             runtime.spawn(control.run());
         }
         Ok(Self {

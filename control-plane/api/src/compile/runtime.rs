@@ -36,6 +36,9 @@ fn check(check: &Check<'_>, spec: &RuntimeSpec) {
             format!("found {timeout}, expected at most 1h"),
         );
     }
+    if let Some(asked) = &spec.mtls {
+        super::mtls::check(check, asked);
+    }
     if let Some(bounds) = spec.window {
         check_window(check, &path, bounds);
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Check, Compiled, CompiledBackend, CompiledListener, Endpoint, Faults, PolicyUnit, effective};
 use crate::diagnostic::nearest;
+use crate::identity::is_segment;
 use crate::node::Path;
 use crate::{Backend, Document, Documents, Listener, Resource, TargetKind, TargetRef};
 
@@ -75,6 +76,7 @@ pub(super) fn resolve(documents: &Documents, policies: &[PolicyUnit<'_>], faults
             protocol: backend.spec.protocol,
             connect_timeout: backend.spec.connect_timeout.0,
             policy: Arc::new(policy),
+            mtls: backend.spec.mtls,
         });
     }
     let listeners = of_kind(documents, |resource| match resource {
@@ -183,6 +185,12 @@ fn endpoints(check: &Check<'_>, backend: &Backend) -> Vec<Endpoint> {
             "found 0s, expected more",
         );
     }
+    if let Some(workload) = backend.spec.workload.as_deref().filter(|name| !is_segment(name)) {
+        check.fault(
+            &Path::default().keys("spec.workload"),
+            format!("found {workload:?}, expected a name that can be in a SPIFFE ID, such as users"),
+        );
+    }
     let mut endpoints = Vec::new();
     for (index, text) in backend.spec.endpoints.iter().enumerate() {
         let path = path.index(index);
@@ -232,6 +240,7 @@ fn listener<'a>(
         backend: backend?.into(),
         local: local.flatten(),
         workload: workload.into(),
+        mtls: listener.spec.mtls,
     })
 }
 

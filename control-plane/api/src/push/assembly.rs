@@ -16,7 +16,7 @@ mod destinations;
 mod duties;
 mod policies;
 
-pub use destinations::Destination;
+pub use destinations::{Destination, Reached};
 pub use duties::Listening;
 
 use destinations::Destinations;

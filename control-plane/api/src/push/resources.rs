@@ -7,6 +7,7 @@ use super::config;
 use super::feed::Held;
 use super::kind::Kind;
 use super::precedence::{Conflict, Precedence};
+use super::sidecars::Sidecars;
 use crate::{
     Backend, BatchPolicy, Documents, Listener, Metadata, Placement, Resource, Rollout, Runtime, Workload,
 };
@@ -47,6 +48,7 @@ pub struct Resources {
 /// Every resource of these documents. They have to be free of faults.
 pub fn resources(documents: &Documents) -> Resources {
     let (mut backends, mut policies, mut runtimes) = (Vec::new(), Vec::new(), Runtimes::default());
+    let sidecars = Sidecars::of(documents);
     for document in &documents.documents {
         match &document.resource {
             Resource::Backend(backend) => backends.push(backend),
@@ -68,7 +70,12 @@ pub fn resources(documents: &Documents) -> Resources {
     let callers = callers(&policies, &precedence);
     for backend in &backends {
         let policies = callers.get(&full_name(&backend.metadata));
-        push_backend(&mut pushed, backend, policies.cloned().unwrap_or_default());
+        push_backend(
+            &mut pushed,
+            backend,
+            policies.cloned().unwrap_or_default(),
+            &sidecars,
+        );
     }
     policies
         .iter()
@@ -116,12 +123,7 @@ impl Runtimes {
     }
 
     fn listen(&mut self, listener: &Listener, documents: &Documents) {
-        let mut named = listener.clone();
-        if named.spec.backend.is_none() {
-            named.spec.backend = only_backend(documents);
-        }
-        let backend = named.spec.backend.clone().unwrap_or_default();
-        let workload = named.spec.workload.clone().unwrap_or(backend);
+        let (named, workload) = named(listener, documents);
         let runtime = self.of(&listener.metadata, &workload);
         runtime.listeners.push(json(&named));
     }
@@ -138,6 +140,17 @@ impl Runtimes {
             readers: Readers::Workloads(vec![workload]),
         })
     }
+}
+
+/// A listener with the name of its backend, and its workload's.
+pub(super) fn named(listener: &Listener, documents: &Documents) -> (Listener, String) {
+    let mut named = listener.clone();
+    if named.spec.backend.is_none() {
+        named.spec.backend = only_backend(documents);
+    }
+    let backend = named.spec.backend.clone().unwrap_or_default();
+    let workload = named.spec.workload.clone().unwrap_or(backend);
+    (named, workload)
 }
 
 /// The backend of a listener that names none.
@@ -188,14 +201,17 @@ fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Prec
     });
 }
 
-fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend, policies: Vec<String>) {
+fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend, policies: Vec<String>, sidecars: &Sidecars) {
     let name = full_name(&backend.metadata);
     let mut spec = backend.spec.clone();
     for address in std::mem::take(&mut spec.endpoints) {
         pushed.push(Pushed {
             kind: Kind::Endpoint,
             name: format!("{name}/{address}").into(),
-            held: Held::of(&config::Endpoint { address }),
+            held: Held::of(&config::Endpoint {
+                workload: sidecars.at(backend, &address).unwrap_or_default(),
+                address,
+            }),
             readers: Readers::Everyone,
         });
     }

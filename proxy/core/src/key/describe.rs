@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{ABSENT, CREDENTIALS};
+use super::{ABSENT, CLIENT_ID, CREDENTIALS};
 use crate::codec::ITEM;
 
 /// A key in words: name and value of each part; header fields come last, by name.
@@ -55,9 +55,6 @@ fn describe_into(description: &mut Description, key: &mut Reader<'_>) -> Option<
     if let Some(query) = key.optional()? {
         add("query", masked_query(query));
     }
-    if let Some(identity) = key.optional()? {
-        add("identity", shown(identity));
-    }
     let invariants = key.part()?;
     if !invariants.is_empty() {
         add("shared", shared(invariants));
@@ -98,6 +95,10 @@ fn masked_query(query: &[u8]) -> String {
 
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
+    // A name, which proves nothing where it is shown.
+    if name == CLIENT_ID {
+        return false;
+    }
     CREDENTIALS.contains(&&*name) || SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 /// Whether callers of different identity may share a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Sharing {
-    /// No: proven identity and every credential are part of the key.
+    /// No: every credential is part of the key, the name of a workload that has proven it included.
     #[default]
     Strict,
     /// Yes: the batch travels with the credentials of its first member.
@@ -19,7 +19,7 @@ pub enum Sharing {
 ///   (`keep-alive`, `proxy-connection`, `transfer-encoding`, and a `connection` that only says
 ///   `keep-alive` or `close`).
 /// - `ignore` leaves out more, `include` puts back what is left out otherwise.
-/// - [`Sharing::Shared`] leaves out the proven identity and [`CREDENTIALS`].
+/// - [`Sharing::Shared`] leaves out [`CREDENTIALS`].
 ///
 /// Of a field that is left out, the batch carries what its first member carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,8 +119,12 @@ pub fn is_credential(name: &str) -> bool {
     matches!(name.as_bytes().first(), Some(b'a' | b'c' | b'p' | b'x')) && CREDENTIALS.contains(&name)
 }
 
+/// Who has proven by mTLS to be calling, as a SPIFFE ID. Written by the sidecar, whatever a caller wrote there.
+pub const CLIENT_ID: &str = "x-jitney-client-id";
+
 /// Fields that prove or carry who is calling. Part of every key unless callers may share.
-pub const CREDENTIALS: [&str; 14] = [
+pub const CREDENTIALS: [&str; 15] = [
+    CLIENT_ID,
     "authorization",
     "proxy-authorization",
     "cookie",

@@ -20,7 +20,6 @@ struct Script {
     method: &'static str,
     uri: String,
     headers: Vec<(String, String)>,
-    identity: Option<String>,
     invariants: Vec<u8>,
     priority: u8,
     h2: bool,
@@ -36,7 +35,6 @@ fn script(uri: &str, headers: &[(&str, &str)]) -> Script {
         method: "GET",
         uri,
         headers,
-        identity: None,
         invariants: vec![],
         priority: 3,
         h2: false,
@@ -99,10 +97,6 @@ fn key(route: &Route, call: &Script) -> Vec<u8> {
     } else {
         Version::HTTP_11
     };
-    let caller = Caller {
-        version,
-        identity: call.identity.as_deref(),
-    };
     let mut buf = KeyBuf::new();
     // What was in the buffer before must not matter.
     buf.0.extend_from_slice(b"rubbish");
@@ -111,7 +105,7 @@ fn key(route: &Route, call: &Script) -> Vec<u8> {
         route,
         &head,
         &captures,
-        caller,
+        version,
         &call.invariants,
         call.priority,
     );
@@ -247,20 +241,6 @@ fn rules_leave_out_and_put_back() {
         for field in CREDENTIALS {
             check_key(route, &with(&[(field, "a")]), &with(&[(field, "b")]), together);
         }
-        let anna = Script {
-            identity: Some("spiffe://a".into()),
-            ..with(&[])
-        };
-        check_key(
-            route,
-            &anna,
-            &Script {
-                identity: Some("spiffe://b".into()),
-                ..with(&[])
-            },
-            together,
-        );
-        check_key(route, &anna, &with(&[]), together);
     };
     identities(&route, false);
     route.key = KeyRules::new(Sharing::Shared, vec![], vec![]).unwrap();
@@ -350,7 +330,6 @@ fn routes_generations_versions_and_priorities_do_not_mix() {
 #[test]
 fn a_key_reads_back_with_credentials_masked() {
     let call = Script {
-        identity: Some("spiffe://d/ns/shop/sa/cart".into()),
         invariants: b"{\"a\":\n}".to_vec(),
         ..script(
             "http://h/a/users/1?x=1&access_token=hunter2",
@@ -358,6 +337,7 @@ fn a_key_reads_back_with_credentials_masked() {
                 ("authorization", "Bearer hunter2"),
                 ("x-session-id", "hunter2"),
                 ("accept", "text/html, */*"),
+                (CLIENT_ID, "spiffe://d/ns/shop/sa/cart"),
             ],
         )
     };
@@ -365,8 +345,8 @@ fn a_key_reads_back_with_credentials_masked() {
     assert_eq!(
         text,
         "route=users/0 generation=0000000000000001 http=1 priority=3 method=GET scheme=http authority=h \
-         path=/a/users/{} query=x=1&access_token=*** identity=spiffe://d/ns/shop/sa/cart shared={\\\"a\\\":\\n} \
-         accept='text/html, */*' authorization=*** x-session-id=***"
+         path=/a/users/{} query=x=1&access_token=*** shared={\\\"a\\\":\\n} \
+         accept='text/html, */*' authorization=*** x-jitney-client-id=spiffe://d/ns/shop/sa/cart x-session-id=***"
     );
     assert_eq!(describe(b"").parts, []);
     assert_eq!(describe(&[9; 40]).parts, []);
@@ -574,22 +554,11 @@ fn priority_is_read_where_the_order_asks_for_it() {
 
 #[test]
 fn tenants_are_identities() {
-    let of = |fields: &[(&str, &str)], identity| {
-        tenant(
-            &header_map(&script("/", fields).headers),
-            Caller {
-                identity,
-                ..Caller::default()
-            },
-        )
-    };
-    let anna = of(&[("authorization", "anna"), ("x-request-id", "1")], None);
-    assert_eq!(
-        anna,
-        of(&[("x-request-id", "2"), ("authorization", "anna")], None)
-    );
-    assert_ne!(anna, of(&[("authorization", "bert")], None));
-    assert_ne!(anna, of(&[("authorization", "anna")], Some("spiffe://x")));
+    let of = |fields: &[(&str, &str)]| tenant(&header_map(&script("/", fields).headers));
+    let anna = of(&[("authorization", "anna"), ("x-request-id", "1")]);
+    assert_eq!(anna, of(&[("x-request-id", "2"), ("authorization", "anna")]));
+    assert_ne!(anna, of(&[("authorization", "bert")]));
+    assert_ne!(anna, of(&[("authorization", "anna"), (CLIENT_ID, "spiffe://x")]));
 }
 
 /// Everything that a key must tell apart, in one comparable value.
@@ -607,13 +576,7 @@ fn keyed(call: &Script) -> impl PartialEq + std::fmt::Debug {
         None => (&*call.uri, None),
     };
     let org = path.split('/').nth(1).map(str::to_owned);
-    let rest = (
-        call.method,
-        org,
-        query,
-        call.identity.clone(),
-        call.invariants.clone(),
-    );
+    let rest = (call.method, org, query, call.invariants.clone());
     (rest, call.priority, call.h2, fields)
 }
 
@@ -632,19 +595,17 @@ fn calls() -> impl Strategy<Value = Script> {
         prop_oneof![Just("GET"), Just("POST")],
         ("[ab]", "[abc]{1,2}", proptest::option::of("[ab=&]{0,2}")),
         proptest::collection::vec(field, 0..4),
-        proptest::option::of("[ab]{0,2}"),
         proptest::collection::vec(0_u8..3, 0..3),
         (0_u8..2, any::<bool>()),
     )
         .prop_map(
-            |(method, (org, id, query), headers, identity, invariants, (priority, h2))| Script {
+            |(method, (org, id, query), headers, invariants, (priority, h2))| Script {
                 method,
                 uri: format!(
                     "/{org}/users/{id}{}",
                     query.map(|query| format!("?{query}")).unwrap_or_default()
                 ),
                 headers,
-                identity,
                 invariants,
                 priority,
                 h2,
@@ -662,15 +623,14 @@ proptest! {
     }
 
     #[test]
-    fn a_small_change_never_goes_unnoticed(one in calls(), other in calls(), part in 0..7) {
+    fn a_small_change_never_goes_unnoticed(one in calls(), other in calls(), part in 0..6) {
         let mut changed = one.clone();
         match part {
             0 => changed.method = other.method,
             1 => changed.uri = other.uri,
             2 => changed.headers.extend(other.headers),
-            3 => changed.identity = other.identity,
-            4 => changed.invariants = other.invariants,
-            5 => changed.priority = other.priority,
+            3 => changed.invariants = other.invariants,
+            4 => changed.priority = other.priority,
             _ => changed.h2 = other.h2,
         }
         let route = users();

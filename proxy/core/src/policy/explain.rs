@@ -5,11 +5,12 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Version;
 
 use super::{Mode, Policy};
 use crate::Bypass;
 use crate::codec::{Call, Codec};
-use crate::key::{Caller, Description, KeyBuf, describe, head_bypass, priority, write_key};
+use crate::key::{Description, KeyBuf, describe, head_bypass, priority, write_key};
 use crate::route::Head;
 
 /// What would happen to a call.
@@ -44,7 +45,7 @@ pub enum Verdict {
 }
 
 /// Explains what `policy` does with a call.
-pub fn explain(policy: &Policy, head: &Head<'_>, body: &Bytes, caller: Caller<'_>) -> Explanation {
+pub fn explain(policy: &Policy, head: &Head<'_>, body: &Bytes, version: Version) -> Explanation {
     let Some(matched) = policy.route(head) else {
         return Explanation {
             route: None,
@@ -76,7 +77,7 @@ pub fn explain(policy: &Policy, head: &Head<'_>, body: &Bytes, caller: Caller<'_
             route,
             head,
             &matched.captures,
-            caller,
+            version,
             &read.invariants,
             class,
         );

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Uri, Version};
 
 use super::*;
 use crate::codec::{AnyCodec, KeyedGet, KeyedGetSettings};
-use crate::key::Caller;
 use crate::route::RouteMatch;
 use crate::route::tests::sample;
 use crate::route::{PathMatch, Template};
@@ -20,7 +19,7 @@ fn check(routes: Vec<Route>, method: &Method, uri: &str, expected: &str) {
         uri: &uri,
         headers: &headers,
     };
-    let explanation = explain(&policy, &head, &Bytes::new(), Caller::default());
+    let explanation = explain(&policy, &head, &Bytes::new(), Version::HTTP_11);
     // What the codec adds to a key is its own affair.
     let text = explanation.to_string();
     let text = text.lines().filter(|line| !line.starts_with("  shared:"));

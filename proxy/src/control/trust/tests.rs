@@ -3,9 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use jitney_api::SpiffeId;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls_pki_types::{ServerName, UnixTime};
 use tempfile::TempDir;
 
 use super::*;

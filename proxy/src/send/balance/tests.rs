@@ -11,7 +11,7 @@ fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
     let gate = Arc::new(Gate::open());
     let address = |port| Address::Socket(([127, 0, 0, 1], port).into());
     (1..=count)
-        .map(|port| Endpoint::start(address(port), &settings, &gate))
+        .map(|port| Endpoint::start(address(port).into(), &settings, &gate))
         .collect()
 }
 

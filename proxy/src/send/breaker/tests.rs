@@ -1,5 +1,7 @@
 //! Rests as calls meet them, on a paused clock.
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::error::ErrorKind;
 use crate::send::BackendSettings;
@@ -8,7 +10,7 @@ use crate::send::gate::Gate;
 fn endpoints() -> [Arc<Endpoint>; 2] {
     let settings = BackendSettings::new("test", Vec::new());
     let gate = Arc::new(Gate::open());
-    [1, 2].map(|port| Endpoint::start(Address::Socket(([127, 0, 0, 1], port).into()), &settings, &gate))
+    [1, 2].map(|port| Endpoint::start(SocketAddr::from(([127, 0, 0, 1], port)).into(), &settings, &gate))
 }
 
 fn breaker(endpoints: &[Arc<Endpoint>]) -> Arc<Breaker> {

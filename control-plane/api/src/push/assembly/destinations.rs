@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::{Fault, Taken, unreadable};
 use crate::push::config;
-use crate::{BackendSpec, Endpoint};
+use crate::{BackendSpec, BadWorkload, Endpoint, Workload};
 
 /// The backends that a sidecar has calls for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Destinations {
     backends: BTreeMap<String, (BackendSpec, Vec<String>)>,
     /// By their full names, so that a backend's are together.
-    endpoints: BTreeMap<String, Endpoint>,
+    endpoints: BTreeMap<String, Reached>,
 }
 
 /// Where a backend is.
@@ -25,9 +25,18 @@ pub struct Destination {
     /// How it is spoken to; the addresses in it are not filled in.
     pub spec: BackendSpec,
     /// Its addresses; none where nothing serves it at the moment.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Reached>,
     /// The policies that its callers' sidecars run.
     pub policies: Vec<String>,
+}
+
+/// An address, and who is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The address.
+    pub endpoint: Endpoint,
+    /// Whose sidecar answers; `None`: nobody of the mesh.
+    pub workload: Option<Workload>,
 }
 
 impl Destinations {
@@ -50,8 +59,20 @@ impl Destinations {
             reason: format!("found {:?}: {error}", message.address),
             missing: None,
         })?;
-        let last = self.endpoints.insert(name.to_owned(), endpoint.clone());
-        Ok(Taken::of(last != Some(endpoint)))
+        let workload = Some(message.workload).filter(|workload| !workload.is_empty());
+        let workload = workload.map(|workload| {
+            workload.parse().map_err(|error: BadWorkload| Fault {
+                field: "workload".into(),
+                reason: format!("found {workload:?}: {error}"),
+                missing: None,
+            })
+        });
+        let reached = Reached {
+            endpoint,
+            workload: workload.transpose()?,
+        };
+        let last = self.endpoints.insert(name.to_owned(), reached.clone());
+        Ok(Taken::of(last != Some(reached)))
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Taken {
@@ -74,7 +95,7 @@ impl Destinations {
         let endpoints = below.take_while(|(name, _)| name.starts_with(&prefix));
         Some(Destination {
             spec: spec.clone(),
-            endpoints: endpoints.map(|(_, endpoint)| endpoint.clone()).collect(),
+            endpoints: endpoints.map(|(_, reached)| reached.clone()).collect(),
             policies: policies.clone(),
         })
     }

@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use super::{Fault, Taken, unreadable};
 use crate::push::{DEFAULT_NAMESPACE, config};
-use crate::{Endpoint, Listener, RuntimeSpec};
+use crate::{Endpoint, Listener, Mtls, RuntimeSpec};
 
 /// The Runtime resources that a sidecar was sent: one, unless it serves several workloads.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Listening {
     pub backend: String,
     /// Where they go in place of the backend's endpoints.
     pub local: Option<Endpoint>,
+    /// What callers have to prove, where the listener says it.
+    pub mtls: Option<Mtls>,
 }
 
 impl Listening {
@@ -93,6 +95,7 @@ fn listening(runtime: &str, index: usize, listener: &[u8]) -> Result<Listening, 
         backend: format!("{namespace}/{backend}"),
         local: local.map_err(|error: crate::NotAnEndpoint| fault(".spec.local", error.to_string()))?,
         name: listener.metadata.name,
+        mtls: listener.spec.mtls,
     })
 }
 

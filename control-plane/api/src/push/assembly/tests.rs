@@ -283,7 +283,11 @@ fn listeners_backends_and_caps_come_together() {
     let bounds = jitney_core::batch::Window::Within { min: 1, max: 4 };
     assert_eq!(route.limits.window, bounds);
     let (orders, policy) = assembly.outbound("shop/orders").expect("pushed");
-    let addresses: Vec<String> = orders.endpoints.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = orders
+        .endpoints
+        .iter()
+        .map(|one| one.endpoint.to_string())
+        .collect();
     assert_eq!(addresses, ["10.0.0.3:80"]);
     assert_eq!(orders.policies, ["shop/out"]);
     let timeout = policy.policy.traffic.timeouts.request;

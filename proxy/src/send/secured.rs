@@ -1,0 +1,87 @@
+//! The connections to an endpoint where another sidecar answers: mTLS, unless one of both has no certificate
+//! and bare ones are allowed.
+
+use std::error::Error as _;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::address::Peer;
+use super::http2::Shared;
+use super::ours::Outgoing;
+use crate::batching::alarm::now;
+use crate::error::{Error, ErrorKind};
+use crate::mtls::{Inside, Mesh, MtlsError};
+use crate::transport::Transport;
+
+/// How an HTTP/2 connection is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Via {
+    Bare,
+    Secured,
+}
+
+/// What is kept of secured connections to an endpoint.
+#[derive(Debug)]
+pub(super) struct Secured {
+    mesh: Mesh,
+    /// Who is to answer; `None`: nobody of the mesh.
+    peer: Option<Peer>,
+    /// Those that calls share. Never one that is bare.
+    pub(super) connections: Shared,
+    /// Until when the peer is taken to have no certificate.
+    lacking: Mutex<Option<Instant>>,
+}
+
+impl Secured {
+    pub(super) fn new(mesh: &Mesh, peer: Option<Peer>) -> Self {
+        Self {
+            mesh: mesh.clone(),
+            peer,
+            connections: Shared::default(),
+            lacking: Mutex::default(),
+        }
+    }
+
+    /// Whether new connections are to be secured.
+    pub(super) fn is_used(&self) -> bool {
+        match &self.peer {
+            None => false,
+            Some(peer) if peer.is_strict => true,
+            Some(_) => self.mesh.is_known() && self.lacking.lock().is_none_or(|until| until < now()),
+        }
+    }
+
+    /// Secures a connection that was just made.
+    pub(super) async fn connect(
+        &self,
+        stream: Outgoing,
+        inside: Inside,
+    ) -> Result<Transport<Outgoing>, Error> {
+        let failed = |error: MtlsError| Error::caused(ErrorKind::Connect, error);
+        let peer = self
+            .peer
+            .as_ref()
+            .ok_or_else(|| failed(MtlsError::NoCertificate))?;
+        let secured = self.mesh.connect(stream, &peer.workload, inside).await;
+        secured.map_err(failed)
+    }
+
+    /// Whether a connection that failed so may be bare instead, as others will be for a while.
+    pub(super) fn gives_way(&self, error: &Error) -> bool {
+        let Some(peer) = &self.peer else { return false };
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<MtlsError>());
+        let gives_way = !peer.is_strict && cause.is_some_and(MtlsError::is_want_of_certificate);
+        if gives_way {
+            let before = self.lacking.lock().replace(now() + LACKING);
+            if before.is_none() {
+                let workload = &peer.workload;
+                tracing::warn!(%workload, %error, "connections to a sidecar are not secured");
+            }
+        }
+        gives_way
+    }
+}
+
+/// How long a peer without a certificate is not asked again.
+const LACKING: Duration = Duration::from_secs(5);

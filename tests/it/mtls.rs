@@ -1,0 +1,269 @@
+//! Connections between sidecars: secured, and nobody can tell.
+
+use http::Version;
+use jitney_tests::caller::{get, request};
+use jitney_tests::{Caller, Reply, Seen, TestControlPlane, TestProxy, TestUpstream, Wiretap, model, wait};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::pushed::free_ports;
+
+const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
+
+/// Fronts call users, whose endpoint is `endpoint`; more may be said of the backend.
+fn mesh(users: &str, ports: [u16; 2], endpoint: &str, more: &str) -> String {
+    let [inbound, outbound] = ports;
+    format!(
+        r#"
+kind: Backend
+metadata: {{name: users, namespace: shop}}
+spec: {{endpoints: ["{endpoint}"], {more}}}
+---
+kind: Listener
+metadata: {{name: users-inbound, namespace: shop}}
+spec: {{address: "127.0.0.1:{inbound}", backend: users, local: "{users}"}}
+---
+kind: Listener
+metadata: {{name: front-to-users, namespace: shop}}
+spec: {{address: "127.0.0.1:{outbound}", backend: users, workload: front}}
+"#
+    )
+}
+
+const STRICT: &str =
+    "---\nkind: Runtime\nmetadata: {name: users, namespace: shop}\nspec: {mtls: {mode: Strict}}\n";
+
+async fn start(plane: &TestControlPlane, workload: &str, node: &str) -> TestProxy {
+    let settings = plane.sidecar(&format!("shop/{workload}"), node);
+    settings.pushed().start().await
+}
+
+fn echo(seen: &Seen) -> Reply {
+    Reply::json(200, format!("{} {}", seen.target, seen.text()))
+}
+
+/// A caller's sidecar, a callee's, and the wire between them.
+struct Mesh {
+    plane: TestControlPlane,
+    callee: TestProxy,
+    caller: TestProxy,
+    wire: Wiretap,
+}
+
+impl Mesh {
+    async fn of(service: &str, backend: &str, more: &str) -> Self {
+        let ports = free_ports();
+        let inbound = std::net::SocketAddr::from(([127, 0, 0, 1], ports[0]));
+        let wire = Wiretap::to(inbound).await;
+        let documents = mesh(service, ports, &wire.address.to_string(), backend);
+        let plane = TestControlPlane::start(&format!("{documents}{more}")).await;
+        let callee = start(&plane, "users", "users-1").await;
+        let caller = start(&plane, "front", "front-1").await;
+        Self {
+            plane,
+            callee,
+            caller,
+            wire,
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_between_sidecars_are_secured_and_arrive_as_they_were() {
+    let users = TestUpstream::start(echo).await;
+    let mesh = Mesh::of(&users.address.to_string(), "workload: users", "").await;
+    for mut caller in [
+        Caller::h1(mesh.caller.address).await.unwrap(),
+        Caller::h2(mesh.caller.address).await.unwrap(),
+    ] {
+        users.forget();
+        let fields = [
+            ("x-jitney-client-id", "spiffe://cluster.local/ns/shop/sa/admin"),
+            ("x-plain", "a-plain-field"),
+        ];
+        let call = request("POST", "/plain-target", &fields, "a plain body");
+        let answer = caller.call(call).await.unwrap();
+        assert_eq!(answer.text(), "/plain-target a plain body");
+        let seen = users.seen().pop().unwrap();
+        assert_eq!(seen.header("x-jitney-client-id"), FRONT, "who it is was proven");
+        assert_eq!(seen.header("x-plain"), "a-plain-field");
+        assert_eq!(seen.header("x-jitney-version"), "");
+        let expected = match caller {
+            Caller::H1(_) => Version::HTTP_11,
+            Caller::H2(_) => Version::HTTP_2,
+        };
+        assert_eq!(seen.version, expected);
+    }
+    assert!(mesh.wire.count() > 1000);
+    for plain in [
+        "plain-target",
+        "a-plain-field",
+        "a plain body",
+        "HTTP/1.1",
+        "PRI *",
+    ] {
+        assert!(
+            !mesh.wire.has(plain.as_bytes()),
+            "{plain} is to be read on the wire"
+        );
+    }
+    let secured = mesh.caller.admin("/backends").await.text();
+    assert!(secured.contains("shop/users"), "{secured}");
+}
+
+#[tokio::test]
+async fn nobody_is_who_they_say() {
+    let users = TestUpstream::start(echo).await;
+    let mesh = Mesh::of(&users.address.to_string(), "workload: users", "").await;
+    let inbound = mesh.callee.address;
+    let mut caller = Caller::h1(inbound).await.unwrap();
+    let fields = [("x-jitney-client-id", FRONT), ("x-jitney-version", "HTTP/1.0")];
+    let answer = caller.call(request("GET", "/bare", &fields, "")).await.unwrap();
+    assert_eq!(
+        answer.status, 200,
+        "bare calls are let in where nothing else is said"
+    );
+    let seen = users.seen().pop().unwrap();
+    assert!(!seen.headers.contains_key("x-jitney-client-id"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_strict_port_takes_secured_calls_and_no_others() {
+    let users = TestUpstream::start(echo).await;
+    let mesh = Mesh::of(&users.address.to_string(), "mtls: Strict", STRICT).await;
+    assert_eq!(get(mesh.caller.address, "/in").await.unwrap().status, 200);
+    let bare = get(mesh.callee.address, "/bare").await;
+    assert!(bare.is_err(), "{bare:?}");
+    // One that is silent is not let wait for a server's greeting, either.
+    let mut silent = TcpStream::connect(mesh.callee.address).await.unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
+    let refused = "reason=\"not_secured\"";
+    let count = mesh
+        .callee
+        .metric("jitney_refused_connections_total", refused)
+        .await;
+    assert!((count - 2.0).abs() < 0.1, "{count}");
+    assert_eq!(users.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn somebody_else_at_the_endpoint_gets_nothing() {
+    let users = TestUpstream::start(echo).await;
+    let mesh = Mesh::of(&users.address.to_string(), "workload: orders", "").await;
+    let answer = get(mesh.caller.address, "/secret").await.unwrap();
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert_eq!(users.seen().len(), 0);
+    let expected = "found spiffe://cluster.local/ns/shop/sa/users, expected a sidecar of shop/orders";
+    wait::until("the log says who it was", || mesh.caller.log().contains(expected)).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_http_are_secured_too_and_either_side_may_speak_first() {
+    for greets in [true, false] {
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = service.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(async move {
+            let mut served = Vec::new();
+            // One that asks who speaks first may come and go.
+            loop {
+                let (mut stream, _) = service.accept().await.unwrap();
+                if greets {
+                    stream.write_all(b"a plain greeting\n").await.unwrap();
+                }
+                stream.read_to_end(&mut served).await.unwrap();
+                if !served.is_empty() {
+                    stream.write_all(b"a plain goodbye\n").await.unwrap();
+                    return served;
+                }
+            }
+        });
+        let mesh = Mesh::of(&address, "workload: users", "").await;
+        let mut client = TcpStream::connect(mesh.caller.address).await.unwrap();
+        if greets {
+            let mut greeting = [0; 17];
+            client.read_exact(&mut greeting).await.unwrap();
+            assert_eq!(&greeting, b"a plain greeting\n");
+        }
+        client.write_all(b"\0\0\0\x08some plain bytes").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "a plain goodbye\n", "the other half stayed open");
+        assert_eq!(serving.await.unwrap(), b"\0\0\0\x08some plain bytes");
+        assert!(!mesh.wire.has(b"plain"), "it is to be read on the wire");
+    }
+}
+
+#[tokio::test]
+async fn callers_of_two_workloads_share_no_batch() {
+    let users = TestUpstream::start(model::users).await;
+    let ports: [u16; 3] = free_ports();
+    let [inbound, outbound, other] = ports;
+    let more = format!(
+        r#"---
+kind: Listener
+metadata: {{name: orders-to-users, namespace: shop}}
+spec: {{address: "127.0.0.1:{other}", backend: users, workload: orders}}
+---
+kind: BatchPolicy
+metadata: {{name: users, namespace: shop}}
+spec:
+  targetRefs: [{{kind: Backend, name: users}}]
+  routes:
+  - name: by-id
+    match: {{method: GET, path: {{type: Template, value: "/users/{{id}}"}}}}
+    codec: {{keyedGet: {{batchPath: "/users?ids={{id}}", key: /id}}}}
+    batch: {{maxSize: 4, dispatch: Fixed, timeout: 1s}}
+"#
+    );
+    let service = users.address.to_string();
+    let endpoint = format!("127.0.0.1:{inbound}");
+    let documents = mesh(&service, [inbound, outbound], &endpoint, "");
+    let plane = TestControlPlane::start(&format!("{documents}{more}")).await;
+    let _callee = start(&plane, "users", "users-1").await;
+    let front = start(&plane, "front", "front-1").await;
+    let orders = start(&plane, "orders", "orders-1").await;
+    let mut calls = JoinSet::new();
+    for id in 0..8_u16 {
+        let address = if id % 2 == 0 {
+            front.address
+        } else {
+            orders.address
+        };
+        calls.spawn(async move { (id, get(address, &format!("/users/{id}")).await) });
+    }
+    for (id, answer) in calls.join_all().await {
+        assert_eq!(answer.unwrap().text(), model::user(&id.to_string(), ""));
+    }
+    let batches = users.seen_at("/users?ids=");
+    assert_eq!(batches.len(), 2, "{batches:?}");
+    for batch in batches {
+        let ids = batch.target.trim_start_matches("/users?ids=").split(',');
+        let mut odd: Vec<bool> = ids.map(|id| id.parse::<u16>().unwrap() % 2 == 1).collect();
+        odd.dedup();
+        let name = if odd == [true] { "orders" } else { "front" };
+        assert_eq!(odd.len(), 1, "{}", batch.target);
+        let expected = format!("spiffe://cluster.local/ns/shop/sa/{name}");
+        assert_eq!(batch.header("x-jitney-client-id"), expected);
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_calls_are_bare_where_that_is_allowed() {
+    let users = TestUpstream::start(echo).await;
+    for (backend, status) in [("workload: users", 200), ("mtls: Strict", 502)] {
+        let mut mesh = Mesh::of(&users.address.to_string(), backend, "").await;
+        assert_eq!(get(mesh.caller.address, "/before").await.unwrap().status, 200);
+        assert!(!mesh.wire.has(b"/before"));
+        mesh.plane.kill();
+        // A key is in memory only: whoever starts without a control plane has none.
+        drop(mesh.callee);
+        mesh.callee = start(&mesh.plane, "users", "users-1").await;
+        let answer = get(mesh.caller.address, "/after").await.unwrap();
+        assert_eq!(answer.status, status, "{backend}: {}", answer.text());
+        assert_eq!(mesh.wire.has(b"/after"), status == 200);
+        let log = mesh.caller.log();
+        assert_eq!(log.contains("are not secured"), status == 200, "{log}");
+    }
+}

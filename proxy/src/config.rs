@@ -10,8 +10,10 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use jitney_api::push::OwnLimits;
 use serde::Serialize;
 
+mod headers;
 mod redirect;
 
+pub use headers::HeaderArgs;
 pub use redirect::{RedirectArgs, RedirectCommand};
 
 use crate::control::{self, ControlPlaneUrl};
@@ -171,6 +173,10 @@ pub struct RunArgs {
     )]
     pub max_connections: NonZeroUsize,
 
+    /// What becomes of the heads of requests.
+    #[command(flatten)]
+    pub headers: HeaderArgs,
+
     /// What to log: a level, or levels by target as in info,jitney_proxy=debug.
     #[arg(long, env = "JITNEY_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: Level,
@@ -312,6 +318,7 @@ impl RunArgs {
             "threads": self.threads,
             "drainTime": format!("{:?}", self.drain_time),
             "maxConnections": self.max_connections,
+            "headers": self.headers.rules(),
             "accessLog": self.access_log,
         })
     }

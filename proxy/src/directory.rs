@@ -16,6 +16,7 @@ use crate::accept::{Direct, Directed};
 use crate::admin::inspect::{BackendView, MoreBackends};
 use crate::batching::alarm::now;
 use crate::connection::ConnInfo;
+use crate::headers::Received;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
 use crate::send::{Backend, BackendSettings, InCommon};
@@ -61,7 +62,11 @@ pub struct Directory {
 
 /// A listener's way to the directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Redirected(pub(crate) Arc<Directory>);
+pub(crate) struct Redirected {
+    pub(crate) directory: Arc<Directory>,
+    /// What becomes of the heads of its requests.
+    pub(crate) received: Arc<Received>,
+}
 
 impl Map {
     fn policy_for(&self, address: SocketAddr) -> Policy {
@@ -74,7 +79,7 @@ impl Direct for Redirected {
     type Service = Sidecar;
 
     fn direct(&self, stream: &TcpStream, info: ConnInfo) -> Option<Directed<Sidecar>> {
-        let directory = &self.0;
+        let directory = &self.directory;
         let local = canonical(info.local);
         let meant = canonical(original::destination(stream).unwrap_or(local));
         let found = match meant == local {
@@ -84,7 +89,10 @@ impl Direct for Redirected {
         match found {
             Ok(upstream) => Some(Directed {
                 opaque: Arc::clone(&upstream.backend),
-                service: Sidecar(upstream),
+                service: Sidecar {
+                    upstream,
+                    received: Arc::clone(&self.received),
+                },
                 info: ConnInfo { local: meant, ..info },
                 mtls: directory.map.load().mtls.on(meant.port()),
             }),
@@ -97,7 +105,7 @@ impl Direct for Redirected {
     }
 
     fn is_own(&self, info: &ConnInfo) -> bool {
-        let directory = &self.0;
+        let directory = &self.directory;
         let is_own = directory.in_common.ours.include(info.peer, info.local);
         if is_own {
             directory.metrics.process().refused_connections.inc(Refusal::Own);

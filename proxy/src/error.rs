@@ -19,6 +19,8 @@ pub struct Error {
 pub enum ErrorKind {
     /// The request is not acceptable HTTP; the text says which rule it breaks.
     BadRequest(&'static str),
+    /// The request passed this sidecar too often (RFC 5842 section 7.2).
+    Loop,
     /// The request body exceeds the hard cap.
     BodyTooLarge,
     /// The caller went away while its request was being read.
@@ -93,7 +95,7 @@ impl ErrorKind {
     /// On whose side the fault lies.
     pub const fn side(self) -> Side {
         match self {
-            Self::BadRequest(_) | Self::BodyTooLarge | Self::CallerGone => Side::Downstream,
+            Self::BadRequest(_) | Self::Loop | Self::BodyTooLarge | Self::CallerGone => Side::Downstream,
             Self::Shed(..) | Self::RateLimited(_) | Self::DeadlineExceeded => Side::Sidecar,
             Self::NoEndpoint
             | Self::Connect
@@ -118,6 +120,7 @@ impl ErrorKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad_request",
+            Self::Loop => "loop",
             Self::BodyTooLarge => "body_too_large",
             Self::CallerGone => "caller_gone",
             Self::Shed(Bound::Queue, _) => "queue_full",

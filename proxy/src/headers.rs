@@ -1,6 +1,8 @@
 //! What a proxy does to a head: hop-by-hop fields go (RFC 9110 section 7.6.1), the target becomes
 //! origin-form with its authority in `Host` (RFC 9112 section 3.2), everything else stays as it came.
 
+mod received;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
@@ -10,6 +12,8 @@ use http::{Method, Request, Uri, Version, response};
 use smallvec::SmallVec;
 
 use crate::error::{Error, ErrorKind};
+
+pub use received::Received;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -21,7 +25,7 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 /// What a `Connection` field may not remove, besides `content-*`, `x-forwarded-*` and `x-jitney-*`:
 /// whoever reads these upstream trusts that the one in front sent them (CVE-2022-31813).
-const PROTECTED: [&str; 15] = [
+const PROTECTED: [&str; 17] = [
     "host",
     "authorization",
     "proxy-authorization",
@@ -37,6 +41,8 @@ const PROTECTED: [&str; 15] = [
     "x-amz-security-token",
     "dpop",
     "forwarded",
+    "via",
+    "x-request-id",
 ];
 
 /// Checks what hyper lets pass and a proxy must refuse (RFC 9112 sections 3.2 and 6.1).
@@ -302,17 +308,20 @@ fn names_h2c(protocol: &HeaderValue) -> bool {
 }
 
 fn is_protected(name: &str) -> bool {
-    // Some upstreams read `x_forwarded_for` or `x.forwarded.for` as the same field (CVE-2026-88011).
-    let plain: SmallVec<[u8; 64]> = name
-        .bytes()
-        .map(|byte| if matches!(byte, b'_' | b'.') { b'-' } else { byte })
-        .collect();
+    let plain = plain(name);
     PROTECTED
         .iter()
         .any(|protected| protected.as_bytes() == plain.as_slice())
         || [&b"content-"[..], b"x-forwarded-", b"x-jitney-"]
             .iter()
             .any(|prefix| plain.starts_with(prefix))
+}
+
+/// A name as some upstreams read it, to whom `x_forwarded_for` and `x.forwarded.for` are the same field
+/// (CVE-2026-88011).
+fn plain(name: &str) -> SmallVec<[u8; 64]> {
+    let plain = |byte| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+    name.bytes().map(plain).collect()
 }
 
 /// The elements of a comma-separated field, trimmed, empty ones left out.

@@ -35,7 +35,8 @@ pub(crate) fn of_error(error: &Error) -> Response<Body> {
         ErrorKind::NoEndpoint => {
             headers.insert(header::RETRY_AFTER, retry_after(Duration::ZERO));
         }
-        ErrorKind::CallerGone
+        ErrorKind::Loop
+        | ErrorKind::CallerGone
         | ErrorKind::DeadlineExceeded
         | ErrorKind::Connect
         | ErrorKind::ConnectTimeout
@@ -52,6 +53,7 @@ pub(crate) fn of_error(error: &Error) -> Response<Body> {
 pub(crate) const fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::BadRequest(_) | ErrorKind::CallerGone => StatusCode::BAD_REQUEST,
+        ErrorKind::Loop => StatusCode::LOOP_DETECTED,
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::Shed(..) | ErrorKind::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -98,6 +100,7 @@ mod tests {
         let second = Duration::from_millis(1500);
         for (kind, status, reason, retry) in [
             (ErrorKind::BadRequest("two Host fields"), 400, "bad_request", None),
+            (ErrorKind::Loop, 508, "loop", None),
             (ErrorKind::BodyTooLarge, 413, "body_too_large", None),
             (
                 ErrorKind::Shed(Bound::Queue, second),

@@ -19,6 +19,7 @@ use crate::body::Body;
 use crate::connection::{ConnInfo, Serve, Serving};
 use crate::error::{Error, ErrorKind};
 use crate::forward::forward;
+use crate::headers::Received;
 use crate::log::{Access, InBatch};
 use crate::send::Sending;
 use crate::upstream::{RouteState, Upstream};
@@ -26,24 +27,31 @@ use crate::{headers, reply};
 
 /// Serves the calls of a listener in front of one upstream.
 #[derive(Clone, Debug)]
-pub struct Sidecar(pub Arc<Upstream>);
+pub struct Sidecar {
+    /// Where they go.
+    pub upstream: Arc<Upstream>,
+    /// What becomes of their heads first.
+    pub received: Arc<Received>,
+}
 
 impl Serve for Sidecar {
     fn serve(&self, mut call: Request<Incoming>, connection: &Arc<ConnInfo>) -> Serving {
-        introduce(&mut call, connection);
-        serve(call, &self.0)
-    }
-}
-
-/// Says who calls; what the caller itself says of that proves nothing. A call that another sidecar passed on
-/// is again what it was there.
-fn introduce(call: &mut Request<Incoming>, connection: &ConnInfo) {
-    match &connection.identity {
-        Some(identity) => {
-            headers::take_version(call);
+        if connection.identity.is_some() {
+            headers::take_version(&mut call);
+        }
+        if let Err(error) = self.received.treat(&mut call, connection.peer) {
+            let account = Account {
+                upstream: Arc::clone(&self.upstream),
+                state: None,
+                began: now(),
+                line: Line::begin(&call),
+            };
+            return Box::pin(ready(account.close(Err(error), None, None)));
+        }
+        if let Some(identity) = &connection.identity {
             call.headers_mut().insert(CLIENT_ID, identity.value());
         }
-        None => drop(call.headers_mut().remove(CLIENT_ID)),
+        serve(call, &self.upstream)
     }
 }
 

@@ -29,6 +29,7 @@ mod simulation;
 mod admin;
 mod cli;
 mod conformance;
+mod heads;
 mod interception;
 mod mesh;
 mod mtls;

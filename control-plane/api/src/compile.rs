@@ -21,8 +21,8 @@ use jitney_core::route::{Route, RouteId};
 
 use crate::node::Path;
 use crate::{
-    BatchPolicy, Diagnostic, Document, Documents, Mode, Mtls, Protocol, Resource, RouteMatch, RuntimeSpec,
-    Severity,
+    BatchPolicy, Diagnostic, Document, Documents, HeaderRules, Mode, Mtls, Protocol, Resource, RouteMatch,
+    RuntimeSpec, Severity,
 };
 
 pub use endpoint::{Endpoint, NotAnEndpoint};
@@ -56,6 +56,8 @@ pub struct CompiledListener {
     pub workload: Arc<str>,
     /// What callers have to prove, where it is said.
     pub mtls: Option<Mtls>,
+    /// What becomes of the heads of its requests.
+    pub headers: HeaderRules,
 }
 
 /// Where calls go.

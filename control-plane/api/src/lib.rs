@@ -39,7 +39,7 @@ pub use compile::{
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Documents, Metadata, Resource};
 pub use identity::{BadWorkload, NotAWorkload, SpiffeId, Workload, is_segment, is_trust_domain};
-pub use listener::{Listener, ListenerSpec};
+pub use listener::{Forwarded, HeaderRules, Listener, ListenerSpec, NotAPseudonym, Pseudonym, RequestId};
 pub use mtls::{InboundMtls, Mtls, PortMtls};
 pub use runtime::{Runtime, RuntimeSpec};
 pub use schema::json_schemas;

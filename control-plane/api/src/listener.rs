@@ -1,10 +1,14 @@
 //! `kind: Listener`: where calls come in, outside Kubernetes.
 
+mod headers;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Mtls;
 use crate::document::{Ignored, Metadata};
+
+pub use headers::{Forwarded, HeaderRules, NotAPseudonym, Pseudonym, RequestId};
 
 /// Where calls come in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -46,4 +50,7 @@ pub struct ListenerSpec {
     /// workload itself; else, where it is for the workload's own calls, `Disabled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls: Option<Mtls>,
+    /// What becomes of the heads of its requests.
+    #[serde(default, skip_serializing_if = "HeaderRules::is_default")]
+    pub headers: HeaderRules,
 }

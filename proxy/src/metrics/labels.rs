@@ -206,6 +206,7 @@ impl Label for ErrorKind {
         Self::UpstreamProtocol(""),
         Self::ReplyTooLarge,
         Self::Mismatch,
+        Self::Loop,
     ];
 
     fn index(self) -> usize {
@@ -226,6 +227,7 @@ impl Label for ErrorKind {
             Self::UpstreamProtocol(_) => 13,
             Self::ReplyTooLarge => 14,
             Self::Mismatch => 15,
+            Self::Loop => 16,
         }
     }
 

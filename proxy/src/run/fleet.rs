@@ -274,7 +274,12 @@ impl Fleet {
             metrics: self.metrics.clone(),
             drain: listener.drain.clone(),
         };
-        let served = listener.going.serve(socket, listener.planned.mtls, acceptor);
+        let served = listener.going.serve(
+            socket,
+            listener.planned.mtls,
+            &listener.planned.received,
+            acceptor,
+        );
         self.runtime.spawn(async move {
             served.await;
             drop(guard);

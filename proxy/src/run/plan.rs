@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::config::RunArgs;
 use crate::directory::Direction;
+use crate::headers::Received;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
 use crate::send::{Address, BackendSettings, InCommon, Speaks, Target};
@@ -47,6 +48,8 @@ pub(super) struct PlannedListener {
     pub(super) to: To,
     /// What callers have to prove.
     pub(super) mtls: Mtls,
+    /// What becomes of the heads of its requests.
+    pub(super) received: Arc<Received>,
     /// What was pushed that says so: then it may wait for its address. `None`: a flag or a file says it, and
     /// an address that is taken is a mistake.
     pub(super) place: Option<Place>,
@@ -180,6 +183,7 @@ impl Plan {
                 None => listener.backend,
             }),
             mtls: listener.mtls.unwrap_or_default(),
+            received: Arc::new(listener.headers.into()),
             place: None,
         });
         let policies = backends.iter().map(|backend| (&*backend.name, &*backend.policy));
@@ -205,7 +209,14 @@ pub(super) fn by_flags(
     asked: Mtls,
 ) -> (Vec<PlannedListener>, Vec<PlannedBackend>) {
     let name: Arc<str> = UPSTREAM.into();
-    let listeners: Vec<_> = by_flag("listen", To::Backend(Arc::clone(&name)), asked, &args.listen).collect();
+    let listeners = by_flag(
+        "listen",
+        To::Backend(Arc::clone(&name)),
+        asked,
+        &args.listen,
+        args,
+    );
+    let listeners: Vec<_> = listeners.collect();
     let backend = PlannedBackend {
         reach: Reach {
             name: Arc::clone(&name),
@@ -231,9 +242,17 @@ impl PlannedListener {
             address,
             to,
             mtls,
+            received,
             place: _,
         } = self;
-        (name, address, to, mtls) == (&other.name, &other.address, &other.to, &other.mtls)
+        (name, address, to, mtls, received)
+            == (
+                &other.name,
+                &other.address,
+                &other.to,
+                &other.mtls,
+                &other.received,
+            )
     }
 }
 
@@ -246,6 +265,7 @@ pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener
         To::Redirected(Direction::Inbound),
         asked,
         &args.inbound,
+        args,
     );
     let bare = Mtls::Disabled;
     let outbound = by_flag(
@@ -253,6 +273,7 @@ pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener
         To::Redirected(Direction::Outbound),
         bare,
         &args.outbound,
+        args,
     );
     inbound.chain(outbound)
 }
@@ -263,13 +284,16 @@ fn by_flag(
     to: To,
     mtls: Mtls,
     addresses: &[SocketAddr],
+    args: &RunArgs,
 ) -> impl Iterator<Item = PlannedListener> {
+    let received = Arc::new(Received::from(args.headers.rules()));
     let addresses = addresses.iter().enumerate();
     addresses.map(move |(n, address)| PlannedListener {
         name: format!("{flag}-{n}").into(),
         address: *address,
         to: to.clone(),
         mtls,
+        received: Arc::clone(&received),
         place: None,
     })
 }

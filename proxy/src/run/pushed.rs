@@ -59,6 +59,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
                 (None, true) => asked.on(listening.address.port()),
                 (None, false) => Mtls::Disabled,
             },
+            received: Arc::new(listening.headers.clone().into()),
             place: Some(Place {
                 runtime: listening.runtime.clone(),
                 field: format!("{}.spec.address", listening.field()),

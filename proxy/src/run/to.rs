@@ -11,6 +11,7 @@ use super::plan::{Plan, Reach, To};
 use crate::accept::{Acceptor, Always};
 use crate::admin::inspect::{MoreBackends, Views};
 use crate::directory::{Direction, Directory, Map, Redirected};
+use crate::headers::Received;
 use crate::metrics::Metrics;
 use crate::send::{Address, InCommon};
 use crate::serve::Sidecar;
@@ -113,19 +114,26 @@ impl Going {
         &self,
         socket: Arc<TcpListener>,
         mtls: Mtls,
+        received: &Arc<Received>,
         acceptor: Acceptor<()>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         match self {
             Self::Backend(upstream) => {
                 let direct = Always {
-                    service: Sidecar(Arc::clone(upstream)),
+                    service: Sidecar {
+                        upstream: Arc::clone(upstream),
+                        received: Arc::clone(received),
+                    },
                     opaque: Arc::clone(&upstream.backend),
                     mtls,
                 };
                 Box::pin(acceptor.directing(direct).run(socket))
             }
             Self::Redirected(directory) => {
-                let direct = Redirected(Arc::clone(directory));
+                let direct = Redirected {
+                    directory: Arc::clone(directory),
+                    received: Arc::clone(received),
+                };
                 Box::pin(acceptor.directing(direct).run(socket))
             }
         }

@@ -112,6 +112,7 @@ fn told(kind: ErrorKind) -> StatusCode {
     match kind {
         // This sidecar's own verdicts and the caller's own faults: another try changes nothing.
         ErrorKind::BadRequest(_)
+        | ErrorKind::Loop
         | ErrorKind::BodyTooLarge
         | ErrorKind::CallerGone
         | ErrorKind::Shed(..)
@@ -144,6 +145,7 @@ fn cause(error: &Error) -> Cause {
         ErrorKind::UpstreamReset if refused() => Cause::Refused,
         ErrorKind::UpstreamReset => Cause::Reset,
         ErrorKind::BadRequest(_)
+        | ErrorKind::Loop
         | ErrorKind::BodyTooLarge
         | ErrorKind::CallerGone
         | ErrorKind::Shed(..)

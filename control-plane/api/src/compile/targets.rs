@@ -241,6 +241,7 @@ fn listener<'a>(
         local: local.flatten(),
         workload: workload.into(),
         mtls: listener.spec.mtls,
+        headers: listener.spec.headers.clone(),
     })
 }
 

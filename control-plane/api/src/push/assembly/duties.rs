@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use super::{Fault, Taken, unreadable};
 use crate::push::{DEFAULT_NAMESPACE, config};
-use crate::{Endpoint, Listener, Mtls, RuntimeSpec};
+use crate::{Endpoint, HeaderRules, Listener, Mtls, RuntimeSpec};
 
 /// The Runtime resources that a sidecar was sent: one, unless it serves several workloads.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,8 @@ pub struct Listening {
     pub local: Option<Endpoint>,
     /// What callers have to prove, where the listener says it.
     pub mtls: Option<Mtls>,
+    /// What becomes of the heads of its requests.
+    pub headers: HeaderRules,
 }
 
 impl Listening {
@@ -96,6 +98,7 @@ fn listening(runtime: &str, index: usize, listener: &[u8]) -> Result<Listening, 
         local: local.map_err(|error: crate::NotAnEndpoint| fault(".spec.local", error.to_string()))?,
         name: listener.metadata.name,
         mtls: listener.spec.mtls,
+        headers: listener.spec.headers,
     })
 }
 

@@ -54,6 +54,9 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return bad("CONNECT is not served");
     }
+    if request.uri().path() == "*" && request.method() != Method::OPTIONS {
+        return bad("a target of * without OPTIONS");
+    }
     check_target(request.uri(), request.version())?;
     let mut seen: (Option<&HeaderValue>, Option<&HeaderValue>) = (None, None);
     // One pass, as looking a name up costs more than comparing it with the few that there are.
@@ -92,6 +95,9 @@ fn check_target(uri: &Uri, version: Version) -> Result<(), Error> {
     if authority.as_str().contains('@') {
         return bad("user information in the target");
     }
+    if !is_host(authority.as_str().as_bytes()) {
+        return bad("an invalid host in the target");
+    }
     match uri.scheme_str() {
         Some("http" | "https") => Ok(()),
         Some(_) if version == Version::HTTP_2 => Ok(()),
@@ -109,8 +115,9 @@ fn is_host(host: &[u8]) -> bool {
         [] => true,
         [b':', port @ ..] if end > 0 && port.len() < 5 => port.iter().all(u8::is_ascii_digit),
         _ => {
-            !host.contains(&b'@')
-                && Authority::try_from(host).is_ok_and(|authority| valid_port(authority.as_str()))
+            let is_valid =
+                |authority: Authority| !authority.host().is_empty() && valid_port(authority.as_str());
+            !host.contains(&b'@') && Authority::try_from(host).is_ok_and(is_valid)
         }
     }
 }

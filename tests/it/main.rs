@@ -16,6 +16,7 @@ mod shared;
 mod draining;
 mod faults;
 mod http1;
+mod http1_rfc;
 mod http2;
 mod wire;
 

@@ -22,6 +22,9 @@ use tokio::net::{TcpListener, TcpStream};
 /// No exchange in these suites may take longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whoever is to send more and does not for that long has failed.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// A sidecar that passes everything on.
 pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
@@ -125,6 +128,15 @@ impl Wire {
             assert_eq!(found, Ok(true), "{caller}: wanted {end:?}, read {text:?}");
             text
         }
+    }
+
+    /// Reads so many bytes, or what comes until the peer closes or falls silent.
+    pub(crate) async fn take(&mut self, length: usize) -> String {
+        let mut read = Vec::new();
+        let reading = (&mut self.0).take(length as u64);
+        let mut reading = std::pin::pin!(reading);
+        drop(tokio::time::timeout(SILENCE, reading.read_to_end(&mut read)).await);
+        String::from_utf8_lossy(&read).into_owned()
     }
 
     /// Reads until the peer closes.

@@ -7,7 +7,9 @@ pub mod wait;
 // The three ends of a test: who calls, what is tested, who answers.
 pub mod caller;
 pub mod control_plane;
+pub mod flood;
 mod foreign;
+pub mod frames;
 mod namespace;
 mod process;
 pub mod programs;

@@ -147,7 +147,7 @@ async fn batches_show_up_with_reason_wait_and_outcome_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn series_stay_bounded_whatever_callers_send() {
+async fn c13_series_stay_bounded_whatever_callers_send() {
     let upstream = users_after(Duration::ZERO).await;
     let proxy = TestProxy::start(upstream.address, USERS).await;
     let mut caller = Caller::h1(proxy.address).await.unwrap();

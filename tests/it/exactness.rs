@@ -82,7 +82,7 @@ async fn hostile_items_keep_their_bytes_alone_and_merged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_parse_passes_untouched() {
+async fn c18f_what_does_not_parse_passes_untouched() {
     let upstream = TestUpstream::start(|seen| Reply::json(200, seen.body.clone())).await;
     let proxy = TestProxy::start(upstream.address, &policy::active(&[Route::kserve().fixed(8)])).await;
     let nested = format!("{{\"instances\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
@@ -221,7 +221,7 @@ async fn head_reaches_the_upstream_as_it_came() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_differs_keeps_calls_apart() {
+async fn c16_whatever_differs_keeps_calls_apart() {
     let upstream = TestUpstream::start(model::kserve).await;
     let proxy = TestProxy::start(upstream.address, &policy::active(&[Route::kserve().fixed(2)])).await;
     let json = ("content-type", "application/json");
@@ -288,7 +288,7 @@ async fn trace_context_does_not_keep_calls_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identities_are_merged_only_when_the_route_says_so() {
+async fn c18a_identities_are_merged_only_when_the_route_says_so() {
     let upstream = TestUpstream::start(model::kserve).await;
     let route = Route::kserve().fixed(2).line("key: {identity: Shared}");
     let proxy = TestProxy::start(upstream.address, &policy::active(&[route])).await;
@@ -441,7 +441,7 @@ async fn rpc_calls_that_cannot_be_told_apart_travel_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_listed_reply_fields_fan_out() {
+async fn c18i_only_listed_reply_fields_fan_out() {
     let upstream = TestUpstream::start(|seen| {
         let secret = [
             "etag",
@@ -485,7 +485,7 @@ async fn only_listed_reply_fields_fan_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn caps_are_kept_and_a_call_above_them_is_divided_or_goes_alone() {
+async fn c18d_caps_are_kept_and_a_call_above_them_is_divided_or_goes_alone() {
     let upstream =
         TestUpstream::start(|seen| model::kserve(seen).after(std::time::Duration::from_millis(10))).await;
     let route = Route::kserve().line("batch: {maxSize: 8, maxBytes: 400}");

@@ -23,7 +23,7 @@ fn is_batch(seen: &Seen) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_bad_item_of_eight_leaves_seven_served() {
+async fn c18c_one_bad_item_of_eight_leaves_seven_served() {
     let upstream = TestUpstream::start(model::kserve).await;
     let proxy = TestProxy::start(upstream.address, &policy::active(&[Route::kserve().fixed(8)])).await;
     let item = |n: usize| {
@@ -123,7 +123,7 @@ const WRONG: &[Fault] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_batch_reply_is_delivered_to_nobody_and_asked_again_where_allowed() {
+async fn c18b_wrong_batch_reply_is_delivered_to_nobody_and_asked_again_where_allowed() {
     for (what, wrong) in WRONG {
         let upstream = TestUpstream::start(|seen| {
             if is_batch(seen) {
@@ -185,7 +185,7 @@ async fn wrong_rpc_reply_without_leave_to_replay_is_502_for_all_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_leave_to_replay_predictions_go_alone_and_once() {
+async fn c18j_without_leave_to_replay_predictions_go_alone_and_once() {
     let upstream = TestUpstream::start(|_| Reply::json(500, "no")).await;
     let route = Route::kserve().fixed(8).line("onFailure: {replay: Never}");
     let proxy = TestProxy::start(upstream.address, &policy::active(&[route])).await;

@@ -250,7 +250,7 @@ async fn an_endpoint_that_cannot_be_reached_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_protocol_switch_passes_and_its_connection_carries_nothing_else() {
+async fn c02_a_protocol_switch_passes_and_its_connection_carries_nothing_else() {
     let upstream = Upstream::scripted(|mut wire, seen| async move {
         let head = wire.until("\r\n\r\n").await;
         seen(head.as_bytes());

@@ -86,7 +86,7 @@ async fn flags_say_so_for_their_listeners() {
 }
 
 #[tokio::test]
-async fn connection_cannot_remove_what_a_listener_says() {
+async fn c04_connection_cannot_remove_what_a_listener_says() {
     let upstream = TestUpstream::start(ok).await;
     let rules = "{forwarded: Replace, requestId: Make, via: edge}";
     let proxy = TestProxy::with()

@@ -237,7 +237,7 @@ async fn long_bodies_pass_both_ways_at_once() {
 }
 
 #[tokio::test]
-async fn a_head_that_takes_too_long_ends_the_connection() {
+async fn c11_a_head_that_takes_too_long_ends_the_connection() {
     let upstream = Upstream::answering(HELLO).await;
     let limits = Limits {
         head_timeout: Duration::from_millis(50),

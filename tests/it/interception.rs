@@ -156,7 +156,7 @@ async fn callers_and_services_notice_nothing_with_iptables() {
 }
 
 #[tokio::test]
-async fn nobody_reaches_the_sidecars_themselves() {
+async fn c13_nobody_reaches_the_sidecars_themselves() {
     let mesh = Mesh::start("nftables").await;
     // Straight to the listener for what the kernel hands over: an open proxy would be the end.
     let direct = mesh

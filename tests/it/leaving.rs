@@ -35,7 +35,7 @@ async fn emptied(proxy: &TestProxy) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn caller_that_left_the_queue_is_not_sent() {
+async fn c18e_caller_that_left_the_queue_is_not_sent() {
     for reset in [false, true] {
         let upstream = TestUpstream::start(model::kserve).await;
         let proxy = TestProxy::start(upstream.address, &policy::active(&[Route::kserve().fixed(3)])).await;
@@ -60,7 +60,7 @@ async fn caller_that_left_the_queue_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reset_stream_leaves_the_queue() {
+async fn c05_reset_stream_leaves_the_queue() {
     let upstream = TestUpstream::start(model::kserve).await;
     let proxy = TestProxy::start(upstream.address, &policy::active(&[Route::kserve().fixed(2)])).await;
     let mut caller = Caller::h2(proxy.address).await.unwrap();

@@ -42,6 +42,7 @@ mod rollout;
 mod trust;
 
 // The real sidecar between real sockets.
+mod classes;
 mod e2e;
 mod exactness;
 mod examples;

@@ -177,6 +177,22 @@ async fn a_bad_policy_is_refused_at_the_source_and_one_that_a_sidecar_cannot_run
     assert_eq!(batch_settings(&small).await["maxSize"], 8, "its last good one");
     assert_eq!(small.metric("jitney_config_rejected_total", "").await, 1.0);
 
+    // One that has no good one says of the policy what is wrong with its route.
+    let new = plane.sidecar("shop/users", "new").upstream(users.address);
+    let new = new.arg("--max-batch-size=4").start().await;
+    let two = |told: &Value| {
+        let last = &told["sidecars"]["lastRejection"];
+        told["sidecars"]["rejected"] == 2 && last["type"] == "policy" && last["node"] == "new"
+    };
+    let told = plane.until_policy("shop/users", two).await;
+    let last = &told["sidecars"]["lastRejection"];
+    assert_eq!(last["field"], "spec.routes[0].batch.maxSize");
+    assert_eq!(
+        last["reason"],
+        "route \"shop/users/by-id\" was rejected: found 32, this sidecar takes at most 4"
+    );
+    drop(new);
+
     plane.write(&policy("mode: Active", "maxSize: 16"));
     plane.until_policy("shop/users", acked(2)).await;
     assert_eq!(batch_settings(&small).await["maxSize"], 16);

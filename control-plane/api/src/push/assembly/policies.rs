@@ -18,6 +18,8 @@ pub(super) struct Policies {
     limits: OwnLimits,
     policies: BTreeMap<String, Policy>,
     routes: BTreeMap<String, Value>,
+    /// Routes that have no good version, and what is wrong with the last: where and why.
+    rejected: BTreeMap<String, (String, String)>,
     /// Policies that were rejected for want of these routes.
     waiting: BTreeMap<String, BTreeSet<String>>,
     /// What [`Policies::inbound`] gave last: most of what is pushed changes no policy.
@@ -51,7 +53,13 @@ impl Policies {
 
     pub(super) fn set_route(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
         self.inbound.take();
-        let changed = self.try_route(name, content)?;
+        let changed = self.try_route(name, content);
+        let fault = changed.as_ref().err().filter(|_| !self.routes.contains_key(name));
+        match fault.map(|fault| (fault.field.clone(), fault.reason.clone())) {
+            Some(fault) => self.rejected.insert(name.to_owned(), fault),
+            None => self.rejected.remove(name),
+        };
+        let changed = changed?;
         let again = self.no_longer_missing(name);
         Ok(Taken { changed, again })
     }
@@ -60,6 +68,7 @@ impl Policies {
     pub(super) fn remove_route(&mut self, name: &str) -> Taken {
         self.inbound.take();
         self.routes.remove(name);
+        self.rejected.remove(name);
         Taken::default()
     }
 
@@ -82,7 +91,7 @@ impl Policies {
 
     fn documents_of<'a>(&'a self, policies: impl Iterator<Item = (&'a String, &'a Policy)>) -> Documents {
         let documents = policies.filter_map(|(name, policy)| {
-            let document = document(name, policy, &self.routes).ok()?;
+            let document = self.document(name, policy).ok()?;
             Some((file(name), document))
         });
         Documents::of_json(documents)
@@ -173,7 +182,7 @@ impl Policies {
 
     /// Whether a policy can run here.
     fn check(&self, name: &str, policy: &Policy) -> Result<(), Fault> {
-        let document = document(name, policy, &self.routes)?;
+        let document = self.document(name, policy)?;
         match compile_for_upstream(&Documents::of_json([(file(name), document)])) {
             Ok(compiled) => self.limits.check(&compiled.policy),
             Err(found) => {
@@ -190,30 +199,48 @@ impl Policies {
     }
 }
 
+impl Policies {
+    /// A policy's document as somebody would have written it; or what it lacks.
+    fn document(&self, name: &str, policy: &Policy) -> Result<Value, Fault> {
+        let rules = policy.routes.iter().enumerate();
+        let rules = rules.map(|(index, route)| {
+            let found = self.routes.get(route).cloned();
+            found.ok_or_else(|| self.missing(index, route))
+        });
+        let rules = rules.collect::<Result<Vec<Value>, Fault>>()?;
+        let mut spec = policy.spec.clone();
+        let fields = spec.as_object_mut();
+        let fields = fields.ok_or_else(|| unreadable(&"spec: found no map of fields"))?;
+        fields.insert("routes".into(), Value::Array(rules));
+        let (namespace, short) = name.split_once('/').unwrap_or(("", name));
+        let metadata = json!({"name": short, "namespace": namespace});
+        Ok(json!({"kind": "BatchPolicy", "metadata": metadata, "spec": spec}))
+    }
+
+    /// Why there is no such route: told of the policy, too, for that is where people look.
+    fn missing(&self, index: usize, route: &str) -> Fault {
+        let place = format!("spec.routes[{index}]");
+        let (field, reason) = match self.rejected.get(route) {
+            None => (place, format!("route {route:?} did not come")),
+            Some((field, reason)) => {
+                let dot = if field.is_empty() { "" } else { "." };
+                let reason = format!("route {route:?} was rejected: {reason}");
+                (format!("{place}{dot}{field}"), reason)
+            }
+        };
+        Fault {
+            field,
+            reason,
+            missing: Some(route.to_owned()),
+        }
+    }
+}
+
 impl Policy {
     fn placement(&self) -> Placement {
         let placement = self.spec.get("placement").cloned().unwrap_or_default();
         serde_json::from_value(placement).unwrap_or_default()
     }
-}
-
-/// A policy's document as somebody would have written it; or what it lacks.
-fn document(name: &str, policy: &Policy, routes: &BTreeMap<String, Value>) -> Result<Value, Fault> {
-    let rules = policy.routes.iter().enumerate().map(|(index, route)| {
-        routes.get(route).cloned().ok_or_else(|| Fault {
-            field: format!("spec.routes[{index}]"),
-            reason: format!("route {route:?} did not come, or was rejected"),
-            missing: Some(route.clone()),
-        })
-    });
-    let rules = rules.collect::<Result<Vec<Value>, Fault>>()?;
-    let mut spec = policy.spec.clone();
-    let fields = spec.as_object_mut();
-    let fields = fields.ok_or_else(|| unreadable(&"spec: found no map of fields"))?;
-    fields.insert("routes".into(), Value::Array(rules));
-    let (namespace, short) = name.split_once('/').unwrap_or(("", name));
-    let metadata = json!({"name": short, "namespace": namespace});
-    Ok(json!({"kind": "BatchPolicy", "metadata": metadata, "spec": spec}))
 }
 
 /// What its faults are told by.

@@ -197,9 +197,10 @@ fn a_policy_whose_route_was_rejected_is_asked_for_again_when_the_route_is_good()
     };
     assert_eq!(
         (&*rejection.name, &*rejection.field),
-        ("shop/users", "spec.routes[0]")
+        ("shop/users", "spec.routes[0].batch.maxSize")
     );
-    assert!(rejection.reason.contains("shop/users/by-id"), "{rejection:?}");
+    let why = "route \"shop/users/by-id\" was rejected: found 0, expected";
+    assert!(rejection.reason.starts_with(why), "{rejection:?}");
     let mut good = delta(Kind::Route, &pushed(SHOP));
     assert_eq!(assembly.take(&mut good).again, ["shop/users"]);
     let mut good = delta(Kind::Policy, &pushed(SHOP));
@@ -337,6 +338,11 @@ fn what_is_beyond_this_sidecar_is_rejected_by_its_field() {
     assert!(
         rejected[0].starts_with("shop/users/by-id batch.maxSize: found 20, this sidecar takes at most 16"),
         "{rejected:?}"
+    );
+    assert_eq!(
+        rejected[2],
+        "shop/users spec.routes[0].batch.maxSize: route \"shop/users/by-id\" was rejected: \
+         found 20, this sidecar takes at most 16"
     );
     assert!(assembly.outbound("shop/orders").is_some(), "the rest runs");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jitney_api::push::config::reports_server::Reports;
-use jitney_api::push::config::{Finding, Noted};
+use jitney_api::push::config::{BatchFinding, Finding, Noted};
 use jitney_api::push::{Kind, Version};
 use tonic::{Request, Response, Status, async_trait};
 
@@ -46,10 +46,7 @@ impl Reports for Reporter {
                 )));
             }
         }
-        let version: Version = finding
-            .version
-            .parse()
-            .map_err(|error| Status::invalid_argument(format!("version: {error}")))?;
+        let version = version(&finding.version)?;
         let found = Found {
             workload,
             at: SystemTime::now(),
@@ -59,6 +56,31 @@ impl Reports for Reporter {
         self.found(&finding.name, version, connection, found);
         Ok(Response::new(Noted {}))
     }
+
+    async fn batches(&self, request: Request<BatchFinding>) -> Result<Response<Noted>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.peer(&self.trust.roots(), SystemTime::now())?;
+        let (connection, finding) = (caller.connection, request.into_inner());
+        let version = version(&finding.version)?;
+        let snapshot = self.store.snapshot();
+        // What is found about a policy that it may not read is nobody's business.
+        let noted = self.sidecars.on(connection, |sidecar| {
+            let sight = snapshot.to(&sidecar.recipient);
+            let entry = sight.entry(Kind::Policy, &finding.name);
+            if entry.is_some_and(|entry| entry.held.version == version) || finding.routes.is_empty() {
+                sidecar.batches_fail(&finding.name, version, &finding.routes);
+            }
+        });
+        if noted.is_none() {
+            tracing::debug!(policy = finding.name, "batches were told of without a stream");
+        }
+        Ok(Response::new(Noted {}))
+    }
+}
+
+fn version(text: &str) -> Result<Version, Status> {
+    let invalid = |error| Status::invalid_argument(format!("version: {error}"));
+    text.parse().map_err(invalid)
 }
 
 impl Reporter {
@@ -80,7 +102,7 @@ impl Reporter {
         let (before, since) = (found.before, found.since);
         tracing::warn!(policy, sidecar = %recipient, before, since, "calls fail more often since a policy was applied");
         // A sidecar that has not come to the staged change yet speaks of what was before.
-        let runs = |sidecar: &Sidecar| sidecar.runs_policy(policy, &snapshot);
+        let runs = |sidecar: &mut Sidecar| sidecar.runs_policy(policy, &snapshot);
         if is_known && self.sidecars.on(connection, runs) == Some(true) {
             let [before, since] = [before, since].map(|share| 100.0 * share);
             let saw =

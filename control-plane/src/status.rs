@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use jitney_api::push::ads::DeltaDiscoveryResponse;
+use jitney_api::push::config::FailingRoute;
 use jitney_api::push::{Answer, Kind, MAX_NAMES, Nack, Version};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+mod batches;
 mod findings;
 mod progress;
 mod trusting;
 
+pub use batches::{Batches, Failing};
 pub use findings::{Findings, Found};
 pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
 pub use trusting::{A_FEW, Trusting};
@@ -58,6 +61,8 @@ pub struct Sidecar {
     /// What it was sent and has not answered: it may run that or what it ran before.
     under_way: [BTreeSet<String>; Kind::ALL.len()],
     rejected: BTreeMap<(Kind, Arc<str>), Rejected>,
+    /// Of each policy, the routes whose batches fail here.
+    batches: Batches,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +104,7 @@ impl Sidecars {
             runs: Default::default(),
             under_way: Default::default(),
             rejected: BTreeMap::new(),
+            batches: Batches::default(),
         }));
         let mut streams = self.streams.lock();
         streams.sidecars.insert(number, Arc::clone(&sidecar));
@@ -117,13 +123,12 @@ impl Sidecars {
     }
 
     /// Looks at the sidecar whose stream is on a connection; `None` when there is none.
-    pub fn on<T>(&self, connection: u64, look: impl FnOnce(&Sidecar) -> T) -> Option<T> {
+    pub fn on<T>(&self, connection: u64, look: impl FnOnce(&mut Sidecar) -> T) -> Option<T> {
         let streams = self.streams.lock();
         let number = streams.of_connections.get(&connection)?;
         let sidecar = Arc::clone(streams.sidecars.get(number)?);
         drop(streams);
-        let sidecar = sidecar.lock();
-        Some(look(&sidecar))
+        Some(look(&mut sidecar.lock()))
     }
 
     /// Another number whenever it may have changed how they stand to the roots.
@@ -164,6 +169,11 @@ impl Sidecar {
     pub fn all_runs(&self) -> impl Iterator<Item = (Kind, &Arc<str>, Version)> {
         let kinds = Kind::ALL.into_iter().zip(&self.runs);
         kinds.flat_map(|(kind, runs)| runs.iter().map(move |(name, version)| (kind, name, *version)))
+    }
+
+    /// It has found that the batches of these routes of a policy fail, and of no others.
+    pub fn batches_fail(&mut self, policy: &str, version: Version, routes: &[FailingRoute]) {
+        self.batches.note(policy, version, routes);
     }
 
     /// Every resource whose latest version it cannot run.

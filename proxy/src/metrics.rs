@@ -3,6 +3,7 @@
 //! A route's handles are made once per policy, never per call; a label never holds text from the
 //! network; and what does not fit the cap on series is counted together as `other`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,10 +15,12 @@ mod exposition;
 mod families;
 mod labels;
 mod process;
+mod trouble;
 
 pub use cell::{Counter, Gauge, Histogram, Label, Labelled, Measure};
 pub use control_plane::ControlPlane;
 pub use labels::{BatchFailure, CancelStage, ItemOutcome, Protocol, Refusal, StatusClass, UpstreamCall};
+pub use trouble::Trouble;
 
 use crate::error::ErrorKind;
 use cell::Buckets;
@@ -112,6 +115,8 @@ pub struct RouteMetrics {
     pub shadow_calls_saved: Counter,
     /// Batches that failed as a whole, by how.
     pub batch_failures: Labelled<BatchFailure>,
+    /// Whether they fail one after the other.
+    pub trouble: Trouble,
     /// Extra calls made to find the bad item of a failed batch.
     pub bisect_calls: Counter,
     /// Items found to fail a whole batch.
@@ -314,6 +319,14 @@ impl Metrics {
         tally
     }
 
+    /// Routes whose batches fail, and why: those with counts of their own.
+    pub fn troubles(&self) -> BTreeMap<Arc<str>, String> {
+        let backends = self.inner.backends.lock();
+        let routes = backends.iter().flat_map(|backend| backend.routes());
+        let troubles = routes.filter_map(|route| Some((Arc::clone(&route.name), route.trouble.reason()?)));
+        troubles.collect()
+    }
+
     /// Everything as OpenMetrics text, which Prometheus' own text parser reads as well.
     pub fn render(&self) -> String {
         exposition::render(self)
@@ -380,6 +393,7 @@ impl RouteMetrics {
             calls_saved: Counter::default(),
             shadow_calls_saved: Counter::default(),
             batch_failures: Labelled::default(),
+            trouble: Trouble::default(),
             bisect_calls: Counter::default(),
             poison_items: Counter::default(),
             cancelled: Labelled::default(),

@@ -106,7 +106,9 @@ impl Upstream {
         let known = policy.routes().iter().zip(metrics).map(|(route, metrics)| {
             let class = u32::try_from(self.routes.len()).unwrap_or(u32::MAX);
             let state = self.routes.entry(Arc::clone(&route.name));
-            Arc::clone(&state.or_insert_with(|| Arc::new(RouteState::new(class, metrics))))
+            let state = Arc::clone(&state.or_insert_with(|| Arc::new(RouteState::new(class, metrics))));
+            state.is_of(route.generation);
+            state
         });
         let states = known.collect();
         let limit = Limit::of(policy.traffic.rate_limit, self.policy.load().limit.as_ref());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jitney_tests::caller::get;
-use jitney_tests::{TestControlPlane, TestProxy, TestUpstream, control_plane, model, wait};
+use jitney_tests::{Reply, TestControlPlane, TestProxy, TestUpstream, control_plane, model, wait};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -96,6 +96,44 @@ impl Calls {
         }
         self.made()
     }
+}
+
+#[tokio::test]
+async fn a_policy_whose_batches_fail_is_known_to_until_they_do_not() {
+    let users = TestUpstream::start(|seen| {
+        let reply = if seen.target.starts_with("/users") {
+            model::users(seen)
+        } else {
+            Reply::json(404, "{}")
+        };
+        reply.after(Duration::from_millis(3))
+    });
+    let users = users.await;
+    let good = policy("mode: Active", "maxSize: 20");
+    let plane = TestControlPlane::start(&good.replace("/users?ids", "/members?ids")).await;
+    let proxy = plane
+        .sidecar("shop/users", "users-1")
+        .upstream(users.address)
+        .start()
+        .await;
+    let calls = Calls::begin(&proxy);
+    let fails = |told: &Value| told["failingBatches"][0]["sidecars"] == 1;
+    let told = plane.until_policy("shop/users", fails).await;
+    let why = "batches of route by-id fail in users-1: the batch failed as a whole with status 404 Not Found";
+    assert_eq!(told["failingBatches"][0]["route"], "by-id");
+    assert!(told["text"].as_str().unwrap().ends_with(why), "{told:#}");
+    let status = plane.page("/status").await;
+    assert_eq!(status["warnings"], json!([format!("shop/users: {why}")]));
+    let backends: Value = serde_json::from_str(&proxy.admin("/backends").await.text()).unwrap();
+    let note = "users/by-id: its batches fail: the batch failed as a whole with status 404 Not Found";
+    assert_eq!(backends["backends"][0]["notes"], json!([note]));
+
+    plane.write(&good);
+    let is_well = |told: &Value| told["failingBatches"] == json!([]) && told["sidecars"]["acked"] == 1;
+    plane.until_policy("shop/users", is_well).await;
+    calls.go_on(500).await;
+    calls.end().await;
+    assert_eq!(plane.page("/status").await["warnings"], json!([]));
 }
 
 #[tokio::test]

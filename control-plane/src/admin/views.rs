@@ -13,7 +13,7 @@ use super::rotation::{Standing, last_certificate};
 use super::shares::{self, Shares};
 use crate::files;
 use crate::metrics::Levels;
-use crate::status::{Found, Overview, Progress, Rejection, Spread, Totals};
+use crate::status::{Failing, Found, Overview, Progress, Rejection, Spread, Totals};
 use crate::store::Snapshot;
 
 /// How everything stands.
@@ -65,6 +65,10 @@ fn source_warnings(standing: &files::Standing, overview: &Overview) -> Vec<Diagn
 fn warnings(admin: &Admin, shares: &Shares, overview: &Overview) -> Vec<String> {
     let mut warnings = admin.rollouts.warnings();
     warnings.extend(shares.warnings(overview));
+    for (policy, progress) in &overview.policies {
+        let failing = progress.failing.iter();
+        warnings.extend(failing.map(|(route, failing)| format!("{policy}: {}", failing.text(route))));
+    }
     if warnings.len() > MOST_WARNINGS {
         let more = warnings.len() - MOST_WARNINGS;
         warnings.truncate(MOST_WARNINGS);
@@ -93,6 +97,7 @@ fn policy(admin: &Admin, snapshot: &Snapshot, name: &str, progress: &Progress) -
         "sidecars": sidecars_of(progress),
         "rollout": rollout(progress),
         "findings": found(&findings),
+        "failingBatches": progress.failing.iter().map(failing).collect::<Vec<_>>(),
     })
 }
 
@@ -150,6 +155,16 @@ fn found(findings: &[Found]) -> Value {
         "sidecars": findings.len(),
         "worst": worst.map(one),
         "last": findings.last().map(one),
+    })
+}
+
+/// A route whose batches fail.
+fn failing((route, failing): (&String, &Failing)) -> Value {
+    json!({
+        "route": route,
+        "sidecars": failing.sidecars,
+        "by": failing.by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "reason": failing.reason,
     })
 }
 

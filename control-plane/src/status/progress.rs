@@ -7,7 +7,7 @@ use jitney_api::Workload;
 use jitney_api::push::{Kind, Nack};
 use tokio::time::Instant;
 
-use super::{Sidecar, Sidecars};
+use super::{Failing, Sidecar, Sidecars};
 use crate::store::{Entry, Recipient, Rollout, Sight, Snapshot, Stage};
 
 /// How far everything has come.
@@ -55,6 +55,8 @@ pub struct Progress {
     pub stale: usize,
     /// What was said last by one that cannot.
     pub last_rejection: Option<Rejection>,
+    /// Routes whose batches fail in sidecars that run it.
+    pub failing: BTreeMap<String, Failing>,
     parts: Parts,
     baseline_parts: Parts,
 }
@@ -177,6 +179,9 @@ impl Progress {
         if let (1.., Some(last)) = (self.rejected, &self.last_rejection) {
             text.push_str(&format!("; {} rejected it: {}", self.rejected, last.text()));
         }
+        for (route, failing) in &self.failing {
+            text.push_str(&format!("; {}", failing.text(route)));
+        }
         text
     }
 
@@ -219,6 +224,15 @@ impl Progress {
     fn note(&mut self, policy: &str, sidecar: &Sidecar, sight: Sight<'_>) -> Standing {
         let takes = sight.takes(policy);
         self.staged += usize::from(takes == Some(true));
+        if let Some(version) = sidecar.runs(Kind::Policy, policy) {
+            for (route, reason) in sidecar.batches.of(policy, version) {
+                // Only of routes that there are: names come from the network.
+                if sight.entry(Kind::Route, &format!("{policy}/{route}")).is_some() {
+                    let failing = self.failing.entry(route.clone()).or_default();
+                    failing.note(&sidecar.recipient, reason);
+                }
+            }
+        }
         let parts = if takes == Some(false) {
             Arc::clone(&self.baseline_parts)
         } else {

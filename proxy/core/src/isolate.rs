@@ -86,6 +86,25 @@ impl Failure {
         }
     }
 
+    /// True when the upstream answered, and did not take what was merged, as far as that tells: a service
+    /// that is down, busy or wants other credentials says the same to every call.
+    pub const fn is_of_batch(self) -> bool {
+        match self {
+            Self::Status(StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT) => false,
+            Self::Status(status) => matches!(status.as_u16(), 400..500) && !self.concerns_all(),
+            Self::Refused { .. } | Self::Misfit => true,
+            Self::Unsent | Self::Broken => false,
+        }
+    }
+
+    /// True when a smaller batch may be taken: what the upstream takes is learned.
+    pub const fn is_of_size(self) -> bool {
+        matches!(
+            self,
+            Self::Status(StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG)
+        )
+    }
+
     /// True when sending again could not change anything for anyone.
     const fn concerns_all(self) -> bool {
         match self {

@@ -40,6 +40,8 @@ pub(super) struct Failed {
     pub(super) suspects: Vec<usize>,
     /// What was set aside for this.
     pub(super) cover: Option<Cover>,
+    /// What is wrong with the reply, if there was one.
+    pub(super) why: String,
     told: Told,
 }
 
@@ -136,7 +138,7 @@ async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
             group[0].call.state.metrics.batch_failures.inc(broken(kind));
             return (
                 outcome_of_error(kind),
-                Failed::attempt(group, failure, Vec::new(), Told::Error(kind)),
+                Failed::attempt(group, failure, Vec::new(), Told::Error(kind), error.to_string()),
             );
         }
     };
@@ -160,6 +162,7 @@ async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
             if failure == Failure::Misfit {
                 tracing::warn!(route = %group[0].call.route.name, misfit = %unsplit, "a batch reply does not fit");
             }
+            let why = unsplit.to_string();
             let mismatch = || Told::Error(ErrorKind::Mismatch);
             let (outcome, told, suspects) = match unsplit {
                 Unsplit::Failed(status) => (outcome, Told::Reply(status, shared, body), Vec::new()),
@@ -171,7 +174,7 @@ async fn together(upstream: &Upstream, group: Group) -> (Outcome, Attempt) {
                     (Outcome::Failed, mismatch(), Vec::new())
                 }
             };
-            (outcome, Failed::attempt(group, failure, suspects, told))
+            (outcome, Failed::attempt(group, failure, suspects, told, why))
         }
     }
 }
@@ -263,12 +266,19 @@ fn share(status: StatusCode, shared: &Arc<HeaderMap>, body: Chunks) -> Result<Re
 }
 
 impl Failed {
-    const fn attempt(group: Group, failure: Failure, suspects: Vec<usize>, told: Told) -> Attempt {
+    const fn attempt(
+        group: Group,
+        failure: Failure,
+        suspects: Vec<usize>,
+        told: Told,
+        why: String,
+    ) -> Attempt {
         Attempt::Failed(Self {
             group,
             failure,
             suspects,
             cover: None,
+            why,
             told,
         })
     }

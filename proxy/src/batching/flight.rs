@@ -13,7 +13,7 @@ use super::attempt::{Attempt, Failed, attempt};
 use super::pending::{Group, Journey, Pending};
 use super::slot::Flight;
 use crate::admin::inspect::{self, Left};
-use crate::metrics::RouteMetrics;
+use crate::metrics::{RouteMetrics, Trouble};
 use crate::upstream::{Cover, Upstream};
 
 /// Sends a batch and answers its members. Ends early when the last of them has left.
@@ -60,6 +60,7 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
         outcome: None,
     });
     let began = now();
+    let together = if cover.is_some() { group.len() } else { 0 };
     let travel = async {
         let (outcome, attempted) = match cover {
             Some(cover) => covered(&upstream, group, cover).await,
@@ -70,7 +71,7 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
         upstream
             .recent
             .finish(number, now().saturating_duration_since(began), shown(&attempted));
-        settle(&upstream, attempted, &key).await;
+        settle(&upstream, attempted, &key, together, &metrics.trouble).await;
     };
     tokio::select! {
         biased;
@@ -103,12 +104,30 @@ fn count(metrics: &RouteMetrics, group: &Group, items: usize, bytes: usize, reas
     }
 }
 
-/// Sees to those whom the batch left without an answer.
-async fn settle(upstream: &Arc<Upstream>, attempted: Attempt, key: &[u8]) {
+/// Sees to those whom the batch left without an answer, and notes what that says of the route's batches.
+/// So many members were sent together.
+async fn settle(
+    upstream: &Arc<Upstream>,
+    attempted: Attempt,
+    key: &[u8],
+    together: usize,
+    trouble: &Trouble,
+) {
     match attempted {
+        Attempt::Answered if together > 1 => trouble.answered(),
         Attempt::Answered => {}
-        Attempt::Unanswered(members) => isolate(upstream, singles(members), key, Cause::Incomplete).await,
+        Attempt::Unanswered(members) => {
+            let is_of_use = members.len() < together;
+            if is_of_use {
+                trouble.answered();
+            }
+            let alone = isolate(upstream, singles(members), key, Cause::Incomplete).await;
+            if !is_of_use && together > 1 && alone.served > 0 {
+                trouble.failed("the reply holds nothing for any of its members".to_owned());
+            }
+        }
         Attempt::Failed(failed) => {
+            let (failure, why) = (failed.failure, failed.why.clone());
             let cause = match failed.failure {
                 Failure::Misfit if failed.suspects.is_empty() => Cause::Misfit,
                 Failure::Misfit => Cause::Incomplete,
@@ -116,7 +135,11 @@ async fn settle(upstream: &Arc<Upstream>, attempted: Attempt, key: &[u8]) {
                     Cause::Failure
                 }
             };
-            isolate(upstream, regroup(failed), key, cause).await;
+            let alone = isolate(upstream, regroup(failed), key, cause).await;
+            let is_of_batch = alone.served > 0 || failure.is_of_batch();
+            if alone.culprits == 0 && is_of_batch && !failure.is_of_size() {
+                trouble.failed(why);
+            }
         }
     }
 }
@@ -144,29 +167,42 @@ enum Cause {
     Incomplete,
 }
 
+/// Members that were sent alone.
+#[derive(Default)]
+struct Alone {
+    /// Those that the upstream served.
+    served: u32,
+    /// Those whom it failed, and who are to blame for their batch.
+    culprits: u32,
+}
+
 /// Sends groups again, each level at once, until everyone is answered.
-async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, key: &[u8], cause: Cause) {
+async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, key: &[u8], cause: Cause) -> Alone {
     let first = groups.first().and_then(|group| group.first());
     let state = first.map(|one| Arc::clone(&one.call.state));
-    let (mut culprits, mut spread) = (0_u32, groups.len() > 1);
+    let (mut alone, mut spread) = (Alone::default(), groups.len() > 1);
     while !groups.is_empty() {
         let mut sending = JoinSet::new();
         for group in groups.drain(..) {
             let upstream = Arc::clone(upstream);
             sending.spawn(async move {
-                let blamed = (cause == Cause::Failure && group.len() == 1)
+                let is_alone = group.len() == 1;
+                let blamed = (cause == Cause::Failure && is_alone)
                     .then(|| (Arc::clone(&group[0].call.state), group[0].culprit()));
                 let (outcome, attempted) = attempt(&upstream, group).await;
                 let culprit = outcome == Outcome::Failed && blamed.is_some();
                 if let (true, Some((state, call))) = (culprit, blamed) {
                     state.blame(call);
                 }
-                (culprit, attempted)
+                (culprit, is_alone && outcome == Outcome::Ok, attempted)
             });
         }
         while let Some(sent) = sending.join_next().await {
-            let Ok((culprit, attempted)) = sent else { continue };
-            culprits += u32::from(culprit);
+            let Ok((culprit, served, attempted)) = sent else {
+                continue;
+            };
+            alone.culprits += u32::from(culprit);
+            alone.served += u32::from(served);
             match attempted {
                 Attempt::Answered => {}
                 Attempt::Unanswered(members) => groups.extend(singles(members)),
@@ -176,9 +212,10 @@ async fn isolate(upstream: &Arc<Upstream>, mut groups: Vec<Group>, key: &[u8], c
         spread |= groups.len() > 1;
     }
     // Everyone succeeded alone: it is the batch that the upstream does not take.
-    if let (Some(state), true) = (state, cause != Cause::Incomplete && spread && culprits == 0) {
+    if let (Some(state), true) = (state, cause != Cause::Incomplete && spread && alone.culprits == 0) {
         state.blame_key(key);
     }
+    alone
 }
 
 /// The groups in which a failed one is sent again; none when its failure stands.

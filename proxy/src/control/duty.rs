@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use jitney_api::Workload;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
-use jitney_api::push::config::{Finding, Kept, Snapshot};
+use jitney_api::push::config::{BatchFinding, Finding, Kept, Snapshot};
 use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
 use jitney_core::decline::{Grown, Tally};
 use tokio::time::Instant;
 
+mod batches;
 mod delta;
 
 use super::complaints::Complaints;
@@ -325,6 +326,13 @@ impl Duty {
             })
         };
         found.into_iter().filter_map(finding).collect()
+    }
+
+    /// How the batches of each policy do that has routes whose batches fail.
+    pub(super) fn batches(&self) -> BTreeMap<String, BatchFinding> {
+        let policies = self.held.iter().filter(|((kind, _), _)| *kind == Kind::Policy);
+        let policies = policies.map(|((_, name), (version, _))| (name.as_str(), version.as_str()));
+        batches::findings(policies, &self.metrics.troubles())
     }
 
     fn version(&self, policy: &str) -> Option<&String> {

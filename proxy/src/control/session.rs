@@ -1,5 +1,6 @@
 //! The stream to a control plane: opened, kept, and opened again.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -7,6 +8,7 @@ use jitney_api::push::Kind;
 use jitney_api::push::ads::DeltaDiscoveryRequest;
 use jitney_api::push::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use jitney_api::push::config::reports_client::ReportsClient;
+use jitney_api::push::config::{BatchFinding, FailingRoute};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::Instant;
@@ -162,6 +164,7 @@ impl Session {
         let mut responses = opened.map_err(|_| stuck())??.into_inner();
         self.connected(url);
         let (mut save_at, mut listeners) = (None, self.duty.listeners());
+        let (mut told, mut look_at) = (BTreeMap::new(), Instant::now());
         loop {
             let fresh_for = self.identity.fresh_for(&self.trust, SystemTime::now());
             tokio::select! {
@@ -193,6 +196,10 @@ impl Session {
                 }
                 () = sleep_until(self.duty.look_at()) => {
                     self.report(&mut reports).await;
+                }
+                () = tokio::time::sleep_until(look_at) => {
+                    self.report_batches(&mut reports, &mut told).await;
+                    look_at = Instant::now() + LOOK_AT_BATCHES;
                 }
                 // Clocks are set, and sleeps do not notice.
                 () = tokio::time::sleep(fresh_for.min(LOOK_EVERY)) => {
@@ -227,6 +234,37 @@ impl Session {
                 tracing::debug!(%status, "the control plane took no report");
             }
         }
+    }
+
+    /// Tells how the batches of policies do, where that is another thing than was told on this stream.
+    async fn report_batches(
+        &self,
+        reports: &mut ReportsClient<Channel>,
+        told: &mut BTreeMap<String, BatchFinding>,
+    ) {
+        let present = self.duty.batches();
+        let is_over = |policy: &&BatchFinding| !present.contains_key(&policy.name);
+        let over = told.values().filter(is_over).map(|finding| BatchFinding {
+            routes: Vec::new(),
+            ..finding.clone()
+        });
+        let is_news = |finding: &&BatchFinding| told.get(&finding.name) != Some(finding);
+        let news = present.values().filter(is_news).cloned();
+        for finding in over.chain(news).collect::<Vec<_>>() {
+            for FailingRoute { name: route, reason } in &finding.routes {
+                tracing::warn!(
+                    policy = finding.name,
+                    route,
+                    reason,
+                    "the batches of a route fail"
+                );
+            }
+            let noted = tokio::time::timeout(REPORT, reports.batches(finding)).await;
+            if let Ok(Err(status)) = noted {
+                tracing::debug!(%status, "the control plane took no report");
+            }
+        }
+        *told = present;
     }
 
     async fn speak(&mut self, requests: &mpsc::Sender<DeltaDiscoveryRequest>) -> Result<(), Broken> {
@@ -329,6 +367,9 @@ const PUSHBACK_MAX: Duration = Duration::from_secs(60);
 
 /// The longest that the taking of a report may hold up what is pushed.
 const REPORT: Duration = Duration::from_secs(1);
+
+/// How often a sidecar looks whether batches fail: people are told, and they have time.
+const LOOK_AT_BATCHES: Duration = Duration::from_secs(5);
 
 /// What changes in quick succession is written once.
 const SAVE_AFTER: Duration = Duration::from_millis(100);

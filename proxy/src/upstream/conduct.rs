@@ -3,7 +3,7 @@
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use http::HeaderMap;
@@ -27,6 +27,8 @@ pub struct RouteState {
     /// Set while there may be someone in quarantine: spares the others their fingerprints.
     watched: AtomicBool,
     sets_cookies: AtomicBool,
+    /// The document that the route is of, by its hash.
+    generation: AtomicU64,
     hasher: RandomState,
 }
 
@@ -45,7 +47,15 @@ impl RouteState {
             conduct: Mutex::default(),
             watched: AtomicBool::new(false),
             sets_cookies: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
             hasher: RandomState::default(),
+        }
+    }
+
+    /// It is of this document from now on. How batches of another one failed says nothing of it.
+    pub(crate) fn is_of(&self, generation: u64) {
+        if self.generation.swap(generation, Ordering::Relaxed) != generation {
+            self.metrics.trouble.answered();
         }
     }
 

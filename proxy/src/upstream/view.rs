@@ -9,7 +9,7 @@ use jitney_core::policy::Policy;
 
 use super::Upstream;
 use crate::admin::inspect::{BackendView, BatchView, EndpointView, LaneView};
-use crate::metrics::{BackendMetrics, GaugeSource, Gauges};
+use crate::metrics::{BackendMetrics, GaugeSource, Gauges, RouteMetrics};
 
 impl GaugeSource for Upstream {
     fn gauges(&self) -> Gauges {
@@ -79,6 +79,15 @@ impl BackendView for Upstream {
 
     fn recent(&self) -> Vec<BatchView> {
         self.recent.view(|key| describe(key).to_string())
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let routes = self.metrics.routes().into_iter();
+        let note = |route: Arc<RouteMetrics>| {
+            let why = route.trouble.reason()?;
+            Some(format!("{}: its batches fail: {why}", route.name()))
+        };
+        routes.filter_map(note).collect()
     }
 }
 

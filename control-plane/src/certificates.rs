@@ -61,6 +61,7 @@ impl Signer {
         let signed = Signed {
             key: request.key_hash(),
             workload: workload.clone(),
+            node: asked.node.clone(),
             root: roots.issuing().id,
             not_after: issued.not_after,
         };

@@ -9,7 +9,7 @@ use jitney_api::{Diagnostic, Documents, Sources, Workload, check};
 
 use crate::config::{CheckArgs, Mesh, TokenArgs};
 use crate::files::known;
-use crate::identity::{Folder, FolderError, Tokens, TokensError, Trust, TrustError};
+use crate::identity::{Alive, AliveError, Folder, FolderError, Tokens, TokensError, Trust, TrustError};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,9 @@ pub enum InquireError {
     /// There are no tokens.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// It cannot be noted what will be signed.
+    #[error(transparent)]
+    Alive(#[from] AliveError),
     /// There is no trust.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -87,7 +90,12 @@ pub fn print_token(args: &TokenArgs) -> Result<ExitCode, InquireError> {
 /// When the state cannot be used, or the output not be written.
 pub fn print_roots(mesh: &Mesh) -> Result<ExitCode, InquireError> {
     let state = open(mesh)?;
-    let trust = Trust::open(&state, &mesh.trust_domain, SystemTime::now())?;
+    let now = SystemTime::now();
+    if !Trust::is_kept(&state)? {
+        // First, so that all that the root will sign is known to be noted.
+        Alive::open(&state, true, now)?;
+    }
+    let trust = Trust::open(&state, &mesh.trust_domain, now)?;
     write!(io::stdout(), "{}", trust.roots().pem())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -147,7 +147,10 @@ impl Replicas {
             };
             match self.word(name, &text) {
                 Ok(word) => self.note(&mut others, name, word, seconds(now)),
-                Err(error) => others.faults.push(error.to_string()),
+                Err(error) => {
+                    let told = format!("{error}; remove it if that replica is no more");
+                    others.faults.push(told);
+                }
             }
         }
         Ok(others)
@@ -208,7 +211,7 @@ pub const TELL_EVERY: Duration = Duration::from_secs(2);
 /// How often it is told that there is nothing new.
 const AGAIN: Duration = Duration::from_secs(10);
 /// When a replica is not counted on any more.
-const SILENT: Duration = Duration::from_secs(30);
+pub const SILENT: Duration = Duration::from_secs(30);
 /// When nobody needs to know of it any more: its sidecars are elsewhere by now.
 const GONE: Duration = Duration::from_secs(3600);
 

@@ -112,7 +112,12 @@ impl Control {
             duty.restore(disk, &trust);
         }
         let session = Session {
-            identity: Identity::new(settings.token_file, Arc::clone(&standing), mesh.clone()),
+            identity: Identity::new(
+                settings.token_file,
+                settings.node,
+                Arc::clone(&standing),
+                mesh.clone(),
+            ),
             urls: settings.urls,
             trust,
             duty,

@@ -272,3 +272,34 @@ async fn a_sidecar_whose_root_was_dropped_comes_back_with_a_new_token() {
         .until_policy("shop/users", |told| told["sidecars"]["acked"] == 1)
         .await;
 }
+
+#[tokio::test]
+async fn a_root_is_dropped_when_a_sidecar_that_was_killed_has_another_certificate() {
+    let upstream = TestUpstream::start(model::users).await;
+    let plane = TestControlPlane::start(USERS).await;
+    let start = || {
+        let settings = plane.sidecar("shop/users", "users-1");
+        settings.upstream(upstream.address).start()
+    };
+    let step = async |name: &str| post(plane.admin, &format!("/trust/{name}"), "").await.unwrap();
+    let proxy = start().await;
+    assert_eq!(step("add").await.status, 200);
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    while step("switch").await.status != 200 {
+        assert!(tokio::time::Instant::now() < end, "{}", plane.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Killed, and its key with it.
+    drop(proxy);
+    let early = step("drop").await;
+    if early.status == 409 {
+        let who = "1 of shop/users (users-1); the last one expires at ";
+        assert!(early.text().contains(who), "{}", early.text());
+    }
+    let proxy = start().await;
+    plane
+        .until_policy("shop/users", |told| told["sidecars"]["acked"] == 1)
+        .await;
+    let dropped = step("drop").await;
+    assert_eq!(dropped.status, 200, "{}\n{}", dropped.text(), proxy.log());
+}

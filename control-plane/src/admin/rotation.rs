@@ -6,12 +6,13 @@ use std::time::SystemTime;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use jitney_api::Workload;
 use serde::Deserialize;
 
 use super::Admin;
 use super::views::at;
 use crate::identity::{LIFETIME, Living, Root, RootId, RootState, Trust, TrustError};
-use crate::replicas::Others;
+use crate::replicas::{Others, SILENT};
 use crate::status::{A_FEW, Trusting};
 
 /// How everybody stands to the roots: what the next step is decided by.
@@ -111,7 +112,9 @@ impl Standing {
         let unaware = self.others.unaware_of(next.id);
         if unaware > 0 {
             text.push_str(&format!(
-                "; {unaware} of the other replicas have not said yet how theirs stand to it"
+                "; {unaware} of the other replicas have not said yet how theirs stand to it, and are waited for until \
+                 they have been silent for {} s",
+                SILENT.as_secs()
             ));
         }
         self.doubted(Step {
@@ -138,6 +141,12 @@ impl Standing {
             "; {connected} of {} connected sidecars use one",
             self.connected()
         ));
+        if alive > connected {
+            text.push_str(
+                "; who is away is waited for until it comes back, is started anew under its name, or its certificate \
+                 expires",
+            );
+        }
         let mut step = Step {
             name: "drop",
             waits_for: alive,
@@ -166,7 +175,7 @@ impl Standing {
         let named: Vec<String> = of
             .iter()
             .take(A_FEW)
-            .map(|(workload, count)| format!("{count} of {workload}"))
+            .map(|(workload, count)| format!("{count} of {workload}{}", self.nodes(workload, **count)))
             .collect();
         let rest: usize = of.iter().skip(A_FEW).map(|(_, count)| **count).sum();
         let rest = rest + self.living.uncounted;
@@ -175,6 +184,15 @@ impl Standing {
             text.push_str(&format!(" and {rest} others"));
         }
         text
+    }
+
+    /// A few of a workload's sidecars that have so many certificates, by name.
+    fn nodes(&self, workload: &Workload, count: usize) -> String {
+        let Some(nodes) = self.living.nodes.get(workload) else {
+            return String::new();
+        };
+        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+        format!(" ({})", a_few(&nodes, count))
     }
 
     /// Says what is not known of other replicas, too.

@@ -50,6 +50,8 @@ pub struct Signed {
     pub key: KeyHash,
     /// Whose it is.
     pub workload: Workload,
+    /// What the sidecar calls itself; empty where that is not known.
+    pub node: String,
     /// Who signed it.
     pub root: RootId,
     /// Until when it is good.
@@ -63,6 +65,8 @@ pub struct Living {
     pub certificates: BTreeMap<RootId, usize>,
     /// How many each workload has of the roots that were asked for.
     pub workloads: BTreeMap<Workload, usize>,
+    /// A few of the sidecars that they are for, by what these call themselves.
+    pub nodes: BTreeMap<Workload, BTreeSet<String>>,
     /// Of these roots, how many certificates were signed for which there was no room.
     pub uncounted: usize,
     /// When the last one of these roots expires.
@@ -179,6 +183,7 @@ impl Alive {
         let signed = Signed {
             key: peer.key,
             workload: peer.id.workload.clone(),
+            node: String::new(),
             root: peer.root,
             not_after: peer.not_after,
         };
@@ -240,15 +245,13 @@ impl Alive {
             known.forget_expired(seconds(now));
         }
         if has_room(known) {
-            let workload = signed.workload.clone();
-            return Entry::Signed(
-                key,
-                Held {
-                    root,
-                    expires,
-                    workload,
-                },
-            );
+            let held = Held {
+                root,
+                expires,
+                workload: signed.workload.clone(),
+                node: known::node(&signed.node),
+            };
+            return Entry::Signed(key, held);
         }
         tracing::warn!(
             most = self.most,
@@ -338,6 +341,7 @@ impl Known {
             *living.certificates.entry(held.root).or_default() += 1;
             if roots.contains(&held.root) {
                 *living.workloads.entry(held.workload.clone()).or_default() += 1;
+                living.name(held);
                 last = last.max(Some(held.expires));
             }
         }
@@ -356,6 +360,20 @@ impl Known {
             .as_ref()
             .map(|fault| format!("{FOLDER}/{FILE}: {fault}"));
         living
+    }
+}
+
+impl Living {
+    /// Names a sidecar, if it is one of the first.
+    fn name(&mut self, held: &Held) {
+        if held.node.is_empty() {
+            return;
+        }
+        let nodes = self.nodes.entry(held.workload.clone()).or_default();
+        nodes.insert(held.node.clone());
+        if nodes.len() > A_FEW {
+            nodes.pop_last();
+        }
     }
 }
 
@@ -441,6 +459,8 @@ const FILE: &str = "journal";
 
 /// Certificates that are remembered one by one: several for each sidecar that one control plane takes.
 const MOST_ALIVE: usize = 100_000;
+/// Sidecars of a workload that are named.
+const A_FEW: usize = 3;
 /// More than the first line has.
 const FIRST_MAX: usize = 64;
 /// Bytes that are read at once: thousands of lines.

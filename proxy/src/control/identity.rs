@@ -26,6 +26,8 @@ use crate::mtls::{Credentials, Mesh, spiffe_id};
 #[derive(Debug)]
 pub(super) struct Identity {
     token_file: PathBuf,
+    /// What this sidecar calls itself.
+    node: String,
     standing: Shared,
     mesh: Mesh,
     present: Option<Held>,
@@ -61,9 +63,10 @@ pub(super) enum IdentityError {
 }
 
 impl Identity {
-    pub(super) fn new(token_file: PathBuf, standing: Shared, mesh: Mesh) -> Self {
+    pub(super) fn new(token_file: PathBuf, node: String, standing: Shared, mesh: Mesh) -> Self {
         Self {
             token_file,
+            node,
             standing,
             mesh,
             present: None,
@@ -129,6 +132,7 @@ impl Identity {
         let request = SigningRequest {
             request: request.der().to_vec().into(),
             token,
+            node: self.node.clone(),
         };
         let mut client = CertificatesClient::with_origin(channel, url.origin());
         let signing = tokio::time::timeout(PATIENCE, client.sign(request));

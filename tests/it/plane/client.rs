@@ -61,6 +61,7 @@ impl Identity {
         let request = SigningRequest {
             request: self.request().into(),
             token: token.to_owned(),
+            node: String::new(),
         };
         let signed = CertificatesClient::new(channel).sign(request).await?;
         Ok(signed.into_inner())
@@ -71,6 +72,7 @@ impl Identity {
         let request = SigningRequest {
             request: self.request().into(),
             token: String::new(),
+            node: String::new(),
         };
         let channel = before.connect_to(address, roots).await.unwrap();
         let signed = CertificatesClient::new(channel).sign(request).await.unwrap();

@@ -5,7 +5,7 @@ use jitney_control_plane::identity::Folder;
 use tonic::Code;
 
 use super::client::{Identity, Sidecar};
-use super::process::{Plane, ask, until};
+use super::process::{Place, Plane, TRUST_DOMAIN, ask, ended, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_step_waits_for_the_sidecars() {
@@ -156,7 +156,7 @@ async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_
             let text = rotation["text"].as_str().unwrap();
             rotation["step"] == "drop"
                 && rotation["waitsFor"] == 1
-                && text.ends_with("0 of 0 connected sidecars use one")
+                && text.contains("; 0 of 0 connected sidecars use one; who is away ")
         },
     );
     let early = plane.post("/trust/drop");
@@ -208,4 +208,24 @@ fn who_keeps_the_state_locked_holds_up_one_step_and_nothing_else() {
     );
     drop(lock);
     assert_eq!(plane.post("/trust/add").status, 200);
+}
+
+#[test]
+fn a_root_that_was_made_before_the_control_plane_ran_is_waited_for_no_longer_than_others() {
+    let place = Place::new();
+    let state = place.state().display().to_string();
+    let made = ended(&[
+        "trust",
+        "roots",
+        "--state",
+        &state,
+        "--trust-domain",
+        TRUST_DOMAIN,
+    ]);
+    assert!(made.stdout.starts_with(b"-----BEGIN"), "{made:?}");
+    let plane = Plane::start_in(place, &[]);
+    for step in ["add", "switch", "drop"] {
+        let answer = plane.post(&format!("/trust/{step}"));
+        assert_eq!(answer.status, 200, "{step}: {}", answer.body);
+    }
 }

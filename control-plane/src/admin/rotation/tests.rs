@@ -66,7 +66,7 @@ fn a_switch_waits_for_replicas_that_have_not_heard_of_the_root() {
         next,
         1,
         "0 of 0 connected sidecars do not trust root X yet; 1 of the other replicas have not said yet how \
-         theirs stand to it",
+         theirs stand to it, and are waited for until they have been silent for 30 s",
     );
 }
 
@@ -83,10 +83,12 @@ fn a_drop_waits_for_certificates_wherever_their_owners_are() {
     standing.living.certificates = [(old.id, 11)].into();
     let owners = [("users", 4), ("orders", 2), ("carts", 1), ("stock", 1)];
     standing.living.workloads = owners.map(|(account, count)| (workload(account), count)).into();
+    standing.living.nodes = [(workload("users"), ["a".to_owned(), "b".to_owned()].into())].into();
     standing.living.uncounted = 3;
     standing.living.last = Some(now() + LIFETIME);
-    let text = "11 alive of the certificates that root X signed: 4 of shop/users, 2 of shop/orders, 1 of shop/carts \
-                and 4 others; the last one expires at 2027-01-16T08:00:00Z; 2 of 7 connected sidecars use one";
+    let text = "11 alive of the certificates that root X signed: 4 of shop/users (a, b and 2 others), 2 of shop/orders, 1 of shop/carts \
+                and 4 others; the last one expires at 2027-01-16T08:00:00Z; 2 of 7 connected sidecars use one; who \
+                is away is waited for until it comes back, is started anew under its name, or its certificate expires";
     check(&standing, old, 11, text);
 }
 

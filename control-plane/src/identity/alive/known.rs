@@ -22,6 +22,8 @@ pub(super) struct Held {
     /// Seconds since the epoch.
     pub(super) expires: u64,
     pub(super) workload: Workload,
+    /// What its sidecar calls itself; empty where that is not known.
+    pub(super) node: String,
 }
 
 /// Certificates for which there was no room.
@@ -35,7 +37,9 @@ pub(super) struct Uncounted {
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// `+ <key> <root> <expires> <namespace>/<account>`: signed, or seen.
+    /// `+ <key> <root> <expires> <namespace>/<account> [<node>]`: signed, or seen. It takes the place of the
+    /// one before of the same workload and node: a key is in its sidecar's memory alone, so that whoever asks
+    /// for another one under this name has lost it.
     Signed(Key, Held),
     /// `- <key>`: another one has taken its place.
     Superseded(Key),
@@ -47,6 +51,8 @@ pub(super) enum Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     pub(super) certificates: HashMap<Key, Held>,
+    /// The last of each workload and node.
+    pub(super) nodes: HashMap<(Workload, String), Key>,
     pub(super) uncounted: BTreeMap<RootId, Uncounted>,
     /// What was signed before is not all here; seconds since the epoch.
     pub(super) began: u64,
@@ -90,7 +96,14 @@ impl Known {
     pub(super) fn note(&mut self, entry: Entry) {
         self.lines += 1;
         match entry {
-            Entry::Signed(key, held) => drop(self.certificates.insert(key, held)),
+            Entry::Signed(key, held) => {
+                let node = (!held.node.is_empty()).then(|| (held.workload.clone(), held.node.clone()));
+                let before = node.and_then(|node| self.nodes.insert(node, key));
+                if let Some(before) = before.filter(|before| *before != key) {
+                    self.certificates.remove(&before);
+                }
+                self.certificates.insert(key, held);
+            }
             Entry::Superseded(key) => drop(self.certificates.remove(&key)),
             Entry::Uncounted(root, more) => {
                 let sum = self.uncounted.entry(root).or_default();
@@ -103,6 +116,8 @@ impl Known {
     /// Forgets what has expired.
     pub(super) fn forget_expired(&mut self, now: u64) {
         self.certificates.retain(|_, held| held.expires > now);
+        let certificates = &self.certificates;
+        self.nodes.retain(|_, key| certificates.contains_key(key));
         self.uncounted.retain(|_, more| more.expires > now);
     }
 
@@ -134,8 +149,10 @@ impl Entry {
                     root,
                     expires,
                     workload,
+                    node,
                 } = held;
-                writeln!(text, "+ {} {root} {expires} {workload}", hex(&key.0))
+                let space = if node.is_empty() { "" } else { " " };
+                writeln!(text, "+ {} {root} {expires} {workload}{space}{node}", hex(&key.0))
             }
             Self::Superseded(key) => writeln!(text, "- {}", hex(&key.0)),
             Self::Uncounted(root, Uncounted { count, expires }) => {
@@ -152,20 +169,29 @@ impl FromStr for Entry {
     fn from_str(line: &str) -> Result<Self, Self::Err> {
         let words: Vec<&str> = line.split(' ').collect();
         let entry = match words[..] {
-            ["+", key, root, expires, workload] => signed(key, root, expires, workload),
+            ["+", key, root, expires, workload] => signed(key, root, expires, workload, ""),
+            ["+", key, root, expires, workload, node] => signed(key, root, expires, workload, node),
             ["-", key] => read_key(key).map(Self::Superseded),
             ["*", root, expires, count] => uncounted(root, expires, count),
             _ => None,
         };
-        entry.ok_or("expected + key root expiry workload, - key, or * root expiry count")
+        entry.ok_or("expected + key root expiry workload node, - key, or * root expiry count")
     }
 }
 
-fn signed(key: &str, root: &str, expires: &str, workload: &str) -> Option<Entry> {
+/// What a sidecar calls itself, as far as that fits in a line: all that it has sent, or nothing.
+pub(super) fn node(sent: &str) -> String {
+    let is_word = |char: char| !char.is_whitespace() && !char.is_control();
+    let is_node = sent.len() <= NODE_BYTES && sent.chars().all(is_word);
+    if is_node { sent.to_owned() } else { String::new() }
+}
+
+fn signed(key: &str, root: &str, expires: &str, workload: &str, node: &str) -> Option<Entry> {
     let held = Held {
         root: root.parse().ok()?,
         expires: expires.parse().ok()?,
         workload: workload.parse().ok()?,
+        node: node.to_owned(),
     };
     Some(Entry::Signed(read_key(key)?, held))
 }
@@ -185,6 +211,9 @@ fn read_key(text: &str) -> Option<Key> {
 
 /// What the file begins with; then comes since when it says everything, 0 for ever since.
 const HEAD: &str = "jitney-certificates 1 ";
+
+/// As long as a name in DNS.
+const NODE_BYTES: usize = 253;
 
 /// Lines about what is no more that are left even where little is alive.
 const SPARE_LINES: usize = 1000;

@@ -32,6 +32,7 @@ fn signed(number: usize, account: &str, of: u8) -> Signed {
     Signed {
         key: key(number),
         workload: workload(account),
+        node: String::new(),
         root: root(of),
         not_after: now() + LIFETIME,
     }
@@ -100,6 +101,35 @@ fn what_is_renewed_is_superseded_wherever_that_happens() {
     assert_eq!(count(&one, 2), 1);
     one.signed(&signed(3, "users", 2), Some(&key(3)), now()).unwrap();
     assert_eq!(count(&other, 2), 1, "for the same key as before");
+}
+
+#[test]
+fn a_sidecar_that_was_started_anew_has_one_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (open(&folder, 9), open(&folder, 9));
+    let named = |number, account, node: &str| Signed {
+        node: node.into(),
+        ..signed(number, account, 1)
+    };
+    for (number, account, node, alive) in [
+        (1, "users", "a", 1),
+        (2, "users", "a", 1),
+        (3, "users", "b", 2),
+        // Another workload's, one that has not said its name, and two that have none.
+        (4, "orders", "a", 3),
+        (5, "users", "", 4),
+        (6, "users", "a b", 5),
+        (7, "users", "a\nb", 6),
+    ] {
+        one.signed(&named(number, account, node), None, now()).unwrap();
+        assert_eq!((count(&one, 1), count(&other, 1)), (alive, alive), "{number}");
+    }
+    assert!(!other.knows(&key(1)) && other.knows(&key(2)));
+    let names = &of(&other, 1, now()).nodes[&workload("users")];
+    assert!(names.iter().eq(["a", "b"]), "{names:?}");
+    // It has it still, and comes with it.
+    other.seen(&peer(&named(1, "users", "a")), now()).unwrap();
+    assert_eq!(count(&one, 1), 7);
 }
 
 #[test]

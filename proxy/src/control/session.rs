@@ -5,8 +5,8 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use jitney_api::push::Kind;
-use jitney_api::push::ads::DeltaDiscoveryRequest;
 use jitney_api::push::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use jitney_api::push::config::reports_client::ReportsClient;
 use jitney_api::push::config::{BatchFinding, FailingRoute};
 use tokio::sync::mpsc;
@@ -170,11 +170,7 @@ impl Session {
             tokio::select! {
                 response = responses.message() => {
                     let Some(response) = response? else { return Ok(Ended::Closed) };
-                    let is_about_trust = response.type_url == Kind::TrustBundle.type_url();
-                    self.duty.take(response, &self.trust);
-                    if is_about_trust {
-                        self.identity.show(&self.trust);
-                    }
+                    self.take(response);
                     self.speak(&requests).await?;
                     if self.duty.is_unsaved() {
                         save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
@@ -219,6 +215,14 @@ impl Session {
         }
     }
 
+    fn take(&mut self, response: DeltaDiscoveryResponse) {
+        let is_about_trust = response.type_url == Kind::TrustBundle.type_url();
+        self.duty.take(response, &self.trust);
+        if is_about_trust {
+            self.identity.show(&self.trust);
+        }
+    }
+
     async fn report(&mut self, reports: &mut ReportsClient<Channel>) {
         for finding in self.duty.look() {
             let (policy, before, since) = (&finding.name, finding.before, finding.since);
@@ -238,7 +242,7 @@ impl Session {
 
     /// Tells how the batches of policies do, where that is another thing than was told on this stream.
     async fn report_batches(
-        &self,
+        &mut self,
         reports: &mut ReportsClient<Channel>,
         told: &mut BTreeMap<String, BatchFinding>,
     ) {

@@ -282,6 +282,7 @@ impl RunArgs {
             token_file: self.token_file.clone(),
             trust_bundle: self.trust_bundle.clone(),
             snapshot: self.snapshot.clone(),
+            any_backend: !self.outbound.is_empty(),
             limits: OwnLimits {
                 max_queue_bytes: self.max_queue_bytes.unwrap_or(all.max_queue_bytes),
                 max_size: self.max_batch_size.map_or(all.max_size, NonZeroUsize::get),

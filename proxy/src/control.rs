@@ -61,6 +61,8 @@ pub struct Settings {
     pub trust_bundle: PathBuf,
     /// Where the last good set is kept.
     pub snapshot: Option<PathBuf>,
+    /// Calls may go to any backend: all of them are asked for, and not only those that listeners name.
+    pub any_backend: bool,
     /// What this sidecar can do.
     pub limits: OwnLimits,
 }

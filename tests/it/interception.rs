@@ -1,12 +1,16 @@
 //! Two hosts on a wire, the kernel's rules on both, a sidecar on each: callers and services that know
 //! nothing of all that.
 
-use std::process::{Command, Output};
-use std::time::Duration;
+mod hosts;
+mod secured;
+mod services;
 
 use jitney_tests::programs::program;
 use jitney_tests::wait::until;
 use jitney_tests::{Host, Network, Process, TestUpstream, model};
+
+use hosts::{Mesh, output, says, told};
+use services::Served;
 
 const POLICY: &str = r#"
 kind: BatchPolicy
@@ -20,84 +24,6 @@ spec:
     # Whatever comes within that time leaves together: the callers are slow processes.
     batch: {dispatch: Fixed, maxSize: 8, timeout: 300ms}
 "#;
-
-/// Both sidecars, with the rules that hand them connections.
-struct Mesh {
-    network: Network,
-    caller: Process,
-    callee: Process,
-    _folder: tempfile::TempDir,
-}
-
-impl Mesh {
-    async fn start(tool: &str) -> Self {
-        let network = Network::new();
-        let folder = tempfile::tempdir().unwrap();
-        let policy = folder.path().join("users.yaml");
-        std::fs::write(&policy, POLICY).unwrap();
-        for host in [Host::A, Host::B] {
-            let mut install = network.command(host, program("jitney-proxy"));
-            // The sidecars run as root here, and the callers do not.
-            let output = install
-                .args(["redirect", "install", "--user", "0", "--tool", tool])
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{}", told(&output));
-        }
-        let mut outbound = network.command(Host::A, program("jitney-proxy"));
-        outbound.args(["run", "--admin", "127.0.0.1:9901"]);
-        outbound.args(["--outbound", "127.0.0.1:15001", "[::1]:15001"]);
-        let mut inbound = network.command(Host::B, program("jitney-proxy"));
-        inbound.args(["run", "--admin", "127.0.0.1:9901", "--inbound", "[::]:15006"]);
-        inbound.arg("--policy").arg(&policy);
-        let mesh = Self {
-            caller: Process::run("the caller's sidecar", outbound),
-            callee: Process::run("the callee's sidecar", inbound),
-            network,
-            _folder: folder,
-        };
-        for (process, listeners) in [(&mesh.caller, 3), (&mesh.callee, 2)] {
-            let listens = || process.log().matches("listening").count() == listeners;
-            until("both sidecars listen", listens).await;
-        }
-        mesh
-    }
-
-    /// What somebody on the calling host prints.
-    async fn call(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = self.network.command_of_somebody(Host::A, program);
-        command.args(arguments);
-        output(command).await
-    }
-
-    /// Lines of the metrics on a host.
-    async fn metrics(&self, host: Host) -> String {
-        let mut command = self.network.command(host, "curl");
-        command.args(["-s", "http://127.0.0.1:9901/metrics"]);
-        told(&output(command).await)
-    }
-}
-
-async fn output(mut command: Command) -> Output {
-    let ended = tokio::task::spawn_blocking(move || command.output());
-    let ended = tokio::time::timeout(Duration::from_secs(180), ended).await;
-    ended.expect("it ends").unwrap().unwrap()
-}
-
-fn told(output: &Output) -> String {
-    let (said, complained) = (&output.stdout, &output.stderr);
-    [said, complained]
-        .map(|text| String::from_utf8_lossy(text))
-        .concat()
-}
-
-#[track_caller]
-fn says(metrics: &str, line: &str) {
-    assert!(
-        metrics.lines().any(|one| one == line),
-        "{line:?} is missing: {metrics}"
-    );
-}
 
 async fn callers_notice_nothing(tool: &str) {
     let mesh = Mesh::start(tool).await;
@@ -269,55 +195,10 @@ async fn what_the_readme_says_is_so() {
     assert_eq!(unchecked.status.code(), Some(1), "{}", told(&unchecked));
 }
 
-/// A service of the callee's host as Debian ships it, ended with the test.
-struct Service {
-    process: Process,
-    _folder: tempfile::TempDir,
-}
-
-impl Service {
-    /// Runs `prepare` to its end and starts what `script` ends with, in a folder that everybody may use.
-    async fn start(mesh: &Mesh, name: &'static str, prepare: &str, script: &str) -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let shell = |script: &str| {
-            let mut command = mesh.network.command_of_somebody(Host::B, "sh");
-            command.args(["-ec", script]).env("DIR", folder.path());
-            command
-        };
-        let prepared = output(shell(prepare)).await;
-        assert!(prepared.status.success(), "{}", told(&prepared));
-        Self {
-            process: Process::run(name, shell(script)),
-            _folder: folder,
-        }
-    }
-
-    /// Waits until it says so; whatever the case.
-    async fn says(&self, text: &str) {
-        let says = || self.process.log().to_lowercase().contains(text);
-        until(&format!("the service says {text:?}"), says).await;
-    }
-}
-
 #[tokio::test]
 async fn redis_speaks_through() {
     let mesh = Mesh::start("nftables").await;
-    let script = "exec redis-server --bind 0.0.0.0 --protected-mode no --save '' --dir $DIR";
-    let redis = Service::start(&mesh, "redis", "", script).await;
-    redis.says("ready to accept connections").await;
-    let set = mesh
-        .call(
-            "redis-cli",
-            &["-h", "10.77.0.2", "set", "jitney", "a shared taxi"],
-        )
-        .await;
-    assert_eq!(told(&set), "OK\n");
-    let get = mesh
-        .call("redis-cli", &["-h", "10.77.0.2", "get", "jitney"])
-        .await;
-    assert_eq!(told(&get), "a shared taxi\n");
+    Served::redis(&mesh).await.answers(&mesh).await;
     let metrics = mesh.metrics(Host::B).await;
     says(
         &metrics,
@@ -328,56 +209,11 @@ async fn redis_speaks_through() {
 #[tokio::test]
 async fn postgresql_speaks_through() {
     let mesh = Mesh::start("nftables").await;
-    let prepare = "bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
-        $bin/initdb --auth=trust --username=jitney --no-sync --pgdata=$DIR/data
-        echo 'host all all 10.77.0.0/24 trust' >> $DIR/data/pg_hba.conf";
-    let script = "bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
-        exec $bin/postgres -D $DIR/data -h 0.0.0.0 -k $DIR";
-    let postgres = Service::start(&mesh, "postgres", prepare, script).await;
-    postgres
-        .says("database system is ready to accept connections")
-        .await;
-    let said = mesh
-        .call(
-            "psql",
-            &[
-                "-h",
-                "10.77.0.2",
-                "-U",
-                "jitney",
-                "-d",
-                "postgres",
-                "-Atc",
-                "select 6 * 7",
-            ],
-        )
-        .await;
-    assert_eq!(told(&said), "42\n");
+    Served::postgresql(&mesh).await.answers(&mesh).await;
 }
 
-/// The server speaks first, and its caller waits for that.
 #[tokio::test]
 async fn mariadb_speaks_through() {
     let mesh = Mesh::start("nftables").await;
-    let prepare = "mariadb-install-db --no-defaults --datadir=$DIR/data \
-        --auth-root-authentication-method=normal";
-    let script = "exec mariadbd --no-defaults --datadir=$DIR/data --socket=$DIR/socket --bind-address=0.0.0.0 \
-        --skip-grant-tables --skip-networking=0";
-    let mariadb = Service::start(&mesh, "mariadb", prepare, script).await;
-    mariadb.says("ready for connections").await;
-    let said = mesh
-        .call(
-            "mariadb",
-            &[
-                "--no-defaults",
-                "-h",
-                "10.77.0.2",
-                "-u",
-                "root",
-                "-Ne",
-                "select 6 * 7",
-            ],
-        )
-        .await;
-    assert_eq!(told(&said), "42\n");
+    Served::mariadb(&mesh).await.answers(&mesh).await;
 }

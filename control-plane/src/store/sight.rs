@@ -121,7 +121,7 @@ impl View for Sight<'_> {
     }
 
     fn own(&self, kind: Kind) -> Vec<Arc<str>> {
-        if kind == Kind::TrustBundle {
+        if is_for_everyone(kind) {
             return self.below(kind, "");
         }
         let own = self.snapshot.own_of(&self.recipient.workload, kind);
@@ -130,8 +130,14 @@ impl View for Sight<'_> {
 
     fn is_own(&self, kind: Kind, name: &str) -> bool {
         self.entry(kind, name).is_some_and(|entry| match &entry.readers {
-            Readers::Everyone => kind == Kind::TrustBundle,
+            Readers::Everyone => is_for_everyone(kind),
             Readers::Workloads(_) => true,
         })
     }
+}
+
+/// Whether whoever asks for everything of a kind is to have what everyone may read: of policies that callers'
+/// sidecars run only those of the backends that they have calls for.
+const fn is_for_everyone(kind: Kind) -> bool {
+    matches!(kind, Kind::TrustBundle | Kind::Backend | Kind::Endpoint)
 }

@@ -34,8 +34,10 @@ pub(super) struct Duty {
     /// Backends of which something is known, if only that there is none.
     known: BTreeSet<String>,
     workload: Option<Workload>,
-    /// Every policy that comes unasked has come.
-    has_policies: bool,
+    /// Calls may go to any backend.
+    any_backend: bool,
+    /// Of which kinds everything has come that comes unasked.
+    complete: BTreeSet<Kind>,
     is_in_force: bool,
     /// It was said that there is no policy.
     is_idle: bool,
@@ -87,6 +89,10 @@ impl Duty {
         for kind in [Kind::TrustBundle, Kind::Runtime, Kind::Route, Kind::Policy] {
             subscriber.subscribe(kind, "*");
         }
+        if settings.any_backend {
+            subscriber.subscribe(Kind::Backend, "*");
+            subscriber.subscribe(Kind::Endpoint, "*");
+        }
         Self {
             subscriber,
             assembly: Assembly::new(settings.limits),
@@ -94,7 +100,8 @@ impl Duty {
             asked: BTreeSet::new(),
             known: BTreeSet::new(),
             workload: None,
-            has_policies: false,
+            any_backend: settings.any_backend,
+            complete: BTreeSet::new(),
             is_in_force: false,
             is_idle: false,
             is_unsaved: false,
@@ -199,7 +206,7 @@ impl Duty {
             self.known
                 .extend(delta.changes.iter().map(|change| name_of(change).to_owned()));
         }
-        self.has_policies |= delta.kind == Kind::Policy;
+        self.complete.insert(delta.kind);
         let asked = self.ask();
         let is_due = self.is_in_force || self.is_complete();
         let is_news = taken.changed || asked || !self.is_in_force;
@@ -242,7 +249,7 @@ impl Duty {
     /// Told once: nothing is wrong, and nothing is done.
     fn say_if_idle(&mut self) {
         let is_asking = self.asked.iter().any(|(kind, _)| *kind == Kind::Policy);
-        let has_all = self.has_policies && self.is_in_force && !is_asking;
+        let has_all = self.complete.contains(&Kind::Policy) && self.is_in_force && !is_asking;
         let is_idle = has_all && self.assembly.documents().documents.is_empty();
         if let (true, false, Some(workload)) = (is_idle, self.is_idle, &self.workload) {
             tracing::info!("no policy is for {workload}: calls pass through");
@@ -362,7 +369,13 @@ impl Duty {
     fn is_complete(&self) -> bool {
         let mut listeners = self.assembly.listeners();
         let is_known = |backend: &String| self.known.contains(backend);
-        self.has_policies && !self.assembly.expects() && listeners.all(|one| is_known(&one.backend))
+        let needed: &[Kind] = match self.any_backend {
+            true => &[Kind::Policy, Kind::Backend, Kind::Endpoint],
+            false => &[Kind::Policy],
+        };
+        needed.iter().all(|kind| self.complete.contains(kind))
+            && !self.assembly.expects()
+            && listeners.all(|one| is_known(&one.backend))
     }
 
     fn apply(&mut self) -> Result<(), String> {
@@ -382,6 +395,10 @@ impl Duty {
             // Its own addresses are where its callers find it.
             let is_local = listener.local.is_some();
             wanted.extend(needs.filter(|(kind, _)| !is_local || *kind != Kind::Endpoint));
+        }
+        if self.any_backend {
+            let needs = self.assembly.backends().flat_map(|one| self.assembly.wanted(one));
+            wanted.extend(needs.filter(|(kind, _)| matches!(kind, Kind::Policy | Kind::Route)));
         }
         let mut dropped = false;
         for (kind, name) in self.asked.difference(&wanted) {
@@ -430,7 +447,7 @@ impl Duty {
             resources.map(|((kind, name), (version, _))| (kind.as_str(), name.clone(), version.clone()));
         let mut standing = self.standing.lock();
         standing.resources = resources.collect();
-        standing.from_snapshot &= !self.has_policies;
+        standing.from_snapshot &= !self.complete.contains(&Kind::Policy);
     }
 
     /// Whether what is held differs from what is on disk.

@@ -23,9 +23,10 @@ use crate::send::{Address, BackendSettings, InCommon, Speaks, Target};
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) listeners: Vec<PlannedListener>,
-    /// The policy for connections that the kernel handed over on their way in and that are meant for
-    /// none of the backends' endpoints.
+    /// The policy for connections that the kernel handed over on their way in.
     pub(super) inbound: Arc<Policy>,
+    /// Those of them that are meant for an endpoint of a backend have the backend's policy.
+    pub(super) is_by_backend: bool,
     /// What callers have to prove of whose connections that is not said elsewhere.
     pub(super) mtls: InboundMtls,
     /// What the kernel may hand over and is not passed on to.
@@ -149,6 +150,7 @@ impl Plan {
             listeners,
             effective: effective(documents, &compiled.runtime, policies),
             inbound: compiled.policy,
+            is_by_backend: true,
             mtls: asked,
             forbidden: Vec::new(),
             backends,
@@ -191,6 +193,7 @@ impl Plan {
         Ok(Self {
             listeners: listeners.collect(),
             inbound: Arc::default(),
+            is_by_backend: true,
             mtls: compiled.runtime.mtls.clone().unwrap_or_default(),
             forbidden: Vec::new(),
             backends: backends.into_iter().map(PlannedBackend::from).collect(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jitney_api::push::{Assembly, Listening, Reached};
+use jitney_api::push::{Assembly, Destination, Listening, Reached};
 use jitney_api::{CompiledPolicy, Mtls, Workload};
 
 use super::applier::{Applier, CONTROL_PLANE};
@@ -72,6 +72,16 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
             backends.push(backend);
         }
     }
+    if !args.outbound.is_empty() {
+        for name in pushed.backends() {
+            let is_known = backends.iter().any(|known| *known.reach.name == *name);
+            let Some((destination, policy)) = pushed.outbound(name).filter(|_| !is_known) else {
+                continue;
+            };
+            warnings.extend(policy.warnings.iter().map(ToString::to_string));
+            backends.push(planned(name.into(), targets(&destination), &destination, &policy));
+        }
+    }
     warnings.dedup();
     let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
     Plan {
@@ -80,6 +90,8 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         log_level: runtime.log_level,
         listeners,
         inbound: Arc::clone(&inbound.policy),
+        // What comes in is for the workload, whose policy that is.
+        is_by_backend: false,
         mtls: asked,
         forbidden: forbidden(args),
         backends,
@@ -95,19 +107,21 @@ fn reached(
 ) -> Option<(PlannedBackend, CompiledPolicy)> {
     let (destination, outbound) = pushed.outbound(&listening.backend)?;
     let policy = inbound.cloned().unwrap_or(outbound);
-    let is_strict = destination.spec.mtls == Mtls::Strict;
     let (name, endpoints) = match &listening.local {
         Some(local) => (local_name(&listening.backend, local), vec![address(local).into()]),
-        None => (
-            listening.backend.as_str().into(),
-            destination
-                .endpoints
-                .iter()
-                .map(|one| target(one, is_strict))
-                .collect(),
-        ),
+        None => (listening.backend.as_str().into(), targets(&destination)),
     };
-    let backend = PlannedBackend {
+    let backend = planned(name, endpoints, &destination, &policy);
+    Some((backend, policy))
+}
+
+fn planned(
+    name: Arc<str>,
+    endpoints: Vec<Target>,
+    destination: &Destination,
+    policy: &CompiledPolicy,
+) -> PlannedBackend {
+    PlannedBackend {
         reach: Reach {
             name,
             speaks: speaks(destination.spec.protocol),
@@ -115,8 +129,13 @@ fn reached(
         },
         endpoints,
         policy: Arc::clone(&policy.policy),
-    };
-    Some((backend, policy))
+    }
+}
+
+fn targets(destination: &Destination) -> Vec<Target> {
+    let is_strict = destination.spec.mtls == Mtls::Strict;
+    let endpoints = destination.endpoints.iter();
+    endpoints.map(|one| target(one, is_strict)).collect()
 }
 
 fn target(reached: &Reached, is_strict: bool) -> Target {

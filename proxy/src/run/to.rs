@@ -76,8 +76,10 @@ impl Destinations {
                 // A name stands for addresses that only its resolver knows.
                 if let Address::Socket(address) = &endpoint.address {
                     backends.entry(*address).or_insert_with(|| Arc::clone(upstream));
-                    let policy = inbound.policies.entry(*address);
-                    policy.or_insert_with(|| Arc::clone(&planned.policy));
+                    if plan.is_by_backend {
+                        let policy = inbound.policies.entry(*address);
+                        policy.or_insert_with(|| Arc::clone(&planned.policy));
+                    }
                 }
             }
         }

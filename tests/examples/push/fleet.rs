@@ -78,6 +78,7 @@ impl Fleet {
                 token_file: plane.token(number)?,
                 trust_bundle: plane.folder.path().join("state/roots.pem"),
                 snapshot: None,
+                any_backend: false,
                 limits: OwnLimits::default(),
             };
             let force = Compiles {

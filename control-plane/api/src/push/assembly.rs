@@ -151,6 +151,11 @@ impl Assembly {
         Some((destination, self.capped(policy)))
     }
 
+    /// The backends of which something is known.
+    pub fn backends(&self) -> impl Iterator<Item = &str> {
+        self.destinations.names()
+    }
+
     /// Where this sidecar is to listen.
     pub fn listeners(&self) -> impl Iterator<Item = &Listening> {
         self.duties.listeners()

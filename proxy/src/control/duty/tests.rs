@@ -232,6 +232,7 @@ fn sidecar(folder: &std::path::Path) -> (Duty, Arc<Mutex<World>>, Trust) {
         token_file: folder.join("token"),
         trust_bundle: roots.clone(),
         snapshot: None,
+        any_backend: false,
         limits: jitney_api::push::OwnLimits::default(),
     };
     let force = Stub::default();

@@ -83,6 +83,10 @@ impl Destinations {
         Taken::of(self.endpoints.remove(name).is_some())
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.backends.keys().map(String::as_str)
+    }
+
     pub(super) fn policies(&self, backend: &str) -> &[String] {
         self.backends.get(backend).map_or(&[], |(_, policies)| policies)
     }

@@ -1,0 +1,153 @@
+//! Strict mTLS between two hosts: clients and services as they are, and nothing but TLS on the wire.
+
+use jitney_tests::wait::until;
+use jitney_tests::{Host, Process, TestUpstream, model};
+
+use super::hosts::{Mesh, output, says, told};
+use super::services::Served;
+
+const DOCUMENTS: &str = r#"
+kind: Backend
+metadata: {name: users, namespace: shop}
+spec: {endpoints: ["10.77.0.2:8080", "[fd77::2]:8080"], mtls: Strict}
+---
+kind: Backend
+metadata: {name: redis, namespace: shop}
+spec: {endpoints: ["10.77.0.2:6379"], mtls: Strict, workload: users}
+---
+kind: Backend
+metadata: {name: postgresql, namespace: shop}
+spec: {endpoints: ["10.77.0.2:5432"], mtls: Strict, workload: users}
+---
+kind: Backend
+metadata: {name: mariadb, namespace: shop}
+spec: {endpoints: ["10.77.0.2:3306"], mtls: Strict, workload: users}
+---
+kind: Runtime
+metadata: {name: users, namespace: shop}
+spec: {mtls: {mode: Strict}}
+---
+kind: BatchPolicy
+metadata: {name: users, namespace: shop}
+spec:
+  targetRefs: [{kind: Backend, name: users}]
+  mode: Active
+  routes:
+  - name: by-id
+    match: {method: GET, path: {type: Template, value: "/users/{id}"}}
+    codec: {keyedGet: {batchPath: "/users?ids={id}", key: /id}}
+    batch: {dispatch: Fixed, maxSize: 8, timeout: 300ms}
+"#;
+
+/// What crosses the wire, as the kernel sees it there.
+struct Capture {
+    process: Process,
+    file: tempfile::NamedTempFile,
+}
+
+impl Capture {
+    async fn start(mesh: &Mesh) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut python = mesh.network.command(Host::B, "python3");
+        python.args(["-c", CAPTURE]).arg(file.path());
+        let process = Process::run("the capture", python);
+        until("it captures", || process.log().contains("capturing")).await;
+        Self { process, file }
+    }
+
+    /// Everything so far.
+    fn frames(self) -> Vec<u8> {
+        drop(self.process);
+        std::fs::read(self.file.path()).unwrap()
+    }
+}
+
+const CAPTURE: &str = "
+import socket, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+wire.bind(('wire', 0))
+print('capturing', file=sys.stderr, flush=True)
+with open(sys.argv[1], 'wb', buffering=0) as kept:
+    while True:
+        kept.write(wire.recv(65536))
+";
+
+#[tokio::test]
+async fn everything_works_unchanged_and_the_wire_shows_tls_only() {
+    let mesh = Mesh::secured(DOCUMENTS).await;
+    let users = mesh.network.listen(Host::B, "[::]:8080");
+    let users = TestUpstream::start_on(users, model::users);
+    let databases = [
+        Served::redis(&mesh).await,
+        Served::postgresql(&mesh).await,
+        Served::mariadb(&mesh).await,
+    ];
+    mesh.is_ready(Host::A).await;
+    mesh.is_ready(Host::B).await;
+    let capture = Capture::start(&mesh).await;
+    for (to, version) in [
+        ("10.77.0.2", "--http1.1"),
+        ("[fd77::2]", "--http2-prior-knowledge"),
+    ] {
+        users.forget();
+        let urls: Vec<String> = (0..8).map(|id| format!("http://{to}:8080/users/{id}")).collect();
+        let line = "--silent --parallel --parallel-immediate --max-time 20";
+        let mut line: Vec<&str> = line.split(' ').chain([version]).collect();
+        line.extend(urls.iter().map(String::as_str));
+        let said = told(&mesh.call("curl", &line).await);
+        for id in 0..8 {
+            let direct = model::user(&id.to_string(), "");
+            assert!(said.contains(&direct), "{direct} is missing: {said}");
+        }
+        let batches = users.seen_at("/users?ids=");
+        assert!(
+            !batches.is_empty() && users.seen().len() < 8,
+            "{:?}",
+            users.seen()
+        );
+        let front = "spiffe://cluster.local/ns/shop/sa/front";
+        assert!(
+            batches
+                .iter()
+                .all(|one| one.header("x-jitney-client-id") == front)
+        );
+    }
+    for database in &databases {
+        database.answers(&mesh).await;
+    }
+    let frames = capture.frames();
+    assert!(frames.len() > 10_000, "{} bytes", frames.len());
+    let is_on_the_wire = |text: &str| frames.windows(text.len()).any(|window| window == text.as_bytes());
+    // ALPN stands in the hello.
+    assert!(is_on_the_wire("jitney-h2"));
+    for plain in [
+        "/users",
+        "HTTP/1.1",
+        "PRI *",
+        "shared taxi",
+        "jitney\0database",
+        "select",
+        "MariaDB",
+    ] {
+        assert!(!is_on_the_wire(plain), "{plain:?} is to be read on the wire");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_sidecar_gets_nothing() {
+    let mesh = Mesh::secured(DOCUMENTS).await;
+    let users = mesh.network.listen(Host::B, "[::]:8080");
+    let users = TestUpstream::start_on(users, model::users);
+    mesh.is_ready(Host::B).await;
+    // Root's connections are spared by the rules, and leave as they are.
+    let mut curl = mesh.network.command(Host::A, "curl");
+    curl.args(["-sS", "--max-time", "10", "http://10.77.0.2:8080/users/7"]);
+    let bare = output(curl).await;
+    assert!(!bare.status.success(), "{}", told(&bare));
+    let metrics = mesh.metrics(Host::B).await;
+    says(
+        &metrics,
+        "jitney_refused_connections_total{reason=\"not_secured\"} 1",
+    );
+    assert_eq!(users.seen().len(), 0);
+}

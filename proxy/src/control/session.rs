@@ -60,7 +60,7 @@ impl Broken {
     }
 
     /// What the control plane said that answered, and would not.
-    fn refusal(&self) -> Option<&str> {
+    fn refusal(&self) -> Option<String> {
         use tonic::Code::{
             FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated,
             Unimplemented,
@@ -75,12 +75,18 @@ impl Broken {
                 | Unauthenticated
                 | Unimplemented
         );
-        is_refusal.then(|| status.message())
+        is_refusal.then(|| match self {
+            Self::Identity(error @ IdentityError::TokenRefused { .. }) => error.to_string(),
+            Self::Identity(_) | Self::Connect(_) | Self::Stream(_) => status.message().to_owned(),
+        })
     }
 
     fn status(&self) -> Option<&tonic::Status> {
         match self {
-            Self::Stream(status) | Self::Identity(IdentityError::Refused(status)) => Some(status),
+            Self::Stream(status)
+            | Self::Identity(IdentityError::Refused(status) | IdentityError::TokenRefused { status, .. }) => {
+                Some(status)
+            }
             Self::Identity(_) | Self::Connect(_) => None,
         }
     }
@@ -309,16 +315,17 @@ impl Session {
             Ok(Ended::Closed) => tracing::info!(control_plane = %url, "the control plane closed the stream"),
             Err(broken) => {
                 let refusal = broken.refusal();
+                let is_refusal = refusal.is_some();
                 let fault = refusal.map_or_else(|| broken.to_string(), |reason| format!("refused: {reason}"));
                 if was_connected || standing.fault.as_ref() != Some(&fault) {
-                    match (refusal, broken) {
-                        (Some(_), _) => {
+                    match (is_refusal, broken) {
+                        (true, _) => {
                             tracing::warn!("the control plane at {url} {fault}; what is in force stays");
                         }
-                        (None, Broken::Identity(_)) => {
+                        (false, Broken::Identity(_)) => {
                             tracing::warn!(control_plane = %url, fault, "no certificate; what is in force stays");
                         }
-                        (None, Broken::Connect(_) | Broken::Stream(_)) => {
+                        (false, Broken::Connect(_) | Broken::Stream(_)) => {
                             tracing::warn!(control_plane = %url, fault, "no control plane; what is in force stays");
                         }
                     }

@@ -18,6 +18,7 @@ mod page;
 mod rotation;
 mod shares;
 mod views;
+mod warnings;
 
 use rotation::Standing;
 
@@ -27,7 +28,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::replicas::Replicas;
 use crate::rollout::Rollouts;
-use crate::status::{Findings, Sidecars};
+use crate::status::{Findings, Refusals, Sidecars};
 use crate::store::Store;
 
 /// What the admin endpoint shows and changes.
@@ -47,6 +48,8 @@ pub struct Admin {
     pub trust: Arc<Trust>,
     /// What they have signed.
     pub alive: Arc<Alive>,
+    /// Whom they have signed nothing for.
+    pub refusals: Arc<Refusals>,
     /// Who else does, and for whom.
     pub replicas: Arc<Replicas>,
     /// What is counted.

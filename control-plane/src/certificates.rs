@@ -13,6 +13,7 @@ use crate::identity::{
 };
 use crate::metrics::{Counts, Signing};
 use crate::serve::Caller;
+use crate::status::Refusals;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -20,16 +21,24 @@ pub struct Signer {
     trust: Arc<Trust>,
     attest: Arc<dyn Attest>,
     alive: Arc<Alive>,
+    refusals: Arc<Refusals>,
     counts: Counts,
 }
 
 impl Signer {
     /// Signs with the root that signs now, for whom `attest` vouches.
-    pub fn new(trust: Arc<Trust>, attest: Arc<dyn Attest>, alive: Arc<Alive>, counts: Counts) -> Self {
+    pub fn new(
+        trust: Arc<Trust>,
+        attest: Arc<dyn Attest>,
+        alive: Arc<Alive>,
+        refusals: Arc<Refusals>,
+        counts: Counts,
+    ) -> Self {
         Self {
             trust,
             attest,
             alive,
+            refusals,
             counts,
         }
     }
@@ -45,7 +54,7 @@ impl Signer {
             (peer.id.workload.clone(), Some(peer.key))
         } else {
             let shown = self.attest.workload(&asked.token, &request.key_hash()).await;
-            (shown.map_err(|error| unattested(&error))?, None)
+            (shown.map_err(|error| self.unattested(&error, &asked.node))?, None)
         };
         // Whoever has this one is believed by every sidecar.
         if workload == Workload::control_plane() {
@@ -66,6 +75,7 @@ impl Signer {
             not_after: issued.not_after,
         };
         self.remember(signed, before).await?;
+        self.refusals.signed(&workload, &asked.node);
         let signing = before.map_or(Signing::Token, |_| Signing::Renewal);
         let signed = SignedCertificate {
             chain: vec![issued.certificate.into()],
@@ -74,6 +84,17 @@ impl Signer {
             trust: Some(roots.bundle()),
         };
         Ok((signed, workload, signing))
+    }
+
+    fn unattested(&self, error: &AttestError, node: &str) -> Status {
+        match error {
+            AttestError::Refused { reason, workload } => {
+                self.refusals
+                    .note(workload.as_ref(), node, reason, SystemTime::now());
+                Status::unauthenticated(reason)
+            }
+            AttestError::Unavailable(reason) => Status::unavailable(reason),
+        }
     }
 
     /// Has it noted before it is sent: a root is not dropped as long as a sidecar may need it.
@@ -123,13 +144,6 @@ fn refused(error: &AuthorityError) -> Status {
             tracing::error!(%error, "the authority cannot sign");
             Status::internal("the authority cannot sign")
         }
-    }
-}
-
-fn unattested(error: &AttestError) -> Status {
-    match error {
-        AttestError::Refused(reason) => Status::unauthenticated(reason),
-        AttestError::Unavailable(reason) => Status::unavailable(reason),
     }
 }
 

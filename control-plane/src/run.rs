@@ -28,7 +28,7 @@ use crate::replicas::{Replicas, TELL_EVERY};
 use crate::reports::Reporter;
 use crate::rollout::{KeptError, Rollouts};
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
-use crate::status::{Findings, Sidecars};
+use crate::status::{Findings, Refusals, Sidecars};
 use crate::store::{Part, Store};
 
 /// Why the control plane could not start.
@@ -116,6 +116,7 @@ struct State {
     trust: Arc<Trust>,
     tokens: Arc<Tokens>,
     used: Arc<Used>,
+    refusals: Arc<Refusals>,
     replicas: Arc<Replicas>,
 }
 
@@ -139,6 +140,7 @@ impl Process {
             rollouts: Arc::clone(&state.rollouts),
             trust: Arc::clone(&state.trust),
             alive: Arc::clone(&state.alive),
+            refusals: Arc::clone(&state.refusals),
             replicas: Arc::clone(&state.replicas),
             metrics: metrics.clone(),
             lifecycle: lifecycle.clone(),
@@ -206,6 +208,7 @@ impl State {
         Ok(Self {
             tokens: Arc::new(Tokens::open(&folder, &args.mesh.trust_domain)?),
             used: Arc::new(Used::open(&folder, now)?),
+            refusals: Arc::default(),
             replicas: Arc::new(Replicas::open(&folder, sidecars, &trust, now)?),
             rollouts,
             alive,
@@ -231,8 +234,13 @@ impl State {
             authenticate: gate,
         };
         let attest = Arc::new(Bootstrap::new(Arc::clone(&self.tokens), Arc::clone(&self.used)));
-        let (trust, alive) = (Arc::clone(&self.trust), Arc::clone(&self.alive));
-        Routes::new(push, Signer::new(trust, attest, alive, counts.clone()), reporter)
+        let (trust, alive, refusals) = (
+            Arc::clone(&self.trust),
+            Arc::clone(&self.alive),
+            Arc::clone(&self.refusals),
+        );
+        let signer = Signer::new(trust, attest, alive, refusals, counts.clone());
+        Routes::new(push, signer, reporter)
     }
 
     /// Rids it of what nobody needs any more. Blocks.

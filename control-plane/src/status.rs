@@ -14,11 +14,13 @@ use tokio::time::Instant;
 mod batches;
 mod findings;
 mod progress;
+mod refusals;
 mod trusting;
 
 pub use batches::{Batches, Failing};
 pub use findings::{Findings, Found};
 pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
+pub use refusals::{Refusals, Refused};
 pub use trusting::{A_FEW, Trusting};
 
 use crate::identity::RootId;

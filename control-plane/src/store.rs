@@ -189,6 +189,11 @@ impl Snapshot {
         of_kind.map(|(_, name)| name)
     }
 
+    /// Workloads that are to have something without asking, in no order.
+    pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
+        self.own.keys()
+    }
+
     /// What changed after a generation; `None` when that is too long ago to be remembered.
     pub fn since(&self, generation: u64) -> Option<impl Iterator<Item = &(Kind, Arc<str>)>> {
         let behind = usize::try_from(self.generation.checked_sub(generation)?).ok()?;

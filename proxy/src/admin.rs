@@ -91,8 +91,14 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if admin.drain.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
+    let fault = admin
+        .control
+        .as_ref()
+        .and_then(|control| control.lock().fault.clone());
     if admin.policy.standing().generation == 0 {
-        return (StatusCode::SERVICE_UNAVAILABLE, "waiting for the control plane\n").into_response();
+        let why = fault.map_or_else(String::new, |fault| format!(": {fault}"));
+        let told = format!("waiting for the control plane{why}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, told).into_response();
     }
     let listeners = admin.listeners.borrow().clone();
     let mut waiting = listeners.iter().filter_map(|listener| {
@@ -103,7 +109,10 @@ async fn ready(State(admin): State<Admin>) -> Response {
         let all: String = std::iter::once(first).chain(waiting).collect();
         return (StatusCode::SERVICE_UNAVAILABLE, all).into_response();
     }
-    "ready\n".into_response()
+    match fault {
+        None => "ready\n".into_response(),
+        Some(fault) => format!("ready, with what was pushed before: {fault}\n").into_response(),
+    }
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

@@ -76,9 +76,35 @@ async fn a_token_that_was_used_gives_nothing_and_the_log_says_why() {
     let tokens = ["users-1.0.token", "thief.0.token"].map(|name| plane.folder().join(name));
     fs::copy(&tokens[0], &tokens[1]).unwrap();
     let _proxy = first.start().await;
-    let thief = second.spawn();
+    let mut thief = second.spawn();
+    thief.answering().await;
     wait::until("it is refused", || thief.log().contains("used before")).await;
     assert!(!thief.log().contains("certificate received"), "{}", thief.log());
+    let file = tokens[1].display();
+    let way_out =
+        format!("write a new one to --token-file {file} (jitney-control-plane token NAMESPACE/ACCOUNT)");
+    assert!(thief.log().contains(&way_out), "{}", thief.log());
+    let ready = thief.admin("/ready").await;
+    assert_eq!(ready.status, 503);
+    let told = ready.text();
+    let expected = "waiting for the control plane: refused: token: used before, for another key; ";
+    assert!(told.starts_with(expected) && told.contains(&way_out), "{told}");
+    let status = plane.page("/status").await;
+    let refused = &status["certificates"]["refused"][0];
+    assert_eq!(
+        (&refused["workload"], &refused["node"]),
+        (&"shop/users".into(), &"thief".into())
+    );
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.starts_with("shop/users thief gets no certificate, refused "),
+        "{warning}"
+    );
+
+    fs::copy(plane.token("shop/users", "fresh"), &tokens[1]).unwrap();
+    wait::until("it has one", || thief.log().contains("certificate received")).await;
+    let status = plane.page("/status").await;
+    assert_eq!(status["certificates"]["refused"], serde_json::json!([]));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The exchange of the root, step by step: what each step waits for, and the steps themselves.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -75,6 +76,12 @@ impl Standing {
 
     fn all(&self) -> impl Iterator<Item = &Trusting> {
         [&self.own].into_iter().chain(&self.others.sidecars)
+    }
+
+    /// Workloads with sidecars that are connected to other replicas.
+    pub(super) fn workloads_elsewhere(&self) -> BTreeSet<Workload> {
+        let names = self.others.sidecars.iter().flat_map(|of| &of.workloads);
+        names.filter_map(|name| name.parse().ok()).collect()
     }
 
     /// Sidecars that are connected to any replica.

@@ -11,9 +11,10 @@ use time::format_description::well_known::Rfc3339;
 use super::Admin;
 use super::rotation::{Standing, last_certificate};
 use super::shares::{self, Shares};
+use super::warnings::warnings;
 use crate::files;
 use crate::metrics::Levels;
-use crate::status::{Failing, Found, Overview, Progress, Rejection, Spread, Totals};
+use crate::status::{Failing, Found, Overview, Progress, Refused, Rejection, Spread, Totals};
 use crate::store::Snapshot;
 
 /// How everything stands.
@@ -22,6 +23,8 @@ pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
     let overview = admin.sidecars.overview(&snapshot);
     let standing = admin.files.standing();
     let shares = Shares::of(&admin.sidecars, &snapshot);
+    let elsewhere = standing_to_roots.workloads_elsewhere();
+    let refused = admin.refusals.list(SystemTime::now());
     let policies = overview.policies.iter();
     let policies = policies.map(|(name, progress)| {
         let mut shown = policy(admin, &snapshot, name, progress);
@@ -42,7 +45,8 @@ pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
             "warnings": faults(&source_warnings(&standing, &overview)),
             "conflicts": standing.conflicts.iter().map(conflict).collect::<Vec<_>>(),
         },
-        "warnings": warnings(admin, &shares, &overview),
+        "warnings": warnings(admin, &snapshot, &standing, &shares, &overview, &elsewhere),
+        "certificates": { "refused": refused.iter().map(refusal).collect::<Vec<_>>() },
         "state": { "faults": admin.rollouts.faults() },
         "sidecars": totals(overview.sidecars),
         "workloads": workloads.collect::<Vec<_>>(),
@@ -59,22 +63,6 @@ fn source_warnings(standing: &files::Standing, overview: &Overview) -> Vec<Diagn
     let strays = strays.filter(|stray| !stray.workload.as_ref().is_some_and(is_here));
     let strays = strays.map(|stray| &stray.warning);
     standing.warnings.iter().chain(strays).cloned().collect()
-}
-
-/// What is odd about the rest.
-fn warnings(admin: &Admin, shares: &Shares, overview: &Overview) -> Vec<String> {
-    let mut warnings = admin.rollouts.warnings();
-    warnings.extend(shares.warnings(overview));
-    for (policy, progress) in &overview.policies {
-        let failing = progress.failing.iter();
-        warnings.extend(failing.map(|(route, failing)| format!("{policy}: {}", failing.text(route))));
-    }
-    if warnings.len() > MOST_WARNINGS {
-        let more = warnings.len() - MOST_WARNINGS;
-        warnings.truncate(MOST_WARNINGS);
-        warnings.push(format!("and {more} more"));
-    }
-    warnings
 }
 
 fn totals(of: Totals) -> Value {
@@ -315,6 +303,18 @@ fn conflict(conflict: &Conflict) -> Value {
     })
 }
 
+/// A sidecar that got no certificate.
+fn refusal(refused: &Refused) -> Value {
+    json!({
+        "workload": refused.workload.as_ref().map(ToString::to_string),
+        "node": refused.node,
+        "reason": refused.reason,
+        "times": refused.times,
+        "since": at(refused.since),
+        "at": at(refused.at),
+    })
+}
+
 fn rejection(rejection: &Rejection) -> Value {
     let nack = &rejection.nack;
     json!({
@@ -326,9 +326,6 @@ fn rejection(rejection: &Rejection) -> Value {
         "reason": nack.reason,
     })
 }
-
-/// More say nothing more.
-const MOST_WARNINGS: usize = 50;
 
 /// RFC 3339, to the second.
 pub(super) fn at(time: SystemTime) -> String {

@@ -28,8 +28,13 @@ pub trait Attest: Send + Sync + fmt::Debug {
 #[derive(Debug, thiserror::Error)]
 pub enum AttestError {
     /// It is none of ours, or used up: the same token will never do.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+        /// Whose it is, if it is one of ours.
+        workload: Option<Workload>,
+    },
     /// It cannot be told now.
     #[error("{0}")]
     Unavailable(String),
@@ -56,21 +61,30 @@ impl Attest for Bootstrap {
         let claims = self.tokens.read(token, now)?;
         let (used, noted, key) = (Arc::clone(&self.used), claims.clone(), *key);
         let noted = tokio::task::spawn_blocking(move || used.note(&noted, &key, now)).await;
-        noted.map_err(|_| AttestError::Unavailable("token: cannot be noted as used".into()))??;
+        let noted = noted.map_err(|_| AttestError::Unavailable("token: cannot be noted as used".into()))?;
+        noted.map_err(|error| AttestError::of(error, &claims.workload))?;
         Ok(claims.workload)
     }
 }
 
 impl From<TokenFault> for AttestError {
     fn from(fault: TokenFault) -> Self {
-        Self::Refused(fault.to_string())
+        let reason = fault.to_string();
+        let workload = match fault {
+            TokenFault::Expired(workload) => Some(workload),
+            TokenFault::Malformed | TokenFault::Signature | TokenFault::TrustDomain => None,
+        };
+        Self::Refused { reason, workload }
     }
 }
 
-impl From<UsedError> for AttestError {
-    fn from(error: UsedError) -> Self {
+impl AttestError {
+    fn of(error: UsedError, workload: &Workload) -> Self {
         match error {
-            UsedError::Replayed => Self::Refused(error.to_string()),
+            UsedError::Replayed => Self::Refused {
+                reason: error.to_string(),
+                workload: Some(workload.clone()),
+            },
             UsedError::Busy => Self::Unavailable(error.to_string()),
             UsedError::Unnoted(cause) => {
                 tracing::error!(%cause, "a token cannot be noted as used");

@@ -32,7 +32,7 @@ pub struct Claims {
 }
 
 /// Why a token shows nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenFault {
     /// It is none, or of a later version.
     #[error("token: not of the form v1.<claims>.<signature>")]
@@ -45,7 +45,7 @@ pub enum TokenFault {
     TrustDomain,
     /// Its time is up.
     #[error("token: expired")]
-    Expired,
+    Expired(Workload),
 }
 
 /// Why there are no tokens.
@@ -145,9 +145,6 @@ impl Tokens {
         if trust_domain != self.trust_domain {
             return Err(TokenFault::TrustDomain);
         }
-        if expires <= now {
-            return Err(TokenFault::Expired);
-        }
         if !is_segment(namespace) || !is_segment(account) {
             return Err(TokenFault::Malformed);
         }
@@ -155,6 +152,9 @@ impl Tokens {
             namespace: namespace.to_owned(),
             account: account.to_owned(),
         };
+        if expires <= now {
+            return Err(TokenFault::Expired(workload));
+        }
         Ok(Claims {
             workload,
             number,
@@ -220,7 +220,10 @@ mod tests {
             .read(&token, now() + HOUR - Duration::from_secs(1))
             .unwrap();
         assert_eq!((claims.workload, claims.expires), (users(), now() + HOUR));
-        assert_eq!(tokens.read(&token, now() + HOUR), Err(TokenFault::Expired));
+        assert_eq!(
+            tokens.read(&token, now() + HOUR),
+            Err(TokenFault::Expired(users()))
+        );
         let another = tokens.read(&tokens.mint(&users(), HOUR, now()), now()).unwrap();
         assert_ne!(another.number, claims.number);
     }

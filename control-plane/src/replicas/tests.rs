@@ -61,6 +61,7 @@ fn each_knows_of_the_sidecars_of_the_others() {
     let told = Trusting {
         connected: 1,
         behind: vec!["shop/users users-1".into()],
+        workloads: ["shop/users".into()].into(),
         ..Trusting::default()
     };
     assert_eq!(one.own(), told);

@@ -1,6 +1,6 @@
 //! How the sidecars that are connected stand to the roots: what the exchange of a root waits for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jitney_api::push::{Kind, Version};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ pub struct Trusting {
     pub trusting: BTreeMap<RootId, usize>,
     /// Those whose certificate the root signed.
     pub holding: BTreeMap<RootId, usize>,
+    /// Workloads that they are of, as many as fit in a small file.
+    #[serde(default)]
+    pub workloads: BTreeSet<String>,
     /// A few that do not trust every root in force, by workload and node.
     pub behind: Vec<String>,
 }
@@ -32,11 +35,12 @@ struct Alike {
 impl Sidecars {
     /// How they stand to the roots now. Takes time in proportion to the sidecars.
     pub fn trusting(&self, trust: &Trust) -> Trusting {
-        let mut found = Trusting::default();
+        let (mut found, mut workloads) = (Trusting::default(), BTreeSet::new());
         // A control plane has one trust domain, and so one bundle.
         let mut bundles: BTreeMap<Option<Version>, Alike> = BTreeMap::new();
         self.each(|sidecar| {
             found.connected += 1;
+            workloads.insert(sidecar.recipient.workload.clone());
             if let Some(root) = sidecar.root {
                 *found.holding.entry(root).or_default() += 1;
             }
@@ -49,6 +53,8 @@ impl Sidecars {
                 alike.some.push(shown.trim_end().to_owned());
             }
         });
+        let names = workloads.iter().take(MOST_WORKLOADS);
+        found.workloads = names.map(ToString::to_string).collect();
         let in_force = trust.roots();
         for (bundle, alike) in bundles {
             let roots = bundle.and_then(|version| trust.in_bundle(version));
@@ -77,5 +83,7 @@ impl Trusting {
     }
 }
 
+/// Workloads that other replicas are told of.
+const MOST_WORKLOADS: usize = 4096;
 /// Sidecars that are named, where there may be thousands.
 pub const A_FEW: usize = 3;

@@ -58,6 +58,16 @@ pub(super) enum IdentityError {
     Key(#[from] rcgen::Error),
     #[error("no certificate came: {}: {}", .0.code(), .0.message())]
     Refused(Box<tonic::Status>),
+    #[error(
+        "{}; a token is good for one start of one sidecar: write a new one to --token-file {} (jitney-control-plane \
+         token NAMESPACE/ACCOUNT), and it is taken up within seconds",
+        status.message(),
+        file.display()
+    )]
+    TokenRefused {
+        file: PathBuf,
+        status: Box<tonic::Status>,
+    },
     #[error("the control plane sent a certificate that is none: {0}")]
     Unusable(&'static str),
 }
@@ -128,6 +138,7 @@ impl Identity {
         let request = request.map_err(IdentityError::from)?;
         let key = key.serialize_der();
         let token = if is_good { String::new() } else { self.token()? };
+        let has_token = !token.is_empty();
         let channel = Channel::connect(url, self.tls(trust)?).await?;
         let request = SigningRequest {
             request: request.der().to_vec().into(),
@@ -141,7 +152,7 @@ impl Identity {
             .map_err(|_| tonic::Status::deadline_exceeded("no answer"));
         let signed = signed.and_then(|signed| signed);
         let signed = signed
-            .map_err(|status| IdentityError::Refused(Box::new(status)))?
+            .map_err(|status| self.refused(status, has_token))?
             .into_inner();
         let held = Held::of(&signed, key)?;
         if let Some(bundle) = signed.trust {
@@ -170,6 +181,15 @@ impl Identity {
         if let Err(error) = shown {
             tracing::warn!(%error, "other sidecars see the certificate and the roots of before");
         }
+    }
+
+    fn refused(&self, status: tonic::Status, has_token: bool) -> IdentityError {
+        let status = Box::new(status);
+        if has_token && status.code() == tonic::Code::Unauthenticated {
+            let file = self.token_file.clone();
+            return IdentityError::TokenRefused { file, status };
+        }
+        IdentityError::Refused(status)
     }
 
     /// It could not be renewed: after a pause it is tried again, several times before it expires.

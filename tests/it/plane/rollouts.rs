@@ -244,7 +244,7 @@ async fn who_takes_a_change_is_shown_and_that_nobody_does() {
     drop(pair.takes);
     drop(other);
     let status = plane.until("nobody takes it", |status| {
-        status["warnings"].as_array().unwrap().len() == 1 && is("Staged", 1)(status)
+        status["warnings"].as_array().unwrap().len() == 2 && is("Staged", 1)(status)
     });
     assert_eq!(
         status["warnings"][0],
@@ -267,7 +267,12 @@ async fn a_share_that_came_while_no_control_plane_ran_begins_with_it() {
     let status = plane.until("it is staged", is("Staged", 2));
     assert_eq!(users(&status)["rollout"]["staged"], 1);
     assert_eq!(pair.sent(), [one + 1, other]);
-    assert_eq!(status["warnings"], serde_json::json!([]));
+    let missing = "shop/orders: no sidecar of it is connected that would run a policy";
+    assert_eq!(
+        status["warnings"],
+        serde_json::json!([missing]),
+        "and nothing else"
+    );
 
     // With the state's memory goes the baseline, and that is said.
     let (_, folder) = plane.end(Signal::SIGKILL);

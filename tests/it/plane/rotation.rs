@@ -127,6 +127,10 @@ async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_
     let channel = identity.connect_to(replica.address, &roots).await;
     users.open(channel.unwrap()).await.unwrap();
     users.take_until(Kind::Policy).await.unwrap();
+    plane.until("only another workload is missing", |status| {
+        let missing = "shop/orders: no sidecar of it is connected that would run a policy";
+        status["warnings"] == serde_json::json!([missing])
+    });
     plane.post("/trust/add");
     // It is connected elsewhere, and has not acknowledged.
     assert_eq!(

@@ -1,0 +1,68 @@
+//! What is odd and refuses nothing, a line each.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use jitney_api::Workload;
+use jitney_api::push::Kind;
+
+use super::Admin;
+use super::shares::Shares;
+use crate::files;
+use crate::status::Overview;
+use crate::store::Snapshot;
+
+/// Everything but what the files themselves say.
+pub(super) fn warnings(
+    admin: &Admin,
+    snapshot: &Snapshot,
+    standing: &files::Standing,
+    shares: &Shares,
+    overview: &Overview,
+    elsewhere: &BTreeSet<Workload>,
+) -> Vec<String> {
+    let mut warnings = admin.rollouts.warnings();
+    warnings.extend(shares.warnings(overview));
+    for (policy, progress) in &overview.policies {
+        let failing = progress.failing.iter();
+        warnings.extend(failing.map(|(route, failing)| format!("{policy}: {}", failing.text(route))));
+    }
+    let refused = admin.refusals.list(SystemTime::now());
+    warnings.extend(refused.iter().map(|refused| refused.text()));
+    let is_here = |workload: &Workload| {
+        overview.workloads.contains_key(workload)
+            || elsewhere.contains(workload)
+            // That nobody knows it is said of the files.
+            || standing.strays.iter().any(|stray| stray.workload.as_ref() == Some(workload))
+    };
+    warnings.extend(missing(snapshot, is_here));
+    if warnings.len() > MOST {
+        let more = warnings.len() - MOST;
+        warnings.truncate(MOST);
+        warnings.push(format!("and {more} more"));
+    }
+    warnings
+}
+
+/// Workloads for which there is something, and nobody who runs it.
+fn missing(snapshot: &Snapshot, is_here: impl Fn(&Workload) -> bool) -> Vec<String> {
+    let workloads: BTreeSet<&Workload> = snapshot.workloads().collect();
+    let missing = workloads.into_iter().filter(|workload| !is_here(workload));
+    let warning = |workload: &Workload| {
+        let policies = snapshot.own_of(workload, Kind::Policy).count();
+        let runtimes = snapshot.own_of(workload, Kind::Runtime).count();
+        let what = match (policies, runtimes) {
+            (0, 0) => return None,
+            (0, _) => "its listeners or caps".to_owned(),
+            (1, _) => "a policy".to_owned(),
+            (count, _) => format!("{count} policies"),
+        };
+        Some(format!(
+            "{workload}: no sidecar of it is connected that would run {what}"
+        ))
+    };
+    missing.filter_map(warning).collect()
+}
+
+/// More say nothing more.
+const MOST: usize = 50;

@@ -173,16 +173,16 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
     call(address, request("GET", path, &[], "")).await
 }
 
-/// POST of a JSON body on a connection of its own.
+/// POST of a JSON body on a connection of its own, to the address itself.
 ///
 /// # Errors
 /// When the connection or the reply breaks.
 pub async fn post(address: SocketAddr, path: &str, body: impl Into<Bytes>) -> anyhow::Result<Answer> {
-    call(
-        address,
-        request("POST", path, &[("content-type", "application/json")], body),
-    )
-    .await
+    let headers = [
+        ("content-type", "application/json"),
+        ("host", &address.to_string()),
+    ];
+    call(address, request("POST", path, &headers, body)).await
 }
 
 /// One HTTP/1.1 call on a connection of its own.

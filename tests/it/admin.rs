@@ -232,7 +232,11 @@ async fn access_lines_come_and_go_with_the_log_level() {
     let upstream = users().await;
     let proxy = TestProxy::start(upstream.address, USERS).await;
     assert_eq!(get_user(&proxy, 1, &[]).await, 200);
-    let set = |level: &'static str| call(proxy.admin, request("PUT", "/log-level", &[], level));
+    let put = |host, level| request("PUT", "/log-level", &[("host", host)], level);
+    let set = |level: &'static str| call(proxy.admin, put("localhost:9901", level));
+    // A page whose name leads here since it was loaded.
+    let rebound = call(proxy.admin, put("evil.test:9901", "trace")).await.unwrap();
+    assert_eq!(rebound.status, 403, "{}", rebound.text());
     assert_eq!(set("info,access=info").await.unwrap().status, 200);
     assert_eq!(get_user(&proxy, 2, &[]).await, 200);
     until("the line is there", || proxy.log().contains("/users/2")).await;

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request};
+use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -23,13 +24,30 @@ pub async fn only_local(
     }
     (
         StatusCode::FORBIDDEN,
-        "only from this machine, and neither by a web page nor through a proxy\n",
+        "only from this machine, to 127.0.0.1, [::1] or localhost, and neither by a web page nor through a proxy\n",
     )
         .into_response()
 }
 
 fn may_change(peer: IpAddr, headers: &HeaderMap) -> bool {
-    peer.to_canonical().is_loopback() && !TELL_TALES.iter().any(|name| headers.contains_key(*name))
+    let is_meant = headers
+        .get_all(HOST)
+        .iter()
+        .all(|host| host.to_str().is_ok_and(is_loopback));
+    is_meant
+        && peer.to_canonical().is_loopback()
+        && !TELL_TALES.iter().any(|name| headers.contains_key(*name))
+}
+
+/// Whether a host and port are this machine's alone. A page whose name was made to lead here after it was
+/// loaded (DNS rebinding) asks its own host.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    let is_address = |address: IpAddr| address.to_canonical().is_loopback();
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(is_address)
 }
 
 /// Browsers send one of the first two with every request of a page that is not a plain GET,
@@ -59,6 +77,25 @@ mod tests {
         check("127.0.0.1", &[], true);
         check("::1", &[("host", "[::1]:9901")], true);
         check("::ffff:127.0.0.1", &[], true);
+        for host in [
+            "LocalHost:9901",
+            "localhost",
+            "127.0.0.2",
+            "[::1]",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            check("127.0.0.1", &[("host", host)], true);
+        }
+        for host in [
+            "evil.example:9901",
+            "localhost.evil.example",
+            "10.0.0.7:9901",
+            "[::1",
+            "",
+            "[fe80::1]:9901",
+        ] {
+            check("127.0.0.1", &[("host", host)], false);
+        }
         check("10.0.0.7", &[("host", "127.0.0.1:9901")], false);
         check("fe80::1", &[], false);
         for (name, value) in [

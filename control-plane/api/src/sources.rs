@@ -89,7 +89,9 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
         let ours = file
             .extension()
             .is_some_and(|extension| EXTENSIONS.iter().any(|ours| extension == *ours));
-        if ours && !hidden && file.is_file() {
+        // A link to nothing is a file that somebody meant to be there.
+        let dangling = || file.is_symlink() && !file.exists();
+        if ours && !hidden && (file.is_file() || dangling()) {
             files.push(file);
         }
     }
@@ -108,7 +110,12 @@ fn read(path: &Path) -> Result<Source, Diagnostic> {
     let opened = fs::File::open(path).and_then(|opened| opened.take(limit).read_to_end(&mut bytes));
     match opened {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Diagnostic::of_file(&file, "no such file"));
+            let link = fs::read_link(path).ok();
+            let message = link.map_or_else(
+                || "no such file".to_owned(),
+                |to| format!("a link to {}, where there is no such file", to.display()),
+            );
+            return Err(Diagnostic::of_file(&file, message));
         }
         Err(error) => return Err(Diagnostic::of_file(&file, format!("cannot be read: {error}"))),
         Ok(_) => {}

@@ -24,6 +24,15 @@ fn folders_are_read_by_name_without_what_is_not_ours() {
     assert_eq!(names(&sources), ["a.yml", "b.yaml", "c.json"]);
     let single = Sources::load(&[folder.path().join("README.md"), folder.path().join("a.yml")]).unwrap();
     assert_eq!(names(&single), ["README.md", "a.yml"]);
+    std::os::unix::fs::symlink("a.yml", folder.path().join("d.yaml")).unwrap();
+    let sources = Sources::load(&[folder.path()]).unwrap();
+    assert_eq!(names(&sources), ["a.yml", "b.yaml", "c.json", "d.yaml"]);
+    std::os::unix::fs::symlink("nowhere", folder.path().join("e.yaml")).unwrap();
+    let told = Sources::load(&[folder.path()]).unwrap_err()[0].to_string();
+    assert!(
+        told.ends_with("/e.yaml: a link to nowhere, where there is no such file"),
+        "{told}"
+    );
 }
 
 #[test]

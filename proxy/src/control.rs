@@ -111,6 +111,7 @@ impl Control {
         let disk = settings.snapshot.clone().map(Disk::new);
         let mut duty = Duty::new(&settings, force, Arc::clone(&standing), metrics.clone());
         if let Some(disk) = &disk {
+            disk.sweep(SystemTime::now());
             duty.restore(disk, &trust);
         }
         let session = Session {

@@ -5,7 +5,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use jitney_api::push::Version;
 use jitney_api::push::config::Snapshot;
@@ -45,6 +46,22 @@ impl Disk {
         File::open(&self.folder)?.sync_all()
     }
 
+    /// Removes what a process has left behind that ended while it wrote. One that writes now, as the one before
+    /// this may still do, is not disturbed.
+    pub(super) fn sweep(&self, now: SystemTime) {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let changed = fs::metadata(&path).and_then(|about| about.modified());
+            let age = changed.map(|changed| now.duration_since(changed).unwrap_or_default());
+            if is_partial(&path) && age.is_ok_and(|age| age > LEFT_BEHIND) {
+                // What stays is tried again.
+                drop(fs::remove_file(path));
+            }
+        }
+    }
+
     /// What was kept last; `None`: nothing, or nothing that is whole.
     pub(super) fn load(&self) -> Option<Snapshot> {
         let mut files = self.files().ok()?;
@@ -72,7 +89,17 @@ impl Disk {
     }
 }
 
+/// Whether it is a file that was being written: hidden, with the number of a process at its end.
+fn is_partial(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.and_then(|name| name.strip_prefix('.')?.rsplit_once('.'));
+    name.is_some_and(|(name, process)| name.ends_with(SUFFIX) && process.parse::<u32>().is_ok())
+}
+
 const SUFFIX: &str = ".snapshot";
+
+/// When nobody writes a file any more.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -108,7 +135,15 @@ mod tests {
         assert_eq!(disk.load(), None);
         fs::write(&file, whole).unwrap();
         // Of a process that ended while it wrote.
-        fs::write(folder.path().join(".half.snapshot.7"), b"half").unwrap();
+        let half = folder.path().join(".half.snapshot.7");
+        fs::write(&half, b"half").unwrap();
+        fs::write(folder.path().join(".gitignore"), b"").unwrap();
+        assert_eq!(disk.load(), Some(snapshot("shop/users")));
+        disk.sweep(SystemTime::now());
+        assert!(half.exists(), "somebody may be writing it");
+        disk.sweep(SystemTime::now() + 2 * LEFT_BEHIND);
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert!(!half.exists() && left == 2, "{left}");
         assert_eq!(disk.load(), Some(snapshot("shop/users")));
     }
 }

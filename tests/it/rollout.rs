@@ -131,6 +131,9 @@ async fn one_that_cannot_run_a_change_stops_it_for_all() {
         "{reason}"
     );
     assert_eq!(max_sizes(&fleet).await, [8; 4]);
+    let warnings = plane.page("/status").await["warnings"].clone();
+    let warning = format!("shop/users: its rollout has stopped: {reason}");
+    assert_eq!(warnings, serde_json::json!([warning]));
 
     plane.write(&staged(100, 32));
     plane

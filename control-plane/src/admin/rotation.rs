@@ -322,7 +322,7 @@ fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {
         Err(error @ (TrustError::NextExists | TrustError::NoNext | TrustError::NoOld)) => {
             (StatusCode::CONFLICT, format!("{error}\n")).into_response()
         }
-        Err(error @ (TrustError::Folder(_) | TrustError::Roots(_))) => {
+        Err(error @ (TrustError::Folder(_) | TrustError::Unusable { .. } | TrustError::Roots(_))) => {
             tracing::error!(%error, "the roots cannot be changed");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
         }

@@ -24,6 +24,9 @@ pub(super) fn warnings(
     let mut warnings = admin.rollouts.warnings();
     warnings.extend(shares.warnings(overview));
     for (policy, progress) in &overview.policies {
+        if let Some(stop) = progress.stage().and_then(|stage| stage.stop.as_ref()) {
+            warnings.push(format!("{policy}: its rollout has stopped: {}", stop.reason));
+        }
         let failing = progress.failing.iter();
         warnings.extend(failing.map(|(route, failing)| format!("{policy}: {}", failing.text(route))));
     }

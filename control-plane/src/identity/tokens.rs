@@ -4,6 +4,7 @@
 //! while. That it is good for one key only is kept in [`super::used`].
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
@@ -55,8 +56,8 @@ pub enum TokensError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// What is kept there is no key.
-    #[error("{KEY_FILE}: expected 32 bytes in Base64")]
-    Key,
+    #[error("cannot use {}: expected 32 bytes in Base64", .0.display())]
+    Key(PathBuf),
 }
 
 impl fmt::Debug for Tokens {
@@ -88,7 +89,10 @@ impl Tokens {
         if let Some(text) = folder.read(KEY_FILE)? {
             let key = URL_SAFE_NO_PAD.decode(text.trim()).ok();
             let key: Option<[u8; 32]> = key.and_then(|key| key.try_into().ok());
-            return Ok(Self::new(trust_domain, &key.ok_or(TokensError::Key)?));
+            return Ok(Self::new(
+                trust_domain,
+                &key.ok_or_else(|| TokensError::Key(folder.path(KEY_FILE)))?,
+            ));
         }
         let key: [u8; 32] = random();
         lock.write(KEY_FILE, &URL_SAFE_NO_PAD.encode(key), Readable::ByOwner)?;
@@ -240,7 +244,7 @@ mod tests {
         std::fs::write(folder.path(KEY_FILE), "short").unwrap();
         assert!(matches!(
             Tokens::open(&folder, "example.org"),
-            Err(TokensError::Key)
+            Err(TokensError::Key(path)) if path == folder.path(KEY_FILE)
         ));
     }
 

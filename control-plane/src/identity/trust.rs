@@ -39,7 +39,16 @@ pub enum TrustError {
     /// The folder does not let us.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// What is kept there cannot be used, or not be changed so.
+    /// What is kept there cannot be used.
+    #[error("cannot use {}: {cause}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: RootsError,
+    },
+    /// It cannot be changed so.
     #[error("{FILE}: {0}")]
     Roots(#[from] RootsError),
     /// There is one already.
@@ -61,7 +70,7 @@ impl Trust {
     pub fn open(folder: &Folder, trust_domain: &str, now: SystemTime) -> Result<Self, TrustError> {
         let lock = folder.lock()?;
         let roots = match folder.read(FILE)? {
-            Some(text) => Roots::from_json(trust_domain, &text)?,
+            Some(text) => read(folder, trust_domain, &text)?,
             None => {
                 let roots = Roots::generate(trust_domain, now)?;
                 lock.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?;
@@ -170,7 +179,7 @@ impl Trust {
     pub fn reload(&self) -> Result<bool, TrustError> {
         let replacing = self.replacing.lock();
         let text = self.folder.read(FILE)?.unwrap_or_default();
-        let roots = Roots::from_json(&self.trust_domain, &text)?;
+        let roots = read(&self.folder, &self.trust_domain, &text)?;
         if text == self.roots().to_json(&self.trust_domain)? {
             return Ok(false);
         }
@@ -183,7 +192,7 @@ impl Trust {
         let replacing = self.replacing.lock();
         let lock = self.folder.lock()?;
         let text = self.folder.read(FILE)?.unwrap_or_default();
-        let roots = change(&Roots::from_json(&self.trust_domain, &text)?)?;
+        let roots = change(&read(&self.folder, &self.trust_domain, &text)?)?;
         lock.write(FILE, &roots.to_json(&self.trust_domain)?, Readable::ByOwner)?;
         lock.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
         drop(lock);
@@ -206,6 +215,14 @@ impl Trust {
             bundles.pop_front();
         }
     }
+}
+
+fn read(folder: &Folder, trust_domain: &str, text: &str) -> Result<Roots, TrustError> {
+    let unusable = |cause| TrustError::Unusable {
+        path: folder.path(FILE),
+        cause,
+    };
+    Roots::from_json(trust_domain, text).map_err(unusable)
 }
 
 /// Bundles that are remembered: those of a few rotations, which sidecars may still hold.

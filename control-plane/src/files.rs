@@ -20,6 +20,7 @@ use tokio::time::Instant;
 pub mod known;
 
 use crate::identity::Folder;
+use crate::metrics;
 use crate::rollout::Rollouts;
 
 /// Files that are watched for as long as this lives.
@@ -104,7 +105,12 @@ impl Files {
     ///
     /// # Errors
     /// When they cannot be watched.
-    pub fn start(found: Found, rollouts: &Arc<Rollouts>, state: &Folder) -> Result<Self, FilesError> {
+    pub fn start(
+        found: Found,
+        rollouts: &Arc<Rollouts>,
+        state: &Folder,
+        counted: metrics::Counts,
+    ) -> Result<Self, FilesError> {
         let standing = Arc::new(Mutex::default());
         let mut taking = Taking {
             paths: found.paths.clone(),
@@ -112,6 +118,7 @@ impl Files {
             state: state.clone(),
             standing: Arc::clone(&standing),
             filled: Filled::new(),
+            counted,
         };
         taking.take(found.good, Instant::now());
         let watch = Watch::start(found.paths, found.sources, move |reading| {
@@ -137,6 +144,7 @@ struct Taking {
     state: Folder,
     standing: Arc<Mutex<Standing>>,
     filled: Filled,
+    counted: metrics::Counts,
 }
 
 impl Taking {
@@ -144,7 +152,11 @@ impl Taking {
         let at = last_change(&self.paths);
         let sources = reading.as_ref().map_err(Clone::clone);
         match sources.and_then(|sources| read(sources, &self.filled)) {
-            Ok(good) => self.take(good, at),
+            Ok(good) => {
+                // Before anybody can have applied it.
+                self.counted.lagged(Instant::now().saturating_duration_since(at));
+                self.take(good, at);
+            }
             Err(faults) => {
                 for fault in &faults {
                     tracing::error!("files refused, the last good ones stay: {fault}");
@@ -309,7 +321,8 @@ spec:
         let state = Folder::open(&folder.path().join("state")).unwrap();
         let rollouts = Arc::new(Rollouts::open(&state, &store).unwrap());
         let found = Files::read(vec![folder.path().to_owned()]);
-        let files = found.and_then(|found| Files::start(found, &rollouts, &state));
+        let files =
+            found.and_then(|found| Files::start(found, &rollouts, &state, metrics::Counts::default()));
         (folder, store, files)
     }
 

@@ -19,6 +19,7 @@ pub struct Counts {
     resources: Family<OfType, Counter>,
     nacks: Family<OfType, Counter>,
     propagation: Histogram,
+    lag: Histogram,
     certificates: Family<OfResult, Counter>,
     refusals: Family<OfReason, Counter>,
 }
@@ -85,6 +86,7 @@ impl Default for Counts {
             resources: Family::default(),
             nacks: Family::default(),
             propagation: Histogram::new(PROPAGATION),
+            lag: Histogram::new(PROPAGATION),
             certificates: Family::default(),
             refusals: Family::default(),
         };
@@ -129,6 +131,11 @@ impl Counts {
     /// A sidecar has applied a change, so long after it was made.
     pub fn propagated(&self, took: Duration) {
         self.propagation.observe(took.as_secs_f64());
+    }
+
+    /// A change of the source is good and about to be pushed, so long after it was made.
+    pub fn lagged(&self, took: Duration) {
+        self.lag.observe(took.as_secs_f64());
     }
 
     /// A certificate was asked for.
@@ -303,6 +310,11 @@ impl Scrape {
             "jitney_config_propagation_seconds",
             "From a change where it was made to its acknowledgement by a sidecar",
             counts.propagation.clone(),
+        );
+        to.register(
+            "jitney_watch_lag_seconds",
+            "From a change where it was made until it is read and about to be pushed",
+            counts.lag.clone(),
         );
     }
 

@@ -128,7 +128,12 @@ impl Process {
         let found = Files::read(args.paths())?;
         let sidecars = Arc::new(Sidecars::new(metrics.counts.clone()));
         let state = State::open(args, &store, &sidecars)?;
-        let files = Arc::new(Files::start(found, &state.rollouts, &state.folder)?);
+        let files = Arc::new(Files::start(
+            found,
+            &state.rollouts,
+            &state.folder,
+            metrics.counts.clone(),
+        )?);
         let tls = Arc::new(Tls::new(&state.trust, SystemTime::now())?);
         store.replace_part(Part::Trust, vec![state.trust.pushed()], Instant::now());
         let findings = Arc::new(Findings::default());

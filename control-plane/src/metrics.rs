@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::push::Kind;
+use jitney_api::push::config::Cause;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,7 @@ use prometheus_client::registry::Registry;
 pub struct Counts {
     pushes: Family<OfType, Counter>,
     resources: Family<OfType, Counter>,
-    nacks: Family<OfType, Counter>,
+    nacks: Family<OfNack, Counter>,
     propagation: Histogram,
     lag: Histogram,
     certificates: Family<OfResult, Counter>,
@@ -27,6 +28,28 @@ pub struct Counts {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfType {
     r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfNack {
+    r#type: &'static str,
+    reason: &'static str,
+}
+
+impl OfNack {
+    const fn of(kind: Kind, cause: Cause) -> Self {
+        let reason = match cause {
+            Cause::Unspecified => "unspecified",
+            Cause::Content => "content",
+            Cause::Limit => "limit",
+            Cause::Missing => "missing",
+            Cause::Place => "place",
+        };
+        Self {
+            r#type: kind.as_str(),
+            reason,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,7 +120,15 @@ impl Default for Counts {
             };
             drop(counts.pushes.get_or_create(&of));
             drop(counts.resources.get_or_create(&of));
-            drop(counts.nacks.get_or_create(&of));
+            for cause in [
+                Cause::Unspecified,
+                Cause::Content,
+                Cause::Limit,
+                Cause::Missing,
+                Cause::Place,
+            ] {
+                drop(counts.nacks.get_or_create(&OfNack::of(kind, cause)));
+            }
         }
         for result in [Signing::Token, Signing::Renewal, Signing::Refused] {
             drop(counts.certificates.get_or_create(&result.label()));
@@ -120,12 +151,8 @@ impl Counts {
     }
 
     /// A sidecar rejected a resource.
-    pub fn rejected(&self, kind: Kind) {
-        self.nacks
-            .get_or_create(&OfType {
-                r#type: kind.as_str(),
-            })
-            .inc();
+    pub fn rejected(&self, kind: Kind, cause: Cause) {
+        self.nacks.get_or_create(&OfNack::of(kind, cause)).inc();
     }
 
     /// A sidecar has applied a change, so long after it was made.
@@ -303,7 +330,7 @@ impl Scrape {
         );
         to.register(
             "jitney_xds_nacks",
-            "Resources that a sidecar rejected, by type",
+            "Resources that a sidecar rejected, by type and kind of fault",
             counts.nacks.clone(),
         );
         to.register(

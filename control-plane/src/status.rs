@@ -270,7 +270,7 @@ impl Connected {
         for nack in rejected {
             tracing::warn!(%kind, name = %nack.name, node = sidecar.recipient.node, field = nack.field, reason = nack.reason,
                 "a sidecar rejected a resource");
-            self.sidecars.counts.rejected(kind);
+            self.sidecars.counts.rejected(kind, nack.cause);
             sidecar.cannot_run(kind, &nack, now);
         }
         drop(sidecar);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jitney_api::push::ads::Node;
+use jitney_api::push::config::Cause;
 use jitney_api::push::{Change, Held, Pushed, Readers, Resources, Subscriber};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::Instant;
@@ -139,7 +140,13 @@ impl Stub {
                     version,
                     content,
                 } if content.starts_with(b"bad") => {
-                    delta.reject(&name, &version, "spec", "too large for this sidecar");
+                    delta.reject(
+                        &name,
+                        &version,
+                        Cause::Limit,
+                        "spec",
+                        "too large for this sidecar",
+                    );
                 }
                 Change::Set { name, content, .. } => {
                     self.runs

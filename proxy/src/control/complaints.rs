@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jitney_api::push::config::Cause;
 use jitney_api::push::{Change, Delta, Kind, Subscriber};
 
 use crate::listeners::{ListenerView, Listeners};
@@ -58,7 +59,7 @@ impl Complaints {
                 self.told.remove(&name);
                 continue;
             };
-            delta.reject(&name, &version, &complaint.field, &complaint.reason);
+            delta.reject(&name, &version, Cause::Place, &complaint.field, &complaint.reason);
             subscriber.hold_in_part(Kind::Runtime, &name);
             self.told.insert(name, complaint);
         }

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use jitney_api::push::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use jitney_api::push::config::certificates_client::CertificatesClient;
-use jitney_api::push::config::{SignedCertificate, SigningRequest};
+use jitney_api::push::config::{Cause, SignedCertificate, SigningRequest};
 use jitney_api::push::{Change, Kind, Subscriber};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -256,7 +256,8 @@ impl Sidecar {
         for change in delta.changes.clone() {
             match change {
                 Change::Set { name, version, .. } if self.rejects && delta.kind == Kind::Route => {
-                    delta.reject(&name, &version, "batch.maxSize", "more than this sidecar gathers");
+                    let reason = "more than this sidecar gathers";
+                    delta.reject(&name, &version, Cause::Limit, "batch.maxSize", reason);
                 }
                 Change::Set { name, .. } => self.runs.push((delta.kind, name)),
                 Change::Gone { name } => self.runs.retain(|(_, other)| *other != name),

@@ -50,7 +50,7 @@ async fn the_status_says_who_runs_what_and_who_cannot() {
     for line in [
         "jitney_config_propagation_seconds_count 2\n",
         "jitney_watch_lag_seconds_count 1\n",
-        "jitney_xds_nacks_total{type=\"route\"} 1\n",
+        "jitney_xds_nacks_total{type=\"route\",reason=\"limit\"} 1\n",
         "jitney_sidecars{state=\"acked\"} 2\n",
         "jitney_xds_connected 2\n",
     ] {

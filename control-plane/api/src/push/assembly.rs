@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jitney_core::policy::Policy;
 
+use super::config::Cause;
 use super::kind::Kind;
 use super::subscriber::{Change, Delta};
 use crate::{CompiledPolicy, Documents, RuntimeSpec};
@@ -59,6 +60,18 @@ struct Fault {
     reason: String,
     /// It would, if this route had come.
     missing: Option<String>,
+    /// It would in a sidecar with other bounds.
+    is_beyond: bool,
+}
+
+impl Fault {
+    const fn cause(&self) -> Cause {
+        match (&self.missing, self.is_beyond) {
+            (Some(_), _) => Cause::Missing,
+            (None, true) => Cause::Limit,
+            (None, false) => Cause::Content,
+        }
+    }
 }
 
 impl Assembly {
@@ -85,7 +98,7 @@ impl Assembly {
                     content,
                 } => match self.set(delta.kind, &name, content) {
                     Ok(one) => taken.add(one),
-                    Err(fault) => delta.reject(&name, &version, &fault.field, &fault.reason),
+                    Err(fault) => delta.reject(&name, &version, fault.cause(), &fault.field, &fault.reason),
                 },
                 Change::Gone { name } => taken.add(self.remove(delta.kind, &name)),
             }
@@ -230,6 +243,7 @@ impl OwnLimits {
                     field: format!("spec.routes[{index}].batch.{field}"),
                     reason: format!("found {found}, this sidecar takes at most {most}"),
                     missing: None,
+                    is_beyond: true,
                 })
             };
             let limits = &route.limits;
@@ -249,6 +263,7 @@ fn unreadable(error: &impl ToString) -> Fault {
         field: String::new(),
         reason: error.to_string(),
         missing: None,
+        is_beyond: false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use super::config::Cause;
 use super::kind::Kind;
 use super::version::Version;
 
@@ -80,6 +81,8 @@ pub struct Nack {
     pub name: Arc<str>,
     /// The version that was rejected.
     pub version: Option<Version>,
+    /// What kind of fault it is.
+    pub cause: Cause,
     /// Where in the resource; empty for the whole.
     pub field: String,
     /// What the sidecar says.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::ads::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
-use super::config::Rejection;
+use super::config::{Cause, Rejection};
 use super::kind::Kind;
 use super::names::{Names, Pattern};
 
@@ -164,6 +164,7 @@ impl Subscriber {
                 delta.reject(
                     &resource.name,
                     &resource.version,
+                    Cause::Content,
                     "",
                     "it is in the response twice",
                 );
@@ -178,7 +179,7 @@ impl Subscriber {
                 other => {
                     let found = other.map_or_else(|| "nothing".into(), |any| any.type_url);
                     let reason = format!("found {found}, expected {}", kind.type_url());
-                    delta.reject(&resource.name, &resource.version, "", &reason);
+                    delta.reject(&resource.name, &resource.version, Cause::Content, "", &reason);
                 }
             }
         }
@@ -252,13 +253,14 @@ impl Delta {
     }
 
     /// Notes that a resource is not applied, and why: the last good version stays.
-    pub fn reject(&mut self, name: &str, version: &str, field: &str, reason: &str) {
+    pub fn reject(&mut self, name: &str, version: &str, cause: Cause, field: &str, reason: &str) {
         self.rejected.push(Rejection {
             type_url: self.kind.type_url().to_owned(),
             name: name.to_owned(),
             version: version.to_owned(),
             field: field.to_owned(),
             reason: reason.to_owned(),
+            cause: cause.into(),
         });
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use super::config::Cause;
 use super::*;
 
 mod model;
@@ -140,7 +141,13 @@ impl Pair {
                     let content = String::from_utf8(content.to_vec()).expect("text");
                     if content.starts_with("bad") {
                         self.rejections += 1;
-                        delta.reject(&name, &version, "spec.size", "found 0, expected 1 to 65536");
+                        delta.reject(
+                            &name,
+                            &version,
+                            Cause::Content,
+                            "spec.size",
+                            "found 0, expected 1 to 65536",
+                        );
                     } else {
                         self.runs.insert((delta.kind, name), content);
                     }

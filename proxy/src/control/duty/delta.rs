@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jitney_api::push::config::TrustBundle;
+use jitney_api::push::config::{Cause, TrustBundle};
 use jitney_api::push::{Change, Delta};
 use prost::Message as _;
 
@@ -17,7 +17,7 @@ pub(super) fn each_bundle(delta: &mut Delta, trust: impl Fn(TrustBundle) -> Resu
         {
             let bundle = TrustBundle::decode(content).map_err(|error| error.to_string());
             if let Err(reason) = bundle.and_then(&trust) {
-                delta.reject(&name, &version, "", &reason);
+                delta.reject(&name, &version, Cause::Content, "", &reason);
             }
         }
     }
@@ -58,7 +58,7 @@ pub(super) fn reject(delta: &mut Delta, reason: &str) {
         if let Change::Set { name, version, .. } = change
             && !is_rejected(&name)
         {
-            delta.reject(&name, &version, "", reason);
+            delta.reject(&name, &version, Cause::Place, "", reason);
         }
     }
 }

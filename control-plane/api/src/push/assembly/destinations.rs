@@ -58,6 +58,7 @@ impl Destinations {
             field: "address".into(),
             reason: format!("found {:?}: {error}", message.address),
             missing: None,
+            is_beyond: false,
         })?;
         let workload = Some(message.workload).filter(|workload| !workload.is_empty());
         let workload = workload.map(|workload| {

@@ -78,6 +78,7 @@ fn listening(runtime: &str, index: usize, listener: &[u8]) -> Result<Listening, 
         field: field(index) + below,
         reason,
         missing: None,
+        is_beyond: false,
     };
     let listener: Listener =
         serde_json::from_slice(listener).map_err(|error| fault("", error.to_string()))?;

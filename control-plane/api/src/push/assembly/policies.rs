@@ -192,6 +192,7 @@ impl Policies {
                         field: fault.field,
                         reason: fault.message,
                         missing: None,
+                        is_beyond: false,
                     })
                 })
             }
@@ -232,6 +233,7 @@ impl Policies {
             field,
             reason,
             missing: Some(route.to_owned()),
+            is_beyond: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::{Answer, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 use crate::push::ads::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, Status};
-use crate::push::config::Rejection;
+use crate::push::config::{Cause, Rejection};
 use crate::push::kind::Kind;
 use crate::push::names::{Names, Pattern};
 use crate::push::version::Version;
@@ -289,6 +289,7 @@ fn nacks(status: &Status, sent: &[Sent]) -> Vec<Nack> {
         Some(Nack {
             name: Arc::clone(name),
             version: *version,
+            cause: rejection.cause(),
             field: rejection.field,
             reason: rejection.reason,
         })
@@ -300,6 +301,7 @@ fn nacks(status: &Status, sent: &[Sent]) -> Vec<Nack> {
     let all = sent.iter().map(|(name, version)| Nack {
         name: Arc::clone(name),
         version: *version,
+        cause: Cause::Unspecified,
         field: String::new(),
         reason: status.message.clone(),
     });

@@ -276,7 +276,7 @@ fn serve_admin(address: SocketAddr, admin: Admin) -> Result<(), RunError> {
     let address = listener
         .local_addr()
         .map_err(|error| RunError::Listen(address, error))?;
-    serve(listener, admin::router(admin))
+    serve(listener, admin::router(admin), std::future::pending())
         .map_err(|error| RunError::System("start the admin thread", error))?;
     tracing::info!(%address, "admin endpoint listening");
     Ok(())

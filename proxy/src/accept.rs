@@ -152,6 +152,7 @@ impl<D: Direct> Acceptor<D> {
             () = self.drain.draining() => {}
             () = self.accept(&listener, &seats, &room) => {}
             () = seats.sweep(self.limits.idle_timeout) => {}
+            () = seats.retire(self.limits.max_age) => {}
         }
         if let Some(listener) = Arc::into_inner(listener) {
             self.accept_rest(listener, &seats, &room);

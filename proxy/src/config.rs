@@ -164,6 +164,11 @@ pub struct RunArgs {
     #[arg(long, env = "JITNEY_DRAIN_TIME", value_name = "TIME", default_value = "20s", value_parser = duration)]
     pub drain_time: Duration,
 
+    /// A Unix socket over which this process takes the place of the one that was started with the same path, and
+    /// is relieved in its turn: without a lost call.
+    #[arg(long, env = "JITNEY_HAND_OVER", value_name = "PATH")]
+    pub hand_over: Option<PathBuf>,
+
     /// The most open connections of callers on one listener; more wait to be accepted.
     #[arg(
         long,
@@ -172,6 +177,11 @@ pub struct RunArgs {
         default_value = "16384"
     )]
     pub max_connections: NonZeroUsize,
+
+    /// How old an HTTP connection of a caller may become, give or take a tenth, before it finishes its calls and
+    /// ends; as old as it likes unless given.
+    #[arg(long, env = "JITNEY_MAX_CONNECTION_AGE", value_name = "TIME", value_parser = positive)]
+    pub max_connection_age: Option<Duration>,
 
     /// What becomes of the heads of requests.
     #[command(flatten)]
@@ -318,6 +328,8 @@ impl RunArgs {
             "admin": self.admin,
             "threads": self.threads,
             "drainTime": format!("{:?}", self.drain_time),
+            "handOver": self.hand_over,
+            "maxConnectionAge": self.max_connection_age.map(|age| format!("{age:?}")),
             "maxConnections": self.max_connections,
             "headers": self.headers.rules(),
             "accessLog": self.access_log,
@@ -341,6 +353,13 @@ fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<jitney_api::Duration>()
         .map(|time| time.0)
         .map_err(|error| error.to_string())
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time >= Duration::from_secs(1) => Ok(time),
+        time => Err(format!("found {time:?}, expected 1s or more")),
+    }
 }
 
 fn bytes(text: &str) -> Result<usize, String> {

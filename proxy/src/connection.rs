@@ -88,6 +88,9 @@ pub struct Limits {
     pub max_streams: u32,
     /// How long a connection without calls is kept, at least; at most twice as long.
     pub idle_timeout: Duration,
+    /// How old a connection may become before it finishes its calls and ends: a tenth less to a tenth more, so that
+    /// those that came together do not go together. Default: as old as it likes.
+    pub max_age: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -97,6 +100,7 @@ impl Default for Limits {
             max_head: 64 * 1024,
             max_streams: 100,
             idle_timeout: Duration::from_secs(300),
+            max_age: None,
         }
     }
 }

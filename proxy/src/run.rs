@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod applier;
 mod fleet;
+mod hand_over;
 mod plan;
 mod pushed;
 mod to;
@@ -19,16 +21,19 @@ mod to;
 use crate::admin::inspect::Views;
 use crate::admin::{self, Admin};
 use crate::config::RunArgs;
-use crate::control::Control;
+use crate::control::{self, Control};
 use crate::drain::Drain;
 use crate::log::{LogControl, StartError, log_panics};
 use crate::metrics::Metrics;
+use crate::mtls::Mesh;
 use crate::policy_status::PolicyStatus;
 use crate::send::InCommon;
 use applier::Applier;
 use fleet::Fleet;
+use hand_over::{Inherited, Name};
 use plan::Plan;
 use pushed::Pushed;
+use to::Bounds;
 
 /// Why the sidecar could not start.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +113,8 @@ struct Process {
     /// Ends with this.
     _watch: Option<Watch>,
     signals: (Signal, Signal),
+    /// Begins when another process serves the listeners.
+    handed: Drain,
 }
 
 impl Process {
@@ -119,24 +126,26 @@ impl Process {
         runtime: &Runtime,
     ) -> Result<Self, RunError> {
         let _in_runtime = runtime.enter();
-        let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
-        let [Ok(terminate), Ok(interrupt)] = signals else {
-            return Err(RunError::System(
-                "listen for signals",
-                io::ErrorKind::Other.into(),
-            ));
-        };
+        let failed = |error| RunError::System("listen for signals", error);
+        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let in_common = InCommon::default();
         let (metrics, drain, views) = (Metrics::new(), Drain::new(), Views::default());
         let policy = Arc::new(PolicyStatus::new(metrics.clone()));
         // Bound first: an address that is taken is a mistake, and found before any call is.
-        let endpoint = args.admin.map(listen_for_admin).transpose()?;
+        let inherited = inherit(&args)?;
+        let listen = |address| listen_for_admin(address, &inherited);
+        let endpoint = args.admin.map(listen).transpose()?;
         let fleet = Fleet::new(
             metrics.clone(),
             views.clone(),
             runtime.handle().clone(),
-            args.max_connections,
+            Bounds {
+                max_connections: args.max_connections,
+                max_age: args.max_connection_age,
+            },
             in_common.clone(),
+            &inherited,
         );
         let fleet = Arc::new(fleet);
         let applier = Applier::new(&args, &fleet, &policy, &log);
@@ -149,17 +158,11 @@ impl Process {
                 .apply(plan)
                 .map_err(|faults| RunError::Start(faults.join("\n")))?;
         }
-        let control = match control {
-            Some(settings) => {
-                let force = Box::new(Pushed(applier.clone()));
-                let failed = |error| RunError::System("ask the control plane", error);
-                let control = Control::new(settings, &metrics, &in_common.mesh, force).map_err(failed)?;
-                let standing = control.standing();
-                control.start().map_err(failed)?;
-                Some(standing)
-            }
-            None => None,
-        };
+        let control = control.map(|settings| ask(settings, &metrics, &in_common.mesh, &applier));
+        let control = control
+            .transpose()
+            .map_err(|error| RunError::System("ask the control plane", error))?;
+        let handed = relieve(&args, &fleet, endpoint.as_ref(), inherited)?;
         if let Some(listener) = endpoint {
             let address = listener
                 .local_addr()
@@ -174,7 +177,9 @@ impl Process {
                 control,
                 settings: args.shown(),
             };
-            serve(listener, admin::router(admin))
+            let relieved = handed.clone();
+            let until = async move { relieved.draining().await };
+            serve(listener, admin::router(admin), until)
                 .map_err(|error| RunError::System("start the admin thread", error))?;
             tracing::info!(%address, "admin endpoint listening");
         }
@@ -187,6 +192,7 @@ impl Process {
             fleet,
             _watch: watch,
             signals: (terminate, interrupt),
+            handed,
         })
     }
 
@@ -195,6 +201,7 @@ impl Process {
             _ = self.signals.0.recv() => "SIGTERM",
             _ = self.signals.1.recv() => "SIGINT",
             () = self.drain.draining() => "admin endpoint",
+            () = self.handed.draining() => "another process",
         };
         tracing::info!(asked, "draining");
         self.drain.signal();
@@ -211,7 +218,84 @@ impl Process {
     }
 }
 
-fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, RunError> {
+/// Begins to follow a control plane.
+fn ask(
+    settings: control::Settings,
+    metrics: &Metrics,
+    mesh: &Mesh,
+    applier: &Applier,
+) -> io::Result<control::Shared> {
+    let control = Control::new(settings, metrics, mesh, Box::new(Pushed(applier.clone())))?;
+    let standing = control.standing();
+    control.start()?;
+    Ok(standing)
+}
+
+/// Takes the place of the process before this one, if that is wanted; what is returned begins when the next
+/// takes this one's.
+fn relieve(
+    args: &RunArgs,
+    fleet: &Arc<Fleet>,
+    endpoint: Option<&TcpListener>,
+    inherited: Arc<Inherited>,
+) -> Result<Drain, RunError> {
+    let handed = Drain::new();
+    if let Some(path) = args.hand_over.clone() {
+        let admin = endpoint.map(TcpListener::try_clone).transpose();
+        let admin = admin.map_err(|error| RunError::System("hand over", error))?;
+        let sockets = Sockets {
+            fleet: Arc::clone(fleet),
+            admin: args.admin.zip(admin.map(Arc::new)),
+        };
+        tokio::spawn(sockets.take_place(path, inherited, handed.clone()));
+    }
+    Ok(handed)
+}
+
+/// The sockets of a process, which the next one is given.
+struct Sockets {
+    fleet: Arc<Fleet>,
+    admin: Option<(SocketAddr, Arc<TcpListener>)>,
+}
+
+impl Sockets {
+    /// Relieves the process that gave its sockets, and offers them to the next.
+    async fn take_place(self, path: PathBuf, inherited: Arc<Inherited>, handed: Drain) {
+        inherited.taken().await;
+        let all = move || {
+            let mut sockets = self.fleet.sockets()?;
+            if let Some((address, socket)) = &self.admin {
+                sockets.push(hand_over::copy(admin_name(*address), socket)?);
+            }
+            Ok(sockets)
+        };
+        if let Err(error) = inherited.served() {
+            tracing::warn!(%error, "the process before this one has ended by itself");
+        }
+        if let Err(error) = hand_over::offer(&path, all, handed) {
+            tracing::error!(%error, path = %path.display(), "no other process can take over from this one");
+        }
+    }
+}
+
+fn inherit(args: &RunArgs) -> Result<Arc<Inherited>, RunError> {
+    let path = args.hand_over.as_deref();
+    let inherited = path.map(Inherited::ask).transpose();
+    let failed = |error| RunError::System("take over from another process", error);
+    Ok(Arc::new(inherited.map_err(failed)?.unwrap_or_default()))
+}
+
+const fn admin_name(address: SocketAddr) -> Name {
+    Name {
+        listener: None,
+        address,
+    }
+}
+
+fn listen_for_admin(address: SocketAddr, inherited: &Inherited) -> Result<TcpListener, RunError> {
+    if let Some(socket) = inherited.take(&admin_name(address)) {
+        return Ok(socket);
+    }
     TcpListener::bind(address).map_err(|error| {
         RunError::Start(format!(
             "cannot listen on {address} for the admin endpoint: {error}"

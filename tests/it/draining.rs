@@ -1,4 +1,4 @@
-//! What a drain does for callers whose calls the sidecar has not read yet.
+//! What a drain does for callers whose calls the sidecar has not read yet; and how connections end that are old.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -9,6 +9,9 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use jitney_proxy::connection::Limits;
+use jitney_proxy::send::BackendSettings;
+use jitney_tests::frames::{Frames, kind};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -102,4 +105,41 @@ async fn head_that_is_half_sent_on_a_used_connection_is_waited_for() {
     let reply = wire.rest().await;
     assert!(reply.ends_with("\r\nconnection: close\r\n\r\nhello"), "{reply:?}");
     tokio::time::timeout(PATIENCE, rig.drain.drained()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_old_finishes_its_calls_and_ends() {
+    let upstream = Upstream::answering(HELLO).await;
+    let limits = Limits {
+        max_age: Some(Duration::from_millis(400)),
+        ..Limits::default()
+    };
+    let rig = Rig::with(
+        &BackendSettings::new("test", vec![upstream.address.into()]),
+        limits,
+    );
+    // One that calls is told with a reply,
+    let mut wire = rig.connect().await;
+    let told = tokio::time::timeout(PATIENCE, async {
+        loop {
+            wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let reply = wire.until("hello").await;
+            if reply.contains("connection: close\r\n") {
+                return;
+            }
+        }
+    });
+    told.await.expect("it is told");
+    assert_eq!(wire.rest().await, "");
+    // one that does not is closed,
+    let mut idle = rig.connect().await;
+    idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    idle.until("hello").await;
+    assert_eq!(idle.rest().await, "");
+    // and one of streams is told to go away.
+    let mut frames = Frames::connect(rig.address).await.unwrap();
+    let told = tokio::time::timeout(PATIENCE, async {
+        while frames.read().await.expect("it is told before the end").kind != kind::GOAWAY {}
+    });
+    told.await.expect("it is told");
 }

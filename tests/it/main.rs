@@ -30,6 +30,7 @@ mod simulation;
 mod admin;
 mod cli;
 mod conformance;
+mod hand_over;
 mod heads;
 mod interception;
 mod mesh;

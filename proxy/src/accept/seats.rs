@@ -28,6 +28,8 @@ struct Taken {
     seat: Arc<Seat>,
     /// Calls counted by the last sweep; `None` before the first.
     calls: Option<u64>,
+    /// Sweeps of the old ones that it outlives.
+    sweeps_left: u32,
 }
 
 /// Leaves the seat when the connection ends, however it ends.
@@ -70,6 +72,8 @@ impl Seats {
             Taken {
                 seat: Arc::clone(&seat),
                 calls: None,
+                sweeps_left: LIVES.start
+                    + u32::try_from(number % u64::from(LIVES.end - LIVES.start)).unwrap_or(0),
             },
         );
         (
@@ -84,6 +88,22 @@ impl Seats {
     pub(super) fn close_all(&self) {
         for taken in self.taken.lock().values() {
             taken.seat.close();
+        }
+    }
+
+    /// Closes, again and again, the connections that are old; never, when they may be as old as they like.
+    pub(super) async fn retire(&self, max_age: Option<Duration>) {
+        let Some(max_age) = max_age else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(max_age / AGES).await;
+            for taken in self.taken.lock().values_mut() {
+                taken.sweeps_left = taken.sweeps_left.saturating_sub(1);
+                if taken.sweeps_left == 0 {
+                    taken.seat.close();
+                }
+            }
         }
     }
 
@@ -106,3 +126,10 @@ impl Drop for Sitting {
         drop(self.seats.taken.lock().remove(&self.number));
     }
 }
+
+/// Parts of the age that a connection may reach, each of which ends with a sweep: no connection has a timer.
+const AGES: u32 = 20;
+
+/// The sweep that ends a connection, by its number: those that came together do not go together. As it comes at
+/// some time between two sweeps, that is 18 to 22 parts.
+const LIVES: std::ops::Range<u32> = 19..23;

@@ -118,7 +118,7 @@ fn serve() -> Served {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    jitney_api::program::serve(listener, router(admin.clone())).unwrap();
+    jitney_api::program::serve(listener, router(admin.clone()), std::future::pending()).unwrap();
     Served { address, admin }
 }
 
@@ -225,7 +225,7 @@ fn without_a_policy_in_force_it_is_not_ready_and_shows_the_control_plane() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    jitney_api::program::serve(listener, router(admin.clone())).unwrap();
+    jitney_api::program::serve(listener, router(admin.clone()), std::future::pending()).unwrap();
     let served = Served { address, admin };
     assert_eq!(served.get("/ready").0, 503);
     assert_eq!(served.get("/live").0, 200);

@@ -2,7 +2,7 @@
 //! break, so that no call is dropped.
 
 use std::io;
-use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::hand_over::{self, Inherited, Name};
 use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
-use super::to::{Destinations, Going};
+use super::to::{Bounds, Destinations, Going};
 use crate::accept::{Acceptor, bind};
 use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
@@ -29,8 +30,10 @@ pub(super) struct Fleet {
     metrics: Metrics,
     views: Views,
     runtime: Handle,
-    max_connections: NonZeroUsize,
+    bounds: Bounds,
     destinations: Destinations,
+    /// Sockets of the process before this one.
+    inherited: Arc<Inherited>,
     running: Mutex<Running>,
     shown: watch::Sender<Arc<[ListenerView]>>,
 }
@@ -76,15 +79,17 @@ impl Fleet {
         metrics: Metrics,
         views: Views,
         runtime: Handle,
-        max_connections: NonZeroUsize,
+        bounds: Bounds,
         in_common: InCommon,
+        inherited: &Arc<Inherited>,
     ) -> Self {
         Self {
             destinations: Destinations::new(&metrics, &views, in_common),
             metrics,
             views,
             runtime,
-            max_connections,
+            bounds,
+            inherited: Arc::clone(inherited),
             running: Mutex::default(),
             shown: watch::Sender::default(),
         }
@@ -230,7 +235,7 @@ impl Fleet {
                 socket,
                 drain: Drain::new(),
             };
-            let (reason, place) = match (socket(one, running, &opened), &one.place) {
+            let (reason, place) = match (self.socket(one, running, &opened), &one.place) {
                 (Ok(socket), _) => {
                     opened.listeners.push(listener(one.clone(), socket));
                     continue;
@@ -258,6 +263,35 @@ impl Fleet {
         Ok(opened)
     }
 
+    /// The socket that is bound to a listener's address, or the one of the process before this one, or a new one.
+    fn socket(
+        &self,
+        planned: &PlannedListener,
+        running: &Running,
+        opened: &Opened,
+    ) -> io::Result<Arc<TcpListener>> {
+        let is_there = |one: &&RunningListener| is_same_place(&one.planned, planned);
+        if opened.listeners.iter().any(|one| is_there(&one)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        match running.listeners.iter().find(is_there) {
+            Some(old) => Ok(Arc::clone(&old.socket)),
+            None => match self.inherited.take(&planned.hand_over_name()) {
+                Some(socket) => TcpListener::from_std(socket).map(Arc::new),
+                None => bind(planned.address).map(Arc::new),
+            },
+        }
+    }
+
+    /// The sockets on which it listens, to be handed over.
+    pub(super) fn sockets(&self) -> io::Result<Vec<(Name, OwnedFd)>> {
+        let running = self.running.lock();
+        let listeners = running.listeners.iter();
+        listeners
+            .map(|listener| hand_over::copy(listener.planned.hand_over_name(), &listener.socket))
+            .collect()
+    }
+
     /// Has a listener accept; returns what ends it.
     fn serve(&self, listener: &RunningListener) -> Drain {
         let socket = Arc::clone(&listener.socket);
@@ -269,8 +303,11 @@ impl Fleet {
         let acceptor = Acceptor {
             direct: (),
             mesh: self.destinations.in_common.mesh.clone(),
-            limits: Limits::default(),
-            max_connections: self.max_connections.get(),
+            limits: Limits {
+                max_age: self.bounds.max_age,
+                ..Limits::default()
+            },
+            max_connections: self.bounds.max_connections.get(),
             metrics: self.metrics.clone(),
             drain: listener.drain.clone(),
         };
@@ -347,15 +384,13 @@ impl PendingListener {
     }
 }
 
-/// The socket that is bound to a listener's address, or a new one.
-fn socket(planned: &PlannedListener, running: &Running, opened: &Opened) -> io::Result<Arc<TcpListener>> {
-    let is_there = |one: &&RunningListener| is_same_place(&one.planned, planned);
-    if opened.listeners.iter().any(|one| is_there(&one)) {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    match running.listeners.iter().find(is_there) {
-        Some(old) => Ok(Arc::clone(&old.socket)),
-        None => bind(planned.address).map(Arc::new),
+impl PlannedListener {
+    /// As it is called between processes.
+    fn hand_over_name(&self) -> Name {
+        Name {
+            listener: Some((*self.name).to_owned()),
+            address: self.address,
+        }
     }
 }
 

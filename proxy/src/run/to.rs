@@ -1,8 +1,10 @@
 //! Where the connections of a listener go: to one backend, or each to where it was meant to go.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jitney_api::{InboundMtls, Mtls};
 use tokio::net::TcpListener;
@@ -24,6 +26,14 @@ pub(super) struct Destinations {
     outbound: Arc<Directory>,
     /// The connections that this sidecar makes, whichever way.
     pub(super) in_common: InCommon,
+}
+
+/// Bounds on the connections of each listener.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) max_connections: NonZeroUsize,
+    /// As [`Limits::max_age`].
+    pub(super) max_age: Option<Duration>,
 }
 
 /// Where the connections of one listener go.

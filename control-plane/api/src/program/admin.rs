@@ -17,23 +17,35 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
-/// Serves `router` on `listener` until the process ends: 64 connections at a time, 10 s for an answer.
+/// Serves `router` on `listener` until the process ends, or `until` does, when nobody new is let in: 64 connections at a time, 10 s for an answer.
 /// Handlers learn the peer's address as a [`ConnectInfo`].
 ///
 /// # Errors
 /// When the system grants no thread or no runtime.
-pub fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
+pub fn serve(
+    listener: TcpListener,
+    router: Router,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    std::thread::Builder::new()
-        .name("admin".into())
-        .spawn(move || runtime.block_on(accept(listener, router)))?;
+    std::thread::Builder::new().name("admin".into()).spawn(move || {
+        runtime.block_on(async {
+            let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            tokio::select! {
+                () = accept(listener, router, &room) => {}
+                () = until => {}
+            }
+            // Those who are in are answered.
+            drop(room.acquire_many(ALL_CONNECTIONS).await);
+        });
+    })?;
     Ok(())
 }
 
-async fn accept(listener: TcpListener, router: Router) {
+async fn accept(listener: TcpListener, router: Router, room: &Arc<Semaphore>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -41,9 +53,8 @@ async fn accept(listener: TcpListener, router: Router) {
             return;
         }
     };
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // A closed semaphore is the only error, and nobody closes this one.
-    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+    while let Ok(permit) = Arc::clone(room).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let router = router.clone();
@@ -90,6 +101,7 @@ async fn answer(
 
 /// A few browsers and scrapers; each costs a file descriptor that a call or a sidecar could need.
 const CONNECTIONS_MAX: usize = 64;
+const ALL_CONNECTIONS: u32 = 64;
 
 /// The longest that a head may take, and that a connection may idle: whoever holds them all open holds up
 /// probes for no longer. A scraper that comes less often connects again.

@@ -63,6 +63,7 @@ impl Destinations {
         let workload = Some(message.workload).filter(|workload| !workload.is_empty());
         let workload = workload.map(|workload| {
             workload.parse().map_err(|error: BadWorkload| Fault {
+                is_beyond: false,
                 field: "workload".into(),
                 reason: format!("found {workload:?}: {error}"),
                 missing: None,

@@ -1,0 +1,163 @@
+//! One sidecar takes the place of another on the same sockets, under load: no call is lost.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use jitney_tests::caller::{self, request};
+use jitney_tests::proxy::Settings;
+use jitney_tests::wait::{PATIENCE, until};
+use jitney_tests::{Caller, Reply, TestProxy, TestUpstream};
+use tokio::task::JoinSet;
+
+/// A sidecar that takes over at `path`, and is relieved there; always with the same line.
+fn sidecar(upstream: &TestUpstream, path: &Path) -> Settings {
+    let path = path.display().to_string();
+    TestProxy::with()
+        .upstream(upstream.address)
+        .arg("--hand-over")
+        .arg(path)
+}
+
+/// Callers of three kinds who call without a pause, and count.
+struct Load {
+    stop: Arc<AtomicBool>,
+    calls: Arc<AtomicUsize>,
+    callers: JoinSet<()>,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Self {
+        let mut load = Self {
+            stop: Arc::default(),
+            calls: Arc::default(),
+            callers: JoinSet::new(),
+        };
+        for n in 0..12 {
+            let (stop, calls) = (Arc::clone(&load.stop), Arc::clone(&load.calls));
+            load.callers.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    match n % 3 {
+                        // A connection for each call,
+                        0 => assert_eq!(caller::get(address, "/").await.unwrap().status, 200),
+                        // one for many, until its end is announced,
+                        1 => keep_calling(address, &stop, &calls).await,
+                        // and one of streams.
+                        _ => stream(address, &stop, &calls).await,
+                    }
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        load
+    }
+
+    /// Waits for so many more calls.
+    async fn more(&self, count: usize) {
+        let wanted = self.calls.load(Ordering::Relaxed) + count;
+        until("more calls are served", || {
+            self.calls.load(Ordering::Relaxed) >= wanted
+        })
+        .await;
+    }
+
+    async fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.callers.join_next().await {
+            ended.expect("no call of this caller was lost");
+        }
+    }
+}
+
+async fn keep_calling(address: SocketAddr, stop: &AtomicBool, calls: &AtomicUsize) {
+    let mut caller = Caller::h1(address).await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let answer = caller.call(request("GET", "/", &[], "")).await.unwrap();
+        assert_eq!(answer.status, 200);
+        calls.fetch_add(1, Ordering::Relaxed);
+        if answer.header("connection") == "close" {
+            return;
+        }
+    }
+}
+
+async fn stream(address: SocketAddr, stop: &AtomicBool, calls: &AtomicUsize) {
+    let Caller::H2(mut sender) = Caller::h2(address).await.unwrap() else {
+        unreachable!("asked for HTTP/2")
+    };
+    // Not ready: it was told to go away, and what it had sent was answered.
+    while !stop.load(Ordering::Relaxed) && sender.ready().await.is_ok() {
+        let call = request("GET", "http://service.test/", &[], "");
+        match sender.try_send_request(call).await {
+            Ok(answer) => assert_eq!(answer.status(), 200),
+            // It met the GOAWAY before it left. The library says so in one of two ways; in both the server has not
+            // read it, so it may be sent again (RFC 9113 section 6.8).
+            Err(mut error) => {
+                let is_unsent = error.take_message().is_some();
+                let error = format!("{:?}", error.into_error());
+                assert!(
+                    is_unsent || error.contains("GoAway(b\"\", NO_ERROR, Remote)"),
+                    "{error}"
+                );
+                return;
+            }
+        }
+        calls.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_one_process_takes_the_place_of_another() {
+    let upstream = TestUpstream::start_unrecorded(|_| Reply::json(200, "{}")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hand-over");
+    let mut serving = sidecar(&upstream, &path).start().await;
+    let load = Load::start(serving.address);
+    for _ in 0..3 {
+        load.more(500).await;
+        until("it offers its sockets", || path.exists()).await;
+        // Port 0 leads to the ports of the one before: the sockets are the same.
+        let next = sidecar(&upstream, &path).start().await;
+        assert_eq!((next.address, next.admin), (serving.address, serving.admin));
+        let ended = serving.ended(PATIENCE).await;
+        assert!(ended.success(), "{}", serving.log());
+        serving = next;
+        load.more(500).await;
+    }
+    load.stop().await;
+    assert!(serving.metric("jitney_calls_total", "").await > 0.0);
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_start_relieves_nobody() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hand-over");
+    let mut serving = sidecar(&upstream, &path).start().await;
+    until("it offers its sockets", || path.exists()).await;
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().to_string();
+    let mut next = sidecar(&upstream, &path).arg("--inbound").arg(taken).spawn();
+    assert!(!next.ended(PATIENCE).await.success(), "{}", next.log());
+    until("it is noticed", || serving.log().contains("not handed over")).await;
+    assert_eq!(caller::get(serving.address, "/").await.unwrap().status, 200);
+    // And whoever comes then is given them.
+    let next = sidecar(&upstream, &path).start().await;
+    assert_eq!(next.address, serving.address);
+    assert!(serving.ended(PATIENCE).await.success());
+    assert_eq!(caller::get(next.address, "/").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn what_an_ended_process_left_at_the_path_is_replaced() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hand-over");
+    let mut first = sidecar(&upstream, &path).start().await;
+    until("it offers its sockets", || path.exists()).await;
+    first.terminate();
+    assert!(first.ended(PATIENCE).await.success());
+    let second = sidecar(&upstream, &path).start().await;
+    assert_eq!(caller::get(second.address, "/").await.unwrap().status, 200);
+}

@@ -19,6 +19,7 @@ use seats::Seats;
 use crate::connection::{self, ConnInfo, Identity, Limits, Serve};
 use crate::detect::{self, Protocol};
 use crate::drain::Drain;
+use crate::guard::Guard;
 use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
 use crate::mtls::hello::{Hello, hello};
 use crate::mtls::{Inside, Mesh};
@@ -81,6 +82,8 @@ pub struct Always<S> {
     pub opaque: Arc<Backend>,
     /// What callers have to prove.
     pub mtls: Mtls,
+    /// Whether calls are let in; `None`: all are.
+    pub guard: Option<Guard>,
 }
 
 /// How long the first bytes of a connection may take before the server is let speak first.
@@ -112,7 +115,10 @@ impl<S: Serve> Direct for Always<S> {
         Some(Directed {
             service: self.service.clone(),
             opaque: Arc::clone(&self.opaque),
-            info,
+            info: ConnInfo {
+                guard: self.guard.clone(),
+                ..info
+            },
             mtls: self.mtls,
         })
     }
@@ -225,6 +231,7 @@ impl<D: Direct> Acceptor<D> {
             peer,
             local: stream.local_addr()?,
             identity: None,
+            guard: None,
         };
         let Some(directed) = self.direct.direct(&stream, info) else {
             return Ok(());
@@ -243,6 +250,10 @@ impl<D: Direct> Acceptor<D> {
         else {
             return Ok(());
         };
+        if matches!(spoken.then, Then::Pass(_) | Then::Join(..)) && !info.admits(None) {
+            self.refuse(Refusal::Denied, &info, &"no rule allows its bytes");
+            return Ok(());
+        }
         open.speaks(spoken.counted);
         let (stream, limits) = (spoken.stream, &self.limits);
         match spoken.then {
@@ -295,7 +306,7 @@ impl<D: Direct> Acceptor<D> {
         let spoken = match protocol {
             Some(protocol) => Spoken::by(protocol, Transport::Bare(stream), read.freeze()),
             None => {
-                let Some(spoken) = self.listen(stream, read, &directed.opaque).await else {
+                let Some(spoken) = self.listen(stream, read, &directed).await else {
                     return Ok(None);
                 };
                 spoken
@@ -329,9 +340,17 @@ impl<D: Direct> Acceptor<D> {
     }
 
     /// Whose turn it is to speak when the caller was silent at first; `None` when nobody does.
-    async fn listen(&self, stream: TcpStream, mut read: BytesMut, backend: &Backend) -> Option<Spoken> {
+    async fn listen(
+        &self,
+        stream: TcpStream,
+        mut read: BytesMut,
+        directed: &Directed<D::Service>,
+    ) -> Option<Spoken> {
         let mut stream = Transport::Bare(stream);
-        let first = opaque::who_speaks_first(&mut stream, &mut read, backend);
+        // Nobody is let hear a server who may not speak to it.
+        let may_hear = directed.info.guard.is_none() || directed.info.admits(None);
+        let server = may_hear.then_some(&*directed.opaque);
+        let first = opaque::who_speaks_first(&mut stream, &mut read, server);
         let first = tokio::time::timeout(self.limits.idle_timeout, first);
         let first = tokio::select! {
             first = first => first.ok()?,

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use crate::accept::Seat;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
+use crate::guard::Guard;
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
 use crate::reply;
@@ -50,6 +51,16 @@ pub struct ConnInfo {
     pub local: SocketAddr,
     /// Who the caller is, as its sidecar's certificate says; `None`: nothing was proven.
     pub identity: Option<Identity>,
+    /// Whether its calls are let in; `None`: all are.
+    pub guard: Option<Guard>,
+}
+
+impl ConnInfo {
+    /// Whether a call is let in; without one, bytes that are not HTTP.
+    pub(crate) fn admits(&self, call: Option<(&Method, &str)>) -> bool {
+        let guard = self.guard.as_ref();
+        guard.is_none_or(|guard| guard.admits(self, call))
+    }
 }
 
 /// Who has proven to be at the other end of a connection.

@@ -16,6 +16,7 @@ use crate::accept::{Direct, Directed};
 use crate::admin::inspect::{BackendView, MoreBackends};
 use crate::batching::alarm::now;
 use crate::connection::ConnInfo;
+use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
@@ -66,6 +67,8 @@ pub(crate) struct Redirected {
     pub(crate) directory: Arc<Directory>,
     /// What becomes of the heads of its requests.
     pub(crate) received: Arc<Received>,
+    /// Whether calls are let in; `None`: all are.
+    pub(crate) guard: Option<Guard>,
 }
 
 impl Map {
@@ -93,7 +96,11 @@ impl Direct for Redirected {
                     upstream,
                     received: Arc::clone(&self.received),
                 },
-                info: ConnInfo { local: meant, ..info },
+                info: ConnInfo {
+                    local: meant,
+                    guard: self.guard.clone(),
+                    ..info
+                },
                 mtls: directory.map.load().mtls.on(meant.port()),
             }),
             Err(why) => {

@@ -21,6 +21,8 @@ pub enum ErrorKind {
     BadRequest(&'static str),
     /// The request passed this sidecar too often (RFC 5842 section 7.2).
     Loop,
+    /// No rule allows the call to its caller.
+    Denied,
     /// The request body exceeds the hard cap.
     BodyTooLarge,
     /// The caller went away while its request was being read.
@@ -95,7 +97,9 @@ impl ErrorKind {
     /// On whose side the fault lies.
     pub const fn side(self) -> Side {
         match self {
-            Self::BadRequest(_) | Self::Loop | Self::BodyTooLarge | Self::CallerGone => Side::Downstream,
+            Self::BadRequest(_) | Self::Denied | Self::Loop | Self::BodyTooLarge | Self::CallerGone => {
+                Side::Downstream
+            }
             Self::Shed(..) | Self::RateLimited(_) | Self::DeadlineExceeded => Side::Sidecar,
             Self::NoEndpoint
             | Self::Connect
@@ -121,6 +125,7 @@ impl ErrorKind {
         match self {
             Self::BadRequest(_) => "bad_request",
             Self::Loop => "loop",
+            Self::Denied => "denied",
             Self::BodyTooLarge => "body_too_large",
             Self::CallerGone => "caller_gone",
             Self::Shed(Bound::Queue, _) => "queue_full",

@@ -24,6 +24,7 @@ mod opaque;
 mod original;
 // served call by call,
 pub mod connection;
+pub mod guard;
 pub mod serve;
 // in a batch with others,
 mod batching;

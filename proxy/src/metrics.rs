@@ -19,7 +19,9 @@ mod trouble;
 
 pub use cell::{Counter, Gauge, Histogram, Label, Labelled, Measure};
 pub use control_plane::ControlPlane;
-pub use labels::{BatchFailure, CancelStage, ItemOutcome, Protocol, Refusal, StatusClass, UpstreamCall};
+pub use labels::{
+    BatchFailure, CancelStage, ItemOutcome, Protocol, Refusal, StatusClass, Unauthorized, UpstreamCall,
+};
 pub use trouble::Trouble;
 
 use crate::error::ErrorKind;
@@ -52,6 +54,8 @@ pub struct ProcessMetrics {
     pub downstream_connections_total: Labelled<Protocol>,
     /// Connections that were closed as soon as they were accepted, by why.
     pub refused_connections: Labelled<Refusal>,
+    /// Calls and connections that no rule of the workload's authorization allows.
+    pub unauthorized: Labelled<Unauthorized>,
     /// Generation of the policy in force: how many were applied since start.
     pub policy_generation: Gauge,
     /// Policies refused since start.

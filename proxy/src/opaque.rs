@@ -23,14 +23,15 @@ pub(crate) enum First {
 }
 
 /// Lets a server speak that expects to be first, and goes on listening to the caller. As long as the server
-/// was silent, a caller of HTTP is served as such, and that connection to the server is dropped unused.
+/// was silent, a caller of HTTP is served as such, and that connection to the server is dropped unused. Without a
+/// backend only the caller may speak.
 pub(crate) async fn who_speaks_first(
     caller: &mut Transport<TcpStream>,
     read: &mut BytesMut,
-    backend: &Backend,
+    backend: Option<&Backend>,
 ) -> First {
     let server = async {
-        let mut stream = backend.connect().await.ok()?;
+        let mut stream = backend?.connect().await.ok()?;
         let mut first = [0; FIRST_READ];
         let length = stream.read(&mut first).await.ok().filter(|length| *length > 0)?;
         Some(Wire::resuming(Bytes::copy_from_slice(&first[..length]), stream))

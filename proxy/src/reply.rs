@@ -35,7 +35,8 @@ pub(crate) fn of_error(error: &Error) -> Response<Body> {
         ErrorKind::NoEndpoint => {
             headers.insert(header::RETRY_AFTER, retry_after(Duration::ZERO));
         }
-        ErrorKind::Loop
+        ErrorKind::Denied
+        | ErrorKind::Loop
         | ErrorKind::CallerGone
         | ErrorKind::DeadlineExceeded
         | ErrorKind::Connect
@@ -53,6 +54,7 @@ pub(crate) fn of_error(error: &Error) -> Response<Body> {
 pub(crate) const fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::BadRequest(_) | ErrorKind::CallerGone => StatusCode::BAD_REQUEST,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
         ErrorKind::Loop => StatusCode::LOOP_DETECTED,
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::Shed(..) | ErrorKind::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,

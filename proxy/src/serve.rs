@@ -39,7 +39,12 @@ impl Serve for Sidecar {
         if connection.identity.is_some() {
             headers::take_version(&mut call);
         }
-        if let Err(error) = self.received.treat(&mut call, connection.peer) {
+        let treated = self.received.treat(&mut call, connection.peer);
+        let admitted = treated.and_then(|()| {
+            let is_admitted = connection.admits(Some((call.method(), call.uri().path())));
+            is_admitted.then_some(()).ok_or_else(|| ErrorKind::Denied.into())
+        });
+        if let Err(error) = admitted {
             let account = Account {
                 upstream: Arc::clone(&self.upstream),
                 state: None,

@@ -28,6 +28,7 @@ mod simulation;
 
 // The program around the data path, as a process.
 mod admin;
+mod authorization;
 mod cli;
 mod conformance;
 mod hand_over;

@@ -1,6 +1,7 @@
 //! Everything pushed: listeners, backends, endpoints and caps, in sidecars that were given nothing but the
 //! control plane's address.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use jitney_tests::caller::get;
@@ -39,10 +40,14 @@ spec:
     )
 }
 
-/// Ports that nobody listens on at the moment.
+/// Ports that nobody listens on, and nobody is given who asks for any: they are below those that the system
+/// hands out, and each is handed out here once.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 8000).unwrap_or(0);
+    let port = || 16_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    [(); N].map(|()| std::iter::repeat_with(port).find(is_free).unwrap())
 }
 
 async fn start(plane: &TestControlPlane, workload: &str) -> TestProxy {

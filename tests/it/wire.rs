@@ -72,6 +72,7 @@ impl Rig {
                 service: PassThrough(backend.clone()),
                 opaque: backend.clone(),
                 mtls: Mtls::Disabled,
+                guard: None,
             },
             mesh: Mesh::default(),
             limits,

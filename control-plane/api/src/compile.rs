@@ -1,6 +1,7 @@
 //! Documents to what the sidecar runs. Every rule that a schema cannot express is checked here,
 //! and every breach is told with the place of its field.
 
+mod authorization;
 mod batching;
 mod codec;
 mod endpoint;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jitney_core::access::Access;
 use jitney_core::policy::Policy;
 use jitney_core::route::{Route, RouteId};
 
@@ -33,6 +35,8 @@ pub use mtls::strict_mtls;
 pub struct Compiled {
     /// Caps on every policy, and what is logged.
     pub runtime: RuntimeSpec,
+    /// Who may call; `None`: everybody.
+    pub access: Option<Access>,
     /// Where calls come in, in the order of the files.
     pub listeners: Vec<CompiledListener>,
     /// Where they go, likewise.
@@ -82,6 +86,8 @@ pub struct CompiledBackend {
 pub struct CompiledPolicy {
     /// Caps on the policy, and what is logged.
     pub runtime: RuntimeSpec,
+    /// Who may call; `None`: everybody.
+    pub access: Option<Access>,
     /// The policy.
     pub policy: Arc<Policy>,
     /// What has no effect although it was written.
@@ -96,7 +102,7 @@ pub fn compile(documents: &Documents) -> Result<Compiled, Vec<Diagnostic>> {
     let faults = Faults::of(documents);
     let policies = policies(documents, &faults);
     let mut compiled = targets::resolve(documents, &policies, &faults);
-    compiled.runtime = runtime::first(documents, &faults);
+    (compiled.runtime, compiled.access) = runtime::first(documents, &faults);
     for backend in &mut compiled.backends {
         backend.policy = compiled.runtime.cap(&backend.policy).into();
     }
@@ -112,10 +118,11 @@ pub fn compile_for_upstream(documents: &Documents) -> Result<CompiledPolicy, Vec
     let faults = Faults::of(documents);
     let policies = policies(documents, &faults);
     let policy = effective(&policies.iter().collect::<Vec<_>>(), &faults);
-    let runtime = runtime::first(documents, &faults);
+    let (runtime, access) = runtime::first(documents, &faults);
     Ok(CompiledPolicy {
         policy: Arc::new(runtime.cap(&policy)),
         runtime,
+        access,
         warnings: faults.warnings_or_errors()?,
     })
 }

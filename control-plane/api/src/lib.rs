@@ -14,6 +14,7 @@ mod watch;
 
 mod node;
 
+mod authorization;
 mod backend;
 mod batch_policy;
 mod document;
@@ -30,6 +31,7 @@ pub mod push;
 #[cfg(feature = "program")]
 pub mod program;
 
+pub use authorization::{AccessRule, Authorization, AuthorizationMode};
 pub use backend::{Backend, BackendSpec, Protocol};
 pub use batch_policy::*;
 pub use compile::{

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::core_mode;
 use crate::document::{Ignored, Metadata};
-use crate::{Duration, InboundMtls, Mode, Mtls, WindowBounds};
+use crate::{Authorization, Duration, InboundMtls, Mode, Mtls, WindowBounds};
 
 /// What changes in the sidecars of a workload while they run. It has the workload's name; a lone sidecar
 /// takes the first one of its files.
@@ -55,6 +55,9 @@ pub struct RuntimeSpec {
     /// What callers have to prove: by default, whoever has a certificate uses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls: Option<InboundMtls>,
+    /// Who may call the workload, and what. Default: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
 }
 
 impl RuntimeSpec {
@@ -70,6 +73,7 @@ impl RuntimeSpec {
         let caps = Self {
             log_level: None,
             mtls: None,
+            authorization: None,
             ..self.clone()
         };
         if caps == Self::default() {

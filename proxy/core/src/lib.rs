@@ -8,6 +8,7 @@ pub mod route;
 
 pub mod key;
 
+pub mod access;
 pub mod batch;
 
 pub mod codec;

@@ -104,6 +104,11 @@ impl Scrape {
             "jitney_refused_connections_total",
             "Connections of callers that were closed as soon as they were accepted",
             |family| family.each(&[], "reason", &process.refused_connections),
+        )?;
+        to.counters(
+            "jitney_unauthorized_total",
+            "Calls, and connections that are not HTTP, that no rule of the workload's authorization allows",
+            |family| family.each(&[], "mode", &process.unauthorized),
         )
     }
 

@@ -55,10 +55,22 @@ labels! {
         NotSecured = "not_secured",
         /// Its caller, a sidecar, could not prove who it is, or this one cannot.
         Untrusted = "untrusted",
+        /// It is not HTTP, and no rule allows its bytes to its caller.
+        Denied = "denied",
         /// Too many destinations are in use.
         TooMany = "too_many_destinations",
         /// This sidecar made it: its own user is not spared by the rules.
         Own = "own",
+    }
+}
+
+labels! {
+    /// What became of a call, or a connection of bytes, that no rule allows.
+    Unauthorized {
+        /// It was refused.
+        Enforced = "enforced",
+        /// It was served, and would be refused if the rules were enforced.
+        DryRun = "dry_run",
     }
 }
 
@@ -207,6 +219,7 @@ impl Label for ErrorKind {
         Self::ReplyTooLarge,
         Self::Mismatch,
         Self::Loop,
+        Self::Denied,
     ];
 
     fn index(self) -> usize {
@@ -228,6 +241,7 @@ impl Label for ErrorKind {
             Self::ReplyTooLarge => 14,
             Self::Mismatch => 15,
             Self::Loop => 16,
+            Self::Denied => 17,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
 use crate::connection::Limits;
 use crate::drain::Drain;
+use crate::guard::Guard;
 use crate::listeners::{ListenerView, Listeners, Pending};
 use crate::metrics::Metrics;
 use crate::send::{Backend, InCommon};
@@ -32,6 +33,7 @@ pub(super) struct Fleet {
     runtime: Handle,
     bounds: Bounds,
     destinations: Destinations,
+    guard: Guard,
     /// Sockets of the process before this one.
     inherited: Arc<Inherited>,
     running: Mutex<Running>,
@@ -85,6 +87,7 @@ impl Fleet {
     ) -> Self {
         Self {
             destinations: Destinations::new(&metrics, &views, in_common),
+            guard: Guard::new(&metrics),
             metrics,
             views,
             runtime,
@@ -121,6 +124,7 @@ impl Fleet {
             }
         }
         self.destinations.install(plan, &upstreams);
+        self.guard.install(plan.access.clone());
         running.planned.clone_from(&plan.listeners);
         self.listen(&mut running, opened);
         let upstream = |(_, upstream): &(Reach, Arc<Upstream>)| Arc::clone(upstream) as Arc<dyn BackendView>;
@@ -314,6 +318,7 @@ impl Fleet {
         let served = listener.going.serve(
             socket,
             listener.planned.mtls,
+            listener.planned.is_inbound.then(|| self.guard.clone()),
             &listener.planned.received,
             acceptor,
         );

@@ -9,6 +9,7 @@ use jitney_api::{
     CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Mtls, Protocol, Resource, RuntimeSpec,
     Sources, compile, compile_for_upstream, strict_mtls,
 };
+use jitney_core::access::Access;
 use jitney_core::policy::Policy;
 use serde_json::{Value, json};
 
@@ -29,6 +30,8 @@ pub(super) struct Plan {
     pub(super) is_by_backend: bool,
     /// What callers have to prove of whose connections that is not said elsewhere.
     pub(super) mtls: InboundMtls,
+    /// Who may call; `None`: everybody.
+    pub(super) access: Option<Access>,
     /// What the kernel may hand over and is not passed on to.
     pub(super) forbidden: Vec<SocketAddr>,
     /// Invariant: one for each backend that a listener names.
@@ -49,6 +52,8 @@ pub(super) struct PlannedListener {
     pub(super) to: To,
     /// What callers have to prove.
     pub(super) mtls: Mtls,
+    /// Its calls are for the workload beside this sidecar, which says who may call.
+    pub(super) is_inbound: bool,
     /// What becomes of the heads of its requests.
     pub(super) received: Arc<Received>,
     /// What was pushed that says so: then it may wait for its address. `None`: a flag or a file says it, and
@@ -152,6 +157,7 @@ impl Plan {
             inbound: compiled.policy,
             is_by_backend: true,
             mtls: asked,
+            access: compiled.access,
             forbidden: Vec::new(),
             backends,
             sources: Vec::new(),
@@ -185,6 +191,7 @@ impl Plan {
                 None => listener.backend,
             }),
             mtls: listener.mtls.unwrap_or_default(),
+            is_inbound: true,
             received: Arc::new(listener.headers.into()),
             place: None,
         });
@@ -195,6 +202,7 @@ impl Plan {
             inbound: Arc::default(),
             is_by_backend: true,
             mtls: compiled.runtime.mtls.clone().unwrap_or_default(),
+            access: compiled.access,
             forbidden: Vec::new(),
             backends: backends.into_iter().map(PlannedBackend::from).collect(),
             sources: Vec::new(),
@@ -245,15 +253,17 @@ impl PlannedListener {
             address,
             to,
             mtls,
+            is_inbound,
             received,
             place: _,
         } = self;
-        (name, address, to, mtls, received)
+        (name, address, to, mtls, is_inbound, received)
             == (
                 &other.name,
                 &other.address,
                 &other.to,
                 &other.mtls,
+                &other.is_inbound,
                 &other.received,
             )
     }
@@ -296,6 +306,7 @@ fn by_flag(
         address: *address,
         to: to.clone(),
         mtls,
+        is_inbound: to != To::Redirected(Direction::Outbound),
         received: Arc::clone(&received),
         place: None,
     })

@@ -40,6 +40,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     let mut warnings: Vec<String> = inbound.warnings.iter().map(ToString::to_string).collect();
     for listening in pushed.listeners() {
         let is_own = listening.backend == workload.to_string();
+        let is_inbound = is_own || listening.local.is_some();
         let Some((backend, policy)) = reached(pushed, listening, is_own.then_some(&inbound)) else {
             // It is not there yet, or has gone: to listen would be to promise something.
             tracing::info!(
@@ -54,11 +55,12 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
             name: listening.name.as_str().into(),
             address: listening.address,
             to: To::Backend(Arc::clone(&backend.reach.name)),
-            mtls: match (listening.mtls, is_own || listening.local.is_some()) {
-                (Some(mtls), _) => mtls,
-                (None, true) => asked.on(listening.address.port()),
-                (None, false) => Mtls::Disabled,
+            mtls: match listening.mtls {
+                Some(mtls) => mtls,
+                None if is_inbound => asked.on(listening.address.port()),
+                None => Mtls::Disabled,
             },
+            is_inbound,
             received: Arc::new(listening.headers.clone().into()),
             place: Some(Place {
                 runtime: listening.runtime.clone(),
@@ -93,6 +95,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         // What comes in is for the workload, whose policy that is.
         is_by_backend: false,
         mtls: asked,
+        access: pushed.access().cloned(),
         forbidden: forbidden(args),
         backends,
         warnings,

@@ -13,6 +13,7 @@ use super::plan::{Plan, Reach, To};
 use crate::accept::{Acceptor, Always};
 use crate::admin::inspect::{MoreBackends, Views};
 use crate::directory::{Direction, Directory, Map, Redirected};
+use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::Metrics;
 use crate::send::{Address, InCommon};
@@ -126,6 +127,7 @@ impl Going {
         &self,
         socket: Arc<TcpListener>,
         mtls: Mtls,
+        guard: Option<Guard>,
         received: &Arc<Received>,
         acceptor: Acceptor<()>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -138,6 +140,7 @@ impl Going {
                     },
                     opaque: Arc::clone(&upstream.backend),
                     mtls,
+                    guard,
                 };
                 Box::pin(acceptor.directing(direct).run(socket))
             }
@@ -145,6 +148,7 @@ impl Going {
                 let direct = Redirected {
                     directory: Arc::clone(directory),
                     received: Arc::clone(received),
+                    guard,
                 };
                 Box::pin(acceptor.directing(direct).run(socket))
             }

@@ -113,6 +113,7 @@ fn told(kind: ErrorKind) -> StatusCode {
         // This sidecar's own verdicts and the caller's own faults: another try changes nothing.
         ErrorKind::BadRequest(_)
         | ErrorKind::Loop
+        | ErrorKind::Denied
         | ErrorKind::BodyTooLarge
         | ErrorKind::CallerGone
         | ErrorKind::Shed(..)
@@ -146,6 +147,7 @@ fn cause(error: &Error) -> Cause {
         ErrorKind::UpstreamReset => Cause::Reset,
         ErrorKind::BadRequest(_)
         | ErrorKind::Loop
+        | ErrorKind::Denied
         | ErrorKind::BodyTooLarge
         | ErrorKind::CallerGone
         | ErrorKind::Shed(..)

@@ -53,7 +53,7 @@ pub(super) fn matches(check: &Check<'_>, path: &Path, settings: &RouteMatch) -> 
     })
 }
 
-fn method(check: &Check<'_>, path: &Path, text: &str) -> Option<Method> {
+pub(super) fn method(check: &Check<'_>, path: &Path, text: &str) -> Option<Method> {
     let method = text
         .parse::<Method>()
         .ok()
@@ -67,7 +67,7 @@ fn method(check: &Check<'_>, path: &Path, text: &str) -> Option<Method> {
     method
 }
 
-fn path_match(check: &Check<'_>, path: &Path, settings: &PathMatch) -> Option<core::PathMatch> {
+pub(super) fn path_match(check: &Check<'_>, path: &Path, settings: &PathMatch) -> Option<core::PathMatch> {
     let at = path.key("value");
     let text = settings.value.as_str();
     match settings.kind {

@@ -1,25 +1,31 @@
 //! Caps on every policy.
 
+use jitney_core::access::Access;
+
+use super::authorization::access;
 use super::batching::{MAX_SIZE, MAX_WAIT, check_window};
 use super::{Check, Faults};
 use crate::node::Path;
 use crate::{Documents, LogLevel, Resource, RuntimeSpec};
 
-/// The first Runtime of the documents, all of which are checked.
-pub(super) fn first(documents: &Documents, faults: &Faults) -> RuntimeSpec {
+/// The first Runtime of the documents, all of which are checked, and who may call by it.
+pub(super) fn first(documents: &Documents, faults: &Faults) -> (RuntimeSpec, Option<Access>) {
     let mut all = documents.documents.iter().filter_map(|document| {
         let Resource::Runtime(runtime) = &document.resource else {
             return None;
         };
-        check(&Check { document, faults }, &runtime.spec);
-        Some(runtime.spec.clone())
+        let check = Check { document, faults };
+        check_caps(&check, &runtime.spec);
+        let authorization = runtime.spec.authorization.as_ref();
+        let access = authorization.map(|authorization| access(&check, authorization));
+        Some((runtime.spec.clone(), access))
     });
     let first = all.next().unwrap_or_default();
     all.for_each(drop);
     first
 }
 
-fn check(check: &Check<'_>, spec: &RuntimeSpec) {
+fn check_caps(check: &Check<'_>, spec: &RuntimeSpec) {
     let path = Path::default().key("spec");
     if let Some(level) = &spec.log_level {
         drop(check.ok(&path.key("logLevel"), level, level.parse::<LogLevel>()));

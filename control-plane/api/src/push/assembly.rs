@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jitney_core::access::Access;
 use jitney_core::policy::Policy;
 
 use super::config::Cause;
 use super::kind::Kind;
 use super::subscriber::{Change, Delta};
-use crate::{CompiledPolicy, Documents, RuntimeSpec};
+use crate::{CompiledPolicy, Diagnostic, Documents, RuntimeSpec};
 
 mod destinations;
 mod duties;
@@ -179,6 +180,11 @@ impl Assembly {
         self.duties.spec()
     }
 
+    /// Who may call this workload; `None`: everybody.
+    pub fn access(&self) -> Option<&Access> {
+        self.duties.access()
+    }
+
     /// What is to be subscribed to for calls to a backend, as far as is known.
     pub fn wanted(&self, backend: &str) -> Vec<(Kind, String)> {
         let policies = self.destinations.policies(backend);
@@ -223,6 +229,17 @@ impl Taken {
     fn add(&mut self, other: Self) {
         self.changed |= other.changed;
         self.again.extend(other.again);
+    }
+}
+
+impl From<Diagnostic> for Fault {
+    fn from(found: Diagnostic) -> Self {
+        Self {
+            field: found.field,
+            reason: found.message,
+            missing: None,
+            is_beyond: false,
+        }
     }
 }
 

@@ -32,6 +32,11 @@ impl PathMatch {
         Self::PathPrefix(value.strip_suffix('/').unwrap_or(value).into())
     }
 
+    /// Whether a raw path looks so.
+    pub fn fits(&self, path: &str) -> bool {
+        self.captures(path).is_some()
+    }
+
     #[inline]
     pub(super) fn captures<'p, 'u>(&'p self, path: &'u str) -> Option<Captures<'p, 'u>> {
         let fits = match self {

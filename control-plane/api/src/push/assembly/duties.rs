@@ -4,15 +4,28 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use jitney_core::access::Access;
 use prost::Message as _;
+use serde_json::{Value, json};
 
 use super::{Fault, Taken, unreadable};
 use crate::push::{DEFAULT_NAMESPACE, config};
-use crate::{Endpoint, HeaderRules, Listener, Mtls, RuntimeSpec};
+use crate::{
+    CompiledPolicy, Diagnostic, Documents, Endpoint, HeaderRules, Listener, Mtls, RuntimeSpec,
+    compile_for_upstream,
+};
 
 /// The Runtime resources that a sidecar was sent: one, unless it serves several workloads.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Duties(BTreeMap<String, (RuntimeSpec, Vec<Listening>)>);
+pub(super) struct Duties(BTreeMap<String, Duty>);
+
+/// What one of them says.
+#[derive(Clone, Debug)]
+struct Duty {
+    spec: RuntimeSpec,
+    access: Option<Access>,
+    listeners: Vec<Listening>,
+}
 
 /// Where a sidecar is to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,18 +58,20 @@ impl Listening {
 impl Duties {
     pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
         let message = config::Runtime::decode(content).map_err(|error| unreadable(&error))?;
-        let spec = if message.spec.is_empty() {
-            RuntimeSpec::default()
-        } else {
-            serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?
-        };
+        let compiled = compiled(name, &message.spec)?;
         let listeners = message.listeners.iter().enumerate();
         let listeners = listeners
             .map(|(index, listener)| listening(name, index, listener))
             .collect::<Result<_, Fault>>()?;
-        let duties = (spec, listeners);
-        let last = self.0.insert(name.to_owned(), duties.clone());
-        Ok(Taken::of(last != Some(duties)))
+        let duty = Duty {
+            spec: compiled.runtime,
+            access: compiled.access,
+            listeners,
+        };
+        let is_same = |last: &Duty| last.spec == duty.spec && last.listeners == duty.listeners;
+        let is_known = self.0.get(name).is_some_and(is_same);
+        self.0.insert(name.to_owned(), duty);
+        Ok(Taken::of(!is_known))
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Taken {
@@ -64,13 +79,32 @@ impl Duties {
     }
 
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Listening> {
-        self.0.values().flat_map(|(_, listeners)| listeners)
+        self.0.values().flat_map(|duty| &duty.listeners)
     }
 
     pub(super) fn spec(&self) -> RuntimeSpec {
-        let mut specs = self.0.values().map(|(spec, _)| spec);
-        specs.next().cloned().unwrap_or_default()
+        let first = self.0.values().next();
+        first.map(|duty| duty.spec.clone()).unwrap_or_default()
     }
+
+    /// Who may call; `None`: everybody.
+    pub(super) fn access(&self) -> Option<&Access> {
+        self.0.values().next()?.access.as_ref()
+    }
+}
+
+/// A Runtime's spec as somebody would have written it, checked.
+fn compiled(name: &str, spec: &[u8]) -> Result<CompiledPolicy, Fault> {
+    if spec.is_empty() {
+        return Ok(CompiledPolicy::default());
+    }
+    let spec: Value = serde_json::from_slice(spec).map_err(|error| unreadable(&error))?;
+    let short = name.split_once('/').map_or(name, |(_, short)| short);
+    let document = json!({"kind": "Runtime", "metadata": {"name": short}, "spec": spec});
+    compile_for_upstream(&Documents::of_json([(name.into(), document)])).map_err(|faults| {
+        let first = faults.into_iter().find(Diagnostic::is_error);
+        first.map_or_else(|| unreadable(&"no reason was given"), Fault::from)
+    })
 }
 
 fn listening(runtime: &str, index: usize, listener: &[u8]) -> Result<Listening, Fault> {

@@ -187,14 +187,7 @@ impl Policies {
             Ok(compiled) => self.limits.check(&compiled.policy),
             Err(found) => {
                 let first = found.into_iter().find(Diagnostic::is_error);
-                first.map_or(Ok(()), |fault| {
-                    Err(Fault {
-                        field: fault.field,
-                        reason: fault.message,
-                        missing: None,
-                        is_beyond: false,
-                    })
-                })
+                first.map_or(Ok(()), |fault| Err(fault.into()))
             }
         }
     }

@@ -20,7 +20,7 @@ pub(crate) fn section(heading: &str) -> String {
 }
 
 /// The fenced blocks of one language in a text, their common indentation removed.
-fn blocks(text: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(text: &str, language: &str) -> Vec<String> {
     let (mut found, mut open) = (Vec::new(), None::<(usize, String)>);
     for line in text.lines() {
         let (indent, text) = (line.len() - line.trim_start().len(), line.trim());

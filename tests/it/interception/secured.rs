@@ -6,11 +6,8 @@ use jitney_tests::{Host, Process, TestUpstream, model};
 use super::hosts::{Mesh, output, says, told};
 use super::services::Served;
 
-const DOCUMENTS: &str = r#"
-kind: Backend
-metadata: {name: users, namespace: shop}
-spec: {endpoints: ["10.77.0.2:8080", "[fd77::2]:8080"], mtls: Strict}
----
+/// What else is there, beside what the README shows.
+const MORE: &str = r#"---
 kind: Backend
 metadata: {name: redis, namespace: shop}
 spec: {endpoints: ["10.77.0.2:6379"], mtls: Strict, workload: users}
@@ -23,10 +20,6 @@ kind: Backend
 metadata: {name: mariadb, namespace: shop}
 spec: {endpoints: ["10.77.0.2:3306"], mtls: Strict, workload: users}
 ---
-kind: Runtime
-metadata: {name: users, namespace: shop}
-spec: {mtls: {mode: Strict}}
----
 kind: BatchPolicy
 metadata: {name: users, namespace: shop}
 spec:
@@ -38,6 +31,11 @@ spec:
     codec: {keyedGet: {batchPath: "/users?ids={id}", key: /id}}
     batch: {dispatch: Fixed, maxSize: 8, timeout: 300ms}
 "#;
+
+fn documents() -> String {
+    let section = crate::readme::section("Who calls, and who may");
+    crate::readme::blocks(&section, "yaml")[0].clone() + MORE
+}
 
 /// What crosses the wire, as the kernel sees it there.
 struct Capture {
@@ -74,7 +72,7 @@ with open(sys.argv[1], 'wb', buffering=0) as kept:
 
 #[tokio::test]
 async fn everything_works_unchanged_and_the_wire_shows_tls_only() {
-    let mesh = Mesh::secured(DOCUMENTS).await;
+    let mesh = Mesh::secured(&documents()).await;
     let users = mesh.network.listen(Host::B, "[::]:8080");
     let users = TestUpstream::start_on(users, model::users);
     let databases = [
@@ -112,6 +110,18 @@ async fn everything_works_unchanged_and_the_wire_shows_tls_only() {
                 .all(|one| one.header("x-jitney-client-id") == front)
         );
     }
+    let post = mesh.call(
+        "curl",
+        &[
+            "-sS",
+            "--max-time",
+            "20",
+            "-d",
+            "{}",
+            "http://10.77.0.2:8080/users/1",
+        ],
+    );
+    assert_eq!(told(&post.await), "jitney: denied\n");
     for database in &databases {
         database.answers(&mesh).await;
     }
@@ -135,7 +145,7 @@ async fn everything_works_unchanged_and_the_wire_shows_tls_only() {
 
 #[tokio::test]
 async fn a_caller_without_a_sidecar_gets_nothing() {
-    let mesh = Mesh::secured(DOCUMENTS).await;
+    let mesh = Mesh::secured(&documents()).await;
     let users = mesh.network.listen(Host::B, "[::]:8080");
     let users = TestUpstream::start_on(users, model::users);
     mesh.is_ready(Host::B).await;

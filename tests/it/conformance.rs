@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use jitney_tests::proxy::Settings;
 use jitney_tests::wait::until;
-use jitney_tests::{Process, Reply, TestProxy, TestUpstream, go_program, python_with};
+use jitney_tests::{Process, Reply, TestControlPlane, TestProxy, TestUpstream, go_program, python_with};
+
+use crate::pushed::free_ports;
 
 /// The newest version of h2spec that the module proxy can serve.
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
@@ -99,6 +100,44 @@ fn free() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
+/// Two sidecars with strict mTLS between them, in front of a service.
+struct Secured {
+    _plane: TestControlPlane,
+    _callee: TestProxy,
+    caller: TestProxy,
+}
+
+impl Secured {
+    async fn of(service: SocketAddr, protocol: &str) -> Self {
+        let [inbound, outbound] = free_ports();
+        let documents = format!(
+            r#"
+kind: Backend
+metadata: {{name: service}}
+spec: {{endpoints: ["127.0.0.1:{inbound}"], protocol: {protocol}, mtls: Strict}}
+---
+kind: Listener
+metadata: {{name: inbound}}
+spec: {{address: "127.0.0.1:{inbound}", local: "{service}", mtls: Strict}}
+---
+kind: Listener
+metadata: {{name: outbound}}
+spec: {{address: "127.0.0.1:{outbound}", workload: caller}}
+"#
+        );
+        let plane = TestControlPlane::start(&documents).await;
+        let start = |workload: &str| {
+            let settings = plane.sidecar(&format!("default/{workload}"), workload);
+            settings.pushed().start()
+        };
+        Self {
+            _callee: start("service").await,
+            caller: start("caller").await,
+            _plane: plane,
+        }
+    }
+}
+
 #[tokio::test]
 async fn grpc_interop_passes_through_two_sidecars() {
     let (client, server) = (
@@ -113,13 +152,8 @@ async fn grpc_interop_passes_through_two_sidecars() {
         std::net::TcpStream::connect(address).is_ok()
     })
     .await;
-    let http2 = |to| {
-        let settings = Settings::default().upstream(to);
-        settings.arg("--upstream-protocol").arg("http2").start()
-    };
-    let callee = http2(address).await;
-    let caller = http2(callee.address).await;
-    let port = caller.address.port().to_string();
+    let mesh = Secured::of(address, "HTTP2").await;
+    let port = mesh.caller.address.port().to_string();
     for case in INTEROP {
         let arguments = [
             "--server_host",
@@ -147,9 +181,9 @@ async fn websockets_echo_through_two_sidecars() {
     let log = server.log();
     let port = log.lines().find_map(|line| line.strip_prefix("serving "));
     let port: u16 = port.unwrap().parse().unwrap();
-    let callee = TestProxy::start(SocketAddr::from(([127, 0, 0, 1], port)), "").await;
-    let caller = TestProxy::start(callee.address, "").await;
-    let output = run(&python, &[script, "call", &caller.address.port().to_string()]).await;
+    let mesh = Secured::of(SocketAddr::from(([127, 0, 0, 1], port)), "Auto").await;
+    let port = mesh.caller.address.port().to_string();
+    let output = run(&python, &[script, "call", &port]).await;
     let [said, complained] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     let cases = [
         "sizes",

@@ -60,7 +60,11 @@ pub(crate) async fn detect<S: AsyncRead + Unpin>(
 
 /// What bytes that may yet become several things are taken for when no more come.
 pub(crate) fn settle(read: &[u8]) -> Protocol {
-    classify(read).unwrap_or(Protocol::Http1)
+    let begun = match HELLO.starts_with(read) {
+        true => Protocol::Tls,
+        false => Protocol::Http1,
+    };
+    classify(read).unwrap_or(begun)
 }
 
 /// The protocol that begins with these bytes; `None` while more must be seen.

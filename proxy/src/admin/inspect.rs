@@ -101,6 +101,8 @@ pub struct LaneView {
 pub struct EndpointView {
     /// Its address.
     pub address: String,
+    /// Whose sidecar it is, where new connections to it are secured.
+    pub secured: Option<String>,
     /// True while calls may go there.
     pub is_healthy: bool,
     /// Why not, or what else there is to say.

@@ -56,6 +56,7 @@ impl BackendView for Hostile {
     fn endpoints(&self) -> Vec<EndpointView> {
         vec![EndpointView {
             address: EVIL.into(),
+            secured: None,
             is_healthy: true,
             note: EVIL.into(),
             load: 0.5,

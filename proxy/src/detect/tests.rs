@@ -72,3 +72,9 @@ fn one_by_one(bytes: &'static [u8]) -> impl AsyncRead + Unpin {
     }
     OneByOne(bytes)
 }
+
+#[test]
+fn what_stops_after_its_first_byte_is_what_it_began_as() {
+    assert_eq!(settle(b"\x16"), Protocol::Tls);
+    assert_eq!(settle(b"G"), Protocol::Http1);
+}

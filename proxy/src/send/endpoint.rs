@@ -348,7 +348,7 @@ impl Endpoint {
             secured: self.secured.is_used().then(|| self.target.peer.clone()).flatten(),
             in_flight: self.load.in_flight.load(Ordering::Relaxed),
             idle: self.http1.len(),
-            http2_connections: self.http2.len(),
+            http2_connections: self.http2.len() + self.secured.connections.len(),
             latency,
             failing,
             rest: None,

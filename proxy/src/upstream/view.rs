@@ -60,6 +60,7 @@ impl BackendView for Upstream {
         let endpoints = self.backend.endpoints_snapshot().into_iter();
         let view = |endpoint: crate::send::EndpointView| EndpointView {
             address: endpoint.address.to_string(),
+            secured: endpoint.secured.map(|peer| peer.workload.to_string()),
             is_healthy: endpoint.rest.is_none() && endpoint.failing < 0.5,
             note: match (endpoint.rest, endpoint.failing) {
                 (Some(Duration::ZERO), _) => "its calls failed: the next one is a trial".to_owned(),

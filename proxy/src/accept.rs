@@ -67,6 +67,8 @@ pub struct Directed<S> {
     pub service: S,
     /// Where its bytes go when they are not HTTP.
     pub opaque: Arc<Backend>,
+    /// What its bytes are is not looked at.
+    pub is_opaque: bool,
     /// What is known of it.
     pub info: ConnInfo,
     /// What its caller has to prove.
@@ -114,6 +116,7 @@ impl<S: Serve> Direct for Always<S> {
     fn direct(&self, _: &TcpStream, info: ConnInfo) -> Option<Directed<S>> {
         Some(Directed {
             service: self.service.clone(),
+            is_opaque: self.opaque.is_opaque,
             opaque: Arc::clone(&self.opaque),
             info: ConnInfo {
                 guard: self.guard.clone(),
@@ -278,6 +281,10 @@ impl<D: Direct> Acceptor<D> {
     /// Tells what a connection speaks, and whose it is; `None` when it is to be closed.
     async fn tell(&self, mut stream: TcpStream, directed: Directed<D::Service>) -> io::Result<Told<D>> {
         let mut read = BytesMut::new();
+        if directed.is_opaque && directed.mtls == Mtls::Disabled {
+            let spoken = Spoken::by(Protocol::Opaque, Transport::Bare(stream), Bytes::new());
+            return Ok(Some((spoken, directed)));
+        }
         let told = tokio::time::timeout(DETECTION, detect::detect(&mut stream, &mut read)).await;
         if self.direct.is_own(&directed.info) {
             return Ok(None);
@@ -304,6 +311,7 @@ impl<D: Direct> Acceptor<D> {
             return Ok(None);
         }
         let spoken = match protocol {
+            _ if directed.is_opaque => Spoken::by(Protocol::Opaque, Transport::Bare(stream), read.freeze()),
             Some(protocol) => Spoken::by(protocol, Transport::Bare(stream), read.freeze()),
             None => {
                 let Some(spoken) = self.listen(stream, read, &directed).await else {

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::ports::Ports;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use jitney_api::push::OwnLimits;
@@ -67,6 +68,16 @@ pub struct RunArgs {
     /// destination as an endpoint, or on to there.
     #[arg(long, env = "JITNEY_OUTBOUND", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address)]
     pub outbound: Vec<SocketAddr>,
+
+    /// Ports, of what the kernel hands over, on which nobody looks at what is spoken: their servers speak first,
+    /// or their protocols only look like HTTP.
+    #[arg(
+        long,
+        env = "JITNEY_OPAQUE_PORTS",
+        value_name = "PORTS",
+        default_value = "25,587,3306,4444,5432,6379,9300,11211"
+    )]
+    pub opaque_ports: Ports,
 
     /// What the upstream speaks.
     #[arg(

@@ -1,7 +1,7 @@
 //! Where the connections go that the kernel handed over: each to where it was meant to go, with the policy
 //! for that.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
+use crate::ports::Ports;
 use crate::send::{Backend, BackendSettings, InCommon};
 use crate::serve::Sidecar;
 use crate::upstream::Upstream;
@@ -44,6 +45,10 @@ pub struct Map {
     pub policy: Arc<Policy>,
     /// What callers have to prove.
     pub mtls: InboundMtls,
+    /// Ports on which nobody looks at what is spoken, and other such destinations.
+    pub opaque_ports: Ports,
+    /// See `opaque_ports`.
+    pub opaque: HashSet<SocketAddr>,
     /// What only this machine may reach.
     pub forbidden: Vec<SocketAddr>,
 }
@@ -76,6 +81,10 @@ impl Map {
         let policy = self.policies.get(&address).unwrap_or(&self.policy);
         (**policy).clone()
     }
+
+    fn is_opaque(&self, address: SocketAddr) -> bool {
+        self.opaque_ports.contains(address.port()) || self.opaque.contains(&address)
+    }
 }
 
 impl Direct for Redirected {
@@ -89,8 +98,10 @@ impl Direct for Redirected {
             true => Err(Refusal::NotRedirected),
             false => directory.find(meant),
         };
+        let map = directory.map.load();
         match found {
             Ok(upstream) => Some(Directed {
+                is_opaque: upstream.backend.is_opaque || map.is_opaque(meant),
                 opaque: Arc::clone(&upstream.backend),
                 service: Sidecar {
                     upstream,
@@ -101,7 +112,7 @@ impl Direct for Redirected {
                     guard: self.guard.clone(),
                     ..info
                 },
-                mtls: directory.map.load().mtls.on(meant.port()),
+                mtls: map.mtls.on(meant.port()),
             }),
             Err(why) => {
                 directory.metrics.process().refused_connections.inc(why);

@@ -8,12 +8,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-mod ports;
 mod rules;
 mod subnet;
 mod tools;
 
-pub use ports::{BadPorts, Ports};
 pub use rules::Rules;
 pub use subnet::{BadSubnet, Subnet};
 pub use tools::{Tool, ToolError};

@@ -54,6 +54,8 @@ pub enum Speaks {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
+    /// What is not looked at, and never a call.
+    Bytes,
 }
 
 /// How a backend is reached.
@@ -91,6 +93,8 @@ pub struct InCommon {
 pub struct Backend {
     /// Its name in logs, metrics and the admin endpoint.
     pub name: Arc<str>,
+    /// Connections to it are passed on without a look at what they speak.
+    pub is_opaque: bool,
     roster: ArcSwap<Roster>,
     balancer: Balancer,
     gate: Arc<Gate>,
@@ -136,6 +140,7 @@ impl Backend {
     pub fn new(settings: &BackendSettings) -> Self {
         let backend = Self {
             name: Arc::clone(&settings.name),
+            is_opaque: settings.speaks == Speaks::Bytes,
             roster: ArcSwap::default(),
             balancer: Balancer::default(),
             gate: Arc::new(Gate::open()),

@@ -6,8 +6,8 @@ mod secured;
 mod services;
 
 use jitney_tests::programs::program;
-use jitney_tests::wait::until;
-use jitney_tests::{Host, Network, Process, TestUpstream, model};
+use jitney_tests::wait::{PATIENCE, until};
+use jitney_tests::{Host, Network, Process, Reply, TestProxy, TestUpstream, caller, model};
 
 use hosts::{Mesh, output, says, told};
 use services::Served;
@@ -216,4 +216,50 @@ async fn postgresql_speaks_through() {
 async fn mariadb_speaks_through() {
     let mesh = Mesh::start("nftables").await;
     Served::mariadb(&mesh).await.answers(&mesh).await;
+}
+
+/// What would be refused as HTTP: no host. It passes where nobody looks.
+const HOSTLESS: &str = "GET /hostless HTTP/1.1\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn on_an_opaque_port_nobody_looks_at_what_is_spoken() {
+    let mesh = Mesh::start("nftables").await;
+    for (port, status) in [("9300", "200"), ("8080", "400")] {
+        let upstream = TestUpstream::start_on(mesh.network.listen(Host::B, &format!("[::]:{port}")), |_| {
+            Reply::json(200, "{}")
+        });
+        let script = format!("exec 3<>/dev/tcp/10.77.0.2/{port}; printf '{HOSTLESS}' >&3; head -n 1 <&3");
+        let said = told(&mesh.call("bash", &["-c", &script]).await);
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{port}: {said}");
+        assert_eq!(upstream.seen().len(), usize::from(status == "200"));
+    }
+    let metrics = mesh.metrics(Host::B).await;
+    says(
+        &metrics,
+        "jitney_downstream_connections_total{protocol=\"opaque\"} 1",
+    );
+}
+
+#[tokio::test]
+async fn a_backend_of_tcp_is_not_looked_at_either() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    let config = |protocol: &str| {
+        format!(
+            "kind: Backend\nmetadata: {{name: bytes}}\nspec: {{endpoints: ['{}'], protocol: {protocol}}}\n---\n\
+             kind: Listener\nmetadata: {{name: in}}\nspec: {{address: '127.0.0.1:0'}}\n",
+            upstream.address
+        )
+    };
+    for (protocol, status) in [("TCP", "200"), ("Auto", "400")] {
+        let proxy = TestProxy::with().config(config(protocol)).start().await;
+        let said = caller::raw(proxy.address, HOSTLESS.as_bytes(), PATIENCE)
+            .await
+            .unwrap();
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(
+            said.starts_with(expected.as_bytes()),
+            "{protocol}: {}",
+            said.escape_ascii()
+        );
+    }
 }

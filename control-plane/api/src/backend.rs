@@ -62,4 +62,6 @@ pub enum Protocol {
     HTTP1,
     /// HTTP/2 without TLS, by prior knowledge.
     HTTP2,
+    /// Bytes that nobody looks at, whoever speaks first.
+    TCP,
 }

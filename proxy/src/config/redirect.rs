@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use crate::redirect::{Ports, Rules, Subnet, Tool};
+use crate::ports::Ports;
+use crate::redirect::{Rules, Subnet, Tool};
 
 /// What to do with the rules that hand connections to the sidecar.
 #[derive(Debug, Subcommand)]

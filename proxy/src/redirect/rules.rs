@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Ports, Subnet};
+use super::Subnet;
+use crate::ports::Ports;
 
 /// What is redirected.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use crate::directory::Direction;
 use crate::headers::Received;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
+use crate::ports::Ports;
 use crate::send::{Address, BackendSettings, InCommon, Speaks, Target};
 
 /// Listeners and backends, each with its policy.
@@ -32,6 +33,8 @@ pub(super) struct Plan {
     pub(super) mtls: InboundMtls,
     /// Who may call; `None`: everybody.
     pub(super) access: Option<Access>,
+    /// Ports of what the kernel hands over on which nobody looks at what is spoken.
+    pub(super) opaque_ports: Ports,
     /// What the kernel may hand over and is not passed on to.
     pub(super) forbidden: Vec<SocketAddr>,
     /// Invariant: one for each backend that a listener names.
@@ -106,6 +109,7 @@ impl Plan {
         let mut plan = plan.map_err(|faults| errors(&faults))?;
         plan.listeners.extend(redirected(args));
         plan.forbidden = forbidden(args);
+        plan.opaque_ports = args.opaque_ports.clone();
         if plan.listeners.is_empty() && args.control_plane.is_empty() {
             let place = args
                 .config
@@ -159,6 +163,7 @@ impl Plan {
             mtls: asked,
             access: compiled.access,
             forbidden: Vec::new(),
+            opaque_ports: Ports::default(),
             backends,
             sources: Vec::new(),
             warnings: texts(&compiled.warnings),
@@ -204,6 +209,7 @@ impl Plan {
             mtls: compiled.runtime.mtls.clone().unwrap_or_default(),
             access: compiled.access,
             forbidden: Vec::new(),
+            opaque_ports: Ports::default(),
             backends: backends.into_iter().map(PlannedBackend::from).collect(),
             sources: Vec::new(),
             warnings: texts(&compiled.warnings),
@@ -368,6 +374,7 @@ pub(super) const fn speaks(protocol: Protocol) -> Speaks {
         Protocol::Auto => Speaks::Auto,
         Protocol::HTTP1 => Speaks::Http1,
         Protocol::HTTP2 => Speaks::Http2,
+        Protocol::TCP => Speaks::Bytes,
     }
 }
 

@@ -97,6 +97,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         mtls: asked,
         access: pushed.access().cloned(),
         forbidden: forbidden(args),
+        opaque_ports: args.opaque_ports.clone(),
         backends,
         warnings,
     }

@@ -16,7 +16,7 @@ use crate::directory::{Direction, Directory, Map, Redirected};
 use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::Metrics;
-use crate::send::{Address, InCommon};
+use crate::send::{Address, InCommon, Speaks};
 use crate::serve::Sidecar;
 use crate::upstream::Upstream;
 
@@ -79,6 +79,7 @@ impl Destinations {
             policy: Arc::clone(&plan.inbound),
             mtls: plan.mtls.clone(),
             forbidden: plan.forbidden.clone(),
+            opaque_ports: plan.opaque_ports.clone(),
             ..Map::default()
         };
         let mut backends = HashMap::new();
@@ -86,6 +87,9 @@ impl Destinations {
             for endpoint in &planned.endpoints {
                 // A name stands for addresses that only its resolver knows.
                 if let Address::Socket(address) = &endpoint.address {
+                    if planned.reach.speaks == Speaks::Bytes {
+                        inbound.opaque.insert(*address);
+                    }
                     backends.entry(*address).or_insert_with(|| Arc::clone(upstream));
                     if plan.is_by_backend {
                         let policy = inbound.policies.entry(*address);
@@ -97,6 +101,7 @@ impl Destinations {
         self.outbound.install(Map {
             backends,
             forbidden: plan.forbidden.clone(),
+            opaque_ports: plan.opaque_ports.clone(),
             // Whoever is beside this sidecar has no other.
             mtls: InboundMtls {
                 mode: Mtls::Disabled,

@@ -184,7 +184,7 @@ impl Endpoint {
             Speaks::Http1 => Ok(false),
             Speaks::Http2 => Ok(true),
             Speaks::Auto if from_http2 => Box::pin(self.http2.is_spoken(|| self.connect_bare())).await,
-            Speaks::Auto => Ok(false),
+            Speaks::Auto | Speaks::Bytes => Ok(false),
         }
     }
 

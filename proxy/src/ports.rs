@@ -13,6 +13,11 @@ pub struct Ports(Vec<RangeInclusive<u16>>);
 pub struct BadPorts(String);
 
 impl Ports {
+    /// Whether a port is one of them.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&port))
+    }
+
     /// True without any.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -25,7 +30,7 @@ impl Ports {
     }
 
     /// Each range, the first and the last port apart by `to`.
-    pub(super) fn written<'p>(&'p self, to: &'p str) -> impl Iterator<Item = String> + 'p {
+    pub(crate) fn written<'p>(&'p self, to: &'p str) -> impl Iterator<Item = String> + 'p {
         self.0
             .iter()
             .map(move |range| match (range.start(), range.end()) {

@@ -19,7 +19,7 @@ use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
 use crate::connection::Limits;
 use crate::drain::Drain;
-use crate::guard::Guard;
+use crate::guard::{Guard, Rules};
 use crate::listeners::{ListenerView, Listeners, Pending};
 use crate::metrics::Metrics;
 use crate::send::{Backend, InCommon};
@@ -124,7 +124,10 @@ impl Fleet {
             }
         }
         self.destinations.install(plan, &upstreams);
-        self.guard.install(plan.access.clone());
+        self.guard.install(Rules {
+            access: plan.access.clone(),
+            mtls: plan.mtls.clone(),
+        });
         running.planned.clone_from(&plan.listeners);
         self.listen(&mut running, opened);
         let upstream = |(_, upstream): &(Reach, Arc<Upstream>)| Arc::clone(upstream) as Arc<dyn BackendView>;

@@ -153,7 +153,7 @@ impl Going {
                 let direct = Redirected {
                     directory: Arc::clone(directory),
                     received: Arc::clone(received),
-                    guard,
+                    guard: guard.as_ref().map(Guard::asking_again),
                 };
                 Box::pin(acceptor.directing(direct).run(socket))
             }

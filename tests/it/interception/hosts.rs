@@ -15,7 +15,7 @@ pub(super) struct Mesh {
     pub(super) caller: Process,
     pub(super) callee: Process,
     _plane: Option<Process>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Mesh {
@@ -93,13 +93,20 @@ impl Mesh {
             callee: Process::run("the callee's sidecar", inbound),
             network,
             _plane: plane,
-            _folder: folder,
+            folder,
         };
         for (process, listeners) in [(&mesh.caller, 3), (&mesh.callee, 2)] {
             let listens = || process.log().matches("listening").count() == listeners;
             until("both sidecars listen", listens).await;
         }
         mesh
+    }
+
+    /// Changes the control plane's documents, all at once.
+    pub(super) fn write(&self, documents: &str) {
+        let next = self.folder.path().join("next.yaml");
+        std::fs::write(&next, documents).unwrap();
+        std::fs::rename(next, self.folder.path().join("source/mesh.yaml")).unwrap();
     }
 
     /// Waits until a sidecar says that it is ready.

@@ -161,3 +161,35 @@ async fn a_caller_without_a_sidecar_gets_nothing() {
     );
     assert_eq!(users.seen().len(), 0);
 }
+
+/// Calls over one connection until it is told something else than 200.
+const KEEP_CALLING: &str = "
+import http.client
+connection = http.client.HTTPConnection('10.77.0.2', 8080, timeout=20)
+for _ in range(100000):
+    connection.request('GET', '/users/7')
+    reply = connection.getresponse()
+    reply.read()
+    if reply.status != 200:
+        print(reply.status)
+        break
+";
+
+#[tokio::test]
+async fn a_bare_connection_is_served_no_longer_once_its_port_is_strict() {
+    let strict = documents();
+    let before = strict.replace("mtls: {mode: Strict,", "mtls: {mode: Permissive,");
+    assert_ne!(before, strict);
+    // Whoever it is may read.
+    let [before, strict] = [before, strict].map(|text| text.replace("from: [shop/front], ", ""));
+    let mesh = Mesh::secured(&before).await;
+    let users = mesh.network.listen(Host::B, "[::]:8080");
+    let users = TestUpstream::start_on(users, model::users);
+    mesh.is_ready(Host::B).await;
+    let mut calling = mesh.network.command(Host::A, "python3");
+    calling.args(["-c", KEEP_CALLING]);
+    let calling = tokio::spawn(output(calling));
+    until("calls are served", || !users.seen().is_empty()).await;
+    mesh.write(&strict);
+    assert_eq!(told(&calling.await.unwrap()), "403\n");
+}

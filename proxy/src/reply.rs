@@ -4,14 +4,57 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use jitney_core::codec::Chunks;
+use jitney_core::grpc::{self, Code};
 
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 
 /// Says why this sidecar, and not the upstream, answered.
 pub(crate) const X_JITNEY_ERROR: HeaderName = HeaderName::from_static("x-jitney-error");
+
+/// How a caller wants to be told of errors.
+#[derive(Clone, Debug)]
+pub(crate) enum Tongue {
+    /// By status, and in words.
+    Http,
+    /// By `grpc-status` in a head that is all of the reply, with the content type of the call.
+    Grpc(HeaderValue),
+}
+
+impl Tongue {
+    /// That of a call with this head.
+    pub(crate) fn of(call: &HeaderMap) -> Self {
+        grpc::content_type(call).map_or(Self::Http, |found| Self::Grpc(found.clone()))
+    }
+
+    /// The reply to a call that failed on the way.
+    pub(crate) fn tell(&self, error: &Error) -> Response<Body> {
+        match self {
+            Self::Http => of_error(error),
+            Self::Grpc(content_type) => of_grpc_error(error, content_type.clone()),
+        }
+    }
+}
+
+/// The reply to a call of gRPC that failed on the way: "Trailers-Only" with 200, as its specification wants.
+fn of_grpc_error(error: &Error, content_type: HeaderValue) -> Response<Body> {
+    let mut response = of_error(error);
+    *response.status_mut() = StatusCode::OK;
+    *response.body_mut() = Body::empty();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(
+        grpc::STATUS,
+        HeaderValue::from(u16::from(code(error.kind()).number())),
+    );
+    // Printable ASCII without a percent sign, as every error of this sidecar is: nothing to encode.
+    if let Ok(message) = HeaderValue::try_from(format!("jitney: {error}")) {
+        headers.insert(grpc::MESSAGE, message);
+    }
+    response
+}
 
 /// The reply to a call that failed on the way.
 pub(crate) fn of_error(error: &Error) -> Response<Body> {
@@ -67,6 +110,26 @@ pub(crate) const fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::UpstreamProtocol(_)
         | ErrorKind::ReplyTooLarge
         | ErrorKind::Mismatch => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// The same in the words of gRPC, as linkerd has them: what is worth another try is UNAVAILABLE.
+const fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::DeadlineExceeded | ErrorKind::TryTimeout => Code::DEADLINE_EXCEEDED,
+        ErrorKind::RateLimited(_) | ErrorKind::BodyTooLarge => Code::RESOURCE_EXHAUSTED,
+        ErrorKind::CallerGone => Code::CANCELLED,
+        ErrorKind::Denied => Code::PERMISSION_DENIED,
+        ErrorKind::Shed(..)
+        | ErrorKind::NoEndpoint
+        | ErrorKind::Connect
+        | ErrorKind::ConnectTimeout
+        | ErrorKind::UpstreamReset => Code::UNAVAILABLE,
+        ErrorKind::BadRequest(_)
+        | ErrorKind::Loop
+        | ErrorKind::UpstreamProtocol(_)
+        | ErrorKind::ReplyTooLarge
+        | ErrorKind::Mismatch => Code::INTERNAL,
     }
 }
 
@@ -130,6 +193,30 @@ mod tests {
                 .map(|v| v.to_str().unwrap());
             assert_eq!(found, retry, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_caller_of_grpc_is_told_in_its_own_tongue() {
+        let content_type = HeaderValue::from_static("application/grpc+proto");
+        let call = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type)]);
+        for (kind, code) in [
+            (ErrorKind::DeadlineExceeded, "4"),
+            (ErrorKind::RateLimited(Duration::ZERO), "8"),
+            (ErrorKind::Shed(Bound::Queue, Duration::ZERO), "14"),
+            (ErrorKind::UpstreamReset, "14"),
+            (ErrorKind::Loop, "13"),
+        ] {
+            let reply = Tongue::of(&call).tell(&Error::new(kind));
+            assert_eq!(reply.status(), StatusCode::OK, "{kind:?}");
+            assert!(http_body::Body::is_end_stream(reply.body()), "{kind:?}");
+            let headers = reply.headers();
+            assert_eq!(headers[grpc::STATUS], code, "{kind:?}");
+            assert_eq!(headers[header::CONTENT_TYPE], "application/grpc+proto");
+            assert_eq!(headers[X_JITNEY_ERROR], kind.as_str());
+            assert_eq!(headers[grpc::MESSAGE], format!("jitney: {}", kind.as_str()));
+        }
+        let plain = Tongue::of(&HeaderMap::new()).tell(&Error::new(ErrorKind::Loop));
+        assert_eq!(plain.status(), StatusCode::LOOP_DETECTED);
     }
 
     #[test]

@@ -107,12 +107,22 @@ pub struct Backend {
 pub struct Sending {
     /// When the caller stops waiting for the head of the reply.
     pub deadline: Option<Instant>,
+    /// Whether silence until then speaks against the endpoint. It does not where the caller chose how
+    /// long that is: whoever is in a hurry could have endpoints taken out that work for everybody else.
+    pub blames: bool,
     /// The longest that one try may take to the head of its reply.
     pub per_try: Option<Duration>,
     /// Why it is made. Only a [`UpstreamCall::Single`] is tried again by the policy's `retry`.
     pub why: UpstreamCall,
     /// When it may be sent a second time.
     pub replay: Replay,
+}
+
+impl Sending {
+    /// When silence speaks against the endpoint.
+    fn blamed_after(&self) -> Option<Instant> {
+        self.deadline.filter(|_| self.blames)
+    }
 }
 
 /// A call whose connection failed is tried on so many other endpoints.
@@ -229,7 +239,7 @@ impl Backend {
         let mut sending = *sending;
         loop {
             let headers = unsent.as_ref().map(Request::headers);
-            let (endpoint, watch) = self.choose(headers, &tried, sending.deadline)?;
+            let (endpoint, watch) = self.choose(headers, &tried, sending.blamed_after())?;
             let sent = attempt(&endpoint, unsent, from_http2, &sending).await;
             if let Some(watch) = watch {
                 watch.tell(&sent);

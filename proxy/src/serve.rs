@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 use hyper::body::Incoming;
 use jitney_core::Bypass;
 use jitney_core::key::{self, head_bypass};
@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind};
 use crate::forward::forward;
 use crate::headers::Received;
 use crate::log::{Access, InBatch};
+use crate::reply::Tongue;
 use crate::send::Sending;
 use crate::upstream::{RouteState, Upstream};
 use crate::{headers, reply};
@@ -49,6 +50,7 @@ impl Serve for Sidecar {
                 upstream: Arc::clone(&self.upstream),
                 state: None,
                 began: now(),
+                tongue: Tongue::of(call.headers()),
                 line: Line::begin(&call),
             };
             return Box::pin(ready(account.close(Err(error), None, None)));
@@ -74,6 +76,7 @@ fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
         upstream: Arc::clone(upstream),
         state,
         began,
+        tongue: Tongue::of(request.headers()),
         line,
     };
     if let Some(wait) = arrival.limited {
@@ -81,7 +84,7 @@ fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
         return Box::pin(ready(account.close(limited, None, None)));
     }
     let (Some(route), Some(state)) = (route, &account.state) else {
-        let sending = sending(arrival.timeouts, Replay::Idempotent, began);
+        let sending = sending(arrival.timeouts, Replay::Idempotent, began, request.headers());
         return Box::pin(alone(account, Some(request.map(Body::from)), sending, None));
     };
     match state.arrived().or_else(|| head_bypass(&route, &head)) {
@@ -90,7 +93,7 @@ fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
             together(account, route, state, request)
         }
         Some(why) => {
-            let sending = sending(route.timeouts, route.on_failure.replay, began);
+            let sending = sending(route.timeouts, route.on_failure.replay, began, request.headers());
             Box::pin(alone(account, Some(request.map(Body::from)), sending, Some(why)))
         }
     }
@@ -117,7 +120,8 @@ fn together(
 ) -> Serving {
     // Nothing that asks to switch protocols comes here.
     headers::outbound(&mut request);
-    let sending = sending(route.timeouts, route.on_failure.replay, account.began);
+    let (timeouts, replay) = (route.timeouts, route.on_failure.replay);
+    let sending = sending(timeouts, replay, account.began, request.headers());
     let (call, body) = Submission::new(
         &account.upstream,
         route,
@@ -148,9 +152,11 @@ async fn unbatched(account: &Account, left: GoesAlone, sending: &Sending) -> Res
 }
 
 /// The bounds of a call that arrived at `began`.
-fn sending(timeouts: Timeouts, replay: Replay, began: Instant) -> Sending {
+fn sending(timeouts: Timeouts, replay: Replay, began: Instant, headers: &HeaderMap) -> Sending {
+    let deadline = timeouts.wait(headers).map(|wait| began + wait);
     Sending {
-        deadline: timeouts.request.map(|limit| began + limit),
+        deadline,
+        blames: !timeouts.is_impatient(headers),
         per_try: timeouts.per_try,
         replay,
         ..Sending::default()
@@ -163,6 +169,7 @@ struct Account {
     /// Its route's; `None` when it has none.
     state: Option<Arc<RouteState>>,
     began: Instant,
+    tongue: Tongue,
     line: Option<Box<Line>>,
 }
 
@@ -185,17 +192,19 @@ impl Account {
         let failed = reply.as_ref().err().map(Error::kind);
         let response = reply.unwrap_or_else(|error| {
             upstream.metrics.errors.inc(error.kind());
-            reply::of_error(&error)
+            self.tongue.tell(&error)
         });
+        // What a call of gRPC came to is counted as if it were none: its head says 200 of everything.
+        let status = failed.map_or_else(|| response.status(), reply::status);
         let duration = now().saturating_duration_since(self.began);
         let route = self.state.as_ref().map(|state| &state.metrics);
         let calls = route.map_or(&upstream.metrics.pass_through, |route| &route.calls);
-        calls.answered(response.status(), duration);
+        calls.answered(status, duration);
         if let Some(line) = &self.line {
             Access {
                 method: &line.method,
                 path: &line.path,
-                status: response.status(),
+                status,
                 duration,
                 backend: &upstream.backend.name,
                 route: route.map(|route| &**route.name()),

@@ -49,6 +49,7 @@ mod e2e;
 mod exactness;
 mod examples;
 mod failures;
+mod grpc;
 mod isolating;
 mod leaving;
 mod storm;

@@ -14,6 +14,7 @@ pub mod batch;
 pub mod codec;
 
 pub mod fanout;
+pub mod grpc;
 
 pub mod isolate;
 

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use jitney_core::batch::Outcome;
 use jitney_core::codec::{self, AnyItem, Chunks, Codec, Encoded, MemberReply, Unsplit};
 use jitney_core::fanout::fan_out;
+use jitney_core::grpc;
 use jitney_core::isolate::{self, Failure, Remedy, may_replay};
 use smallvec::SmallVec;
 
@@ -20,6 +21,7 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{BatchFailure, UpstreamCall};
 use crate::reply;
+use crate::send::Sending;
 use crate::upstream::{Cover, Upstream};
 
 /// What came of one group.
@@ -187,10 +189,7 @@ async fn exchange(
     let first_id = upstream.next_ids(group.iter().map(|member| member.count).sum());
     let encoded = group[0].call.route.codec.encode(&items(group), first_id);
     let mut request = Some(merged(&group[0], group.len(), encoded)?);
-    let response = upstream
-        .backend
-        .send(&mut request, &group[0].sending(UpstreamCall::Batch))
-        .await?;
+    let response = upstream.backend.send(&mut request, &of_all(group)).await?;
     let (head, body) = response.into_parts();
     let body = Limited::new(body, REPLY_CAP).collect().await.map_err(|broken| {
         let kind = if broken.is::<http_body_util::LengthLimitError>() {
@@ -201,6 +200,21 @@ async fn exchange(
         Error::caused(kind, broken)
     })?;
     Ok((head, (first_id, body.to_bytes())))
+}
+
+/// The bounds of a batch: it goes on for as long as one of its callers waits.
+fn of_all(group: &[Box<Pending>]) -> Sending {
+    let each = group.iter().map(|member| member.sending(UpstreamCall::Batch));
+    let longer = |one: Sending, other: Sending| Sending {
+        // Whoever has none waits for ever.
+        deadline: one
+            .deadline
+            .zip(other.deadline)
+            .map(|(one, other)| one.max(other)),
+        blames: one.blames && other.blames,
+        ..one
+    };
+    each.reduce(longer).unwrap_or_default()
 }
 
 fn items(group: &[Box<Pending>]) -> SmallVec<[&AnyItem; 64]> {
@@ -223,6 +237,8 @@ fn merged(first: &Pending, members: usize, encoded: Encoded) -> Result<Request<B
     headers.remove(header::TRANSFER_ENCODING);
     // A reply in one coding could not be split; without a word on it the upstream sends none.
     headers.remove(header::ACCEPT_ENCODING);
+    // One caller's deadline is not that of the others.
+    headers.remove(grpc::TIMEOUT);
     headers.insert("x-jitney-batch-size", HeaderValue::from(members));
     Ok(request)
 }

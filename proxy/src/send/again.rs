@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
+use jitney_core::grpc;
 use jitney_core::policy::{Replay, Retry};
 use jitney_core::retry::{Allowance, Cause, Tried};
 use parking_lot::Mutex;
@@ -98,7 +99,7 @@ fn tried(sent: &Result<Response<Body>, Error>) -> Tried {
     match sent {
         Ok(reply) => Tried {
             cause: Cause::Other,
-            status: reply.status(),
+            status: grpc::status(reply.status(), reply.headers()),
         },
         Err(error) => Tried {
             cause: cause(error),

@@ -2,6 +2,8 @@
 
 use http::{HeaderName, HeaderValue};
 
+use crate::grpc;
+
 /// Whether callers of different identity may share a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Sharing {
@@ -17,7 +19,7 @@ pub enum Sharing {
 /// - Left out by default are what identifies one call (`traceparent`, `tracestate`, `b3`, `b3-*`,
 ///   `x-b3-*`, `x-request-id`, `content-length`, `date`) and what belongs to one connection
 ///   (`keep-alive`, `proxy-connection`, `transfer-encoding`, and a `connection` that only says
-///   `keep-alive` or `close`).
+///   `keep-alive` or `close`), and `grpc-timeout`, which is a deadline.
 /// - `ignore` leaves out more, `include` puts back what is left out otherwise.
 /// - [`Sharing::Shared`] leaves out [`CREDENTIALS`].
 ///
@@ -100,6 +102,7 @@ fn is_of_one_call(name: &str) -> bool {
         Some(b'b') => name == "b3" || name.starts_with("b3-"),
         Some(b'c') => name == "content-length",
         Some(b'd') => name == "date",
+        Some(b'g') => name == grpc::TIMEOUT.as_str(),
         Some(b'k') => name == "keep-alive",
         Some(b'p') => name == "proxy-connection",
         Some(b't') => matches!(name, "traceparent" | "tracestate" | "transfer-encoding"),

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use crate::grpc;
 
 /// Everything of a policy that holds for batched calls and others alike.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +29,20 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// The same for one try.
     pub per_try: Option<Duration>,
+}
+
+impl Timeouts {
+    /// How long the caller of a call with these fields waits: `request`, or less by its own word.
+    pub fn wait(&self, call: &HeaderMap) -> Option<Duration> {
+        let limits = [self.request, grpc::timeout(call)];
+        limits.into_iter().flatten().min()
+    }
+
+    /// True when it is the caller that has `wait` be as short as it is.
+    pub fn is_impatient(&self, call: &HeaderMap) -> bool {
+        let own = grpc::timeout(call);
+        own.is_some_and(|own| self.request.is_none_or(|request| own < request))
+    }
 }
 
 /// When and how often a call is tried again.

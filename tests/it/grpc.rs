@@ -1,0 +1,106 @@
+//! What callers of gRPC say of their calls and hear of errors, in their own words.
+
+use std::time::Duration;
+
+use http::Request;
+use jitney_tests::caller::{Body, request};
+use jitney_tests::upstream::Ending;
+use jitney_tests::{Answer, Caller, Reply, Route, Seen, TestProxy, TestUpstream, model, policy};
+
+use crate::shared::{alone, instances, predict, together};
+
+/// A call of gRPC whose caller waits so long.
+fn method(timeout: &str) -> Request<Body> {
+    let headers = [
+        ("content-type", "application/grpc+proto"),
+        ("te", "trailers"),
+        ("grpc-timeout", timeout),
+    ];
+    request("POST", "/shop.Orders/Place", &headers, "\0\0\0\0\0")
+}
+
+/// The status and code that a call over HTTP/2 gets.
+async fn told(proxy: &TestProxy, call: Request<Body>) -> (u16, String, String) {
+    let mut caller = Caller::h2(proxy.address).await.unwrap();
+    let answer = caller.call(call).await.unwrap();
+    assert_eq!(answer.header("content-type"), "application/grpc+proto");
+    assert_eq!(answer.text(), "", "all of it is head");
+    let field = |name| Answer::header(&answer, name).to_owned();
+    (answer.status, field("grpc-status"), field("x-jitney-error"))
+}
+
+fn code(number: &str, error: &str) -> (u16, String, String) {
+    (200, number.to_owned(), error.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_timeout_is_a_deadline_and_the_error_a_code() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "1").ending(Ending::Never)).await;
+    let proxy = TestProxy::start(upstream.address, &policy::active(&[Route::kserve()])).await;
+    assert_eq!(told(&proxy, method("200m")).await, code("4", "deadline_exceeded"));
+    // As it came, for the service to keep to.
+    assert_eq!(upstream.seen()[0].header("grpc-timeout"), "200m");
+    let plain = alone(
+        proxy.address,
+        request("GET", "/x", &[("grpc-timeout", "200m")], ""),
+    );
+    let plain = plain.await;
+    assert_eq!((plain.status, plain.header("grpc-status")), (504, ""));
+    let label = r#"class="5xx""#;
+    assert_eq!(proxy.metric("jitney_calls_total", label).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn service_that_cannot_be_reached_is_unavailable_and_a_spent_rate_exhausted() {
+    // Bound and let go: nobody listens there.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let limited = policy::active(&[Route::kserve()]) + "  traffic: {rateLimit: {requestsPerSecond: 0.01}}\n";
+    let proxy = TestProxy::start(nowhere, &limited).await;
+    assert_eq!(told(&proxy, method("1M")).await, code("14", "connect"));
+    assert_eq!(told(&proxy, method("1M")).await, code("8", "rate_limited"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_with_different_deadlines_share_a_batch_that_outlives_the_first() {
+    let upstream = TestUpstream::start(|seen| model::kserve(seen).after(Duration::from_millis(1500))).await;
+    let proxy = TestProxy::start(upstream.address, &policy::active(&[Route::kserve().fixed(2)])).await;
+    let call = |value: &str, timeout: &'static str| {
+        let mut call = predict(instances(&[value]));
+        call.headers_mut()
+            .insert("grpc-timeout", http::HeaderValue::from_static(timeout));
+        call
+    };
+    let answers = together(proxy.address, vec![call("1", "700m"), call("2", "1M")]).await;
+    let seen = upstream.seen();
+    assert_eq!((seen.len(), seen[0].header("x-jitney-batch-size")), (1, "2"));
+    assert_eq!(
+        seen[0].header("grpc-timeout"),
+        "",
+        "one caller's is not the other's"
+    );
+    assert_eq!(
+        (answers[0].status, answers[0].header("x-jitney-error")),
+        (504, "deadline_exceeded")
+    );
+    assert_eq!(answers[1].text(), model::predictions(&["2"], ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_in_a_hurry_take_no_endpoint_out() {
+    let never = |_: &Seen| Reply::json(200, "1").ending(Ending::Never);
+    let upstreams = [TestUpstream::start(never).await, TestUpstream::start(never).await];
+    let text = policy::active(&[Route::kserve()])
+        + "  traffic: {timeouts: {request: 1m}, circuitBreaker: {consecutiveFailures: 1}}\n";
+    let settings = upstreams.iter().fold(TestProxy::with(), |settings, upstream| {
+        settings.upstream(upstream.address)
+    });
+    let proxy = settings.policy(text).start().await;
+    for _ in 0..8 {
+        assert_eq!(told(&proxy, method("50m")).await, code("4", "deadline_exceeded"));
+    }
+    let shown = proxy.admin("/backends").await.text();
+    assert!(!shown.contains("its calls failed"), "{shown}");
+}

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
+use jitney_core::grpc;
 use jitney_core::policy::{Replay, Traffic};
 use parking_lot::Mutex;
 
@@ -350,6 +351,11 @@ async fn attempt(
 fn is_better_elsewhere(sent: &Result<Response<Body>, Error>) -> bool {
     let own = |kind| matches!(kind, ErrorKind::TryTimeout | ErrorKind::Shed(..));
     sent.as_ref().is_err_and(|error| !own(error.kind()))
+}
+
+/// What a reply says of its call: of one of gRPC that is all head, what its code stands for.
+fn said(reply: &Response<Body>) -> StatusCode {
+    grpc::status(reply.status(), reply.headers())
 }
 
 /// True for a status that says the endpoint, not the request, is at fault.

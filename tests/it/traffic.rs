@@ -261,6 +261,29 @@ async fn endpoint_that_keeps_failing_rests_and_is_shown_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoint_that_has_too_much_to_do_gets_fewer_calls_and_is_shown_so() {
+    for (status, code) in [(429, ""), (503, ""), (200, "8"), (200, "14")] {
+        let plea = move || {
+            Reply::json(status, "no")
+                .header("grpc-status", code)
+                .header("retry-after", "30")
+        };
+        let upstreams = two(move |n, _| if n == 1 { plea() } else { ok() }).await;
+        let proxy = before(&upstreams, "").await;
+        for _ in 0..40 {
+            of_user(&proxy, "ann").await;
+        }
+        // By latency it would get most of them, as the one that answers soonest.
+        let case = format!("{status} {code}");
+        assert_eq!(upstreams[1].seen().len(), 1, "{case}");
+        let shown: Value = serde_json::from_slice(&proxy.admin("/backends").await.body).unwrap();
+        let endpoint = &shown["backends"][0]["endpoints"][1];
+        let note = endpoint["note"].as_str().unwrap();
+        assert!(note.starts_with("it has too much to do"), "{case}: {note}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_endpoint_rests_without_a_breaker_and_a_lone_one_never_does() {
     let upstream = failing(30).await;
     let proxy = TestProxy::start(

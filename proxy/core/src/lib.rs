@@ -21,6 +21,7 @@ pub mod isolate;
 pub mod budget;
 pub mod quarantine;
 
+pub mod bias;
 pub mod breaker;
 pub mod decline;
 pub mod rate;

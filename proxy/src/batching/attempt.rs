@@ -1,7 +1,6 @@
 //! One upstream request for one group of members: made, sent, its reply split and handed out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -10,6 +9,7 @@ use http::{Request, StatusCode, Uri, response};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use jitney_core::batch::Outcome;
+use jitney_core::bias::retry_after;
 use jitney_core::codec::{self, AnyItem, Chunks, Codec, Encoded, MemberReply, Unsplit};
 use jitney_core::fanout::fan_out;
 use jitney_core::grpc;
@@ -384,18 +384,6 @@ const fn outcome_of_error(kind: ErrorKind) -> Outcome {
     } else {
         Outcome::Failed
     }
-}
-
-/// `Retry-After` in seconds; the date form is for callers with a calendar and only fans out.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 const fn broken(kind: ErrorKind) -> BatchFailure {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
-use jitney_core::grpc;
 use jitney_core::policy::{Replay, Retry};
 use jitney_core::retry::{Allowance, Cause, Tried};
 use parking_lot::Mutex;
 
 use super::endpoint::copy;
+use super::said;
 use crate::batching::alarm::now;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
@@ -99,7 +99,7 @@ fn tried(sent: &Result<Response<Body>, Error>) -> Tried {
     match sent {
         Ok(reply) => Tried {
             cause: Cause::Other,
-            status: grpc::status(reply.status(), reply.headers()),
+            status: said(reply),
         },
         Err(error) => Tried {
             cause: cause(error),

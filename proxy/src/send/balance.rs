@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use http::HeaderMap;
+use jitney_core::bias::Bias;
 use jitney_core::policy::LoadBalancer;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -35,6 +36,7 @@ struct Learned {
     failing: f64,
     /// When the two were last decayed.
     at: Option<Instant>,
+    bias: Bias,
 }
 
 /// Over this time an observation loses its weight to 1/e.
@@ -86,7 +88,7 @@ impl Balancer {
             LoadBalancer::PeakEwma => endpoints[at].load.cost(),
             // One to be hashed by a field that the call lacks, too.
             LoadBalancer::LeastRequest | LoadBalancer::RoundRobin | LoadBalancer::ConsistentHash { .. } => {
-                endpoints[at].load.calls()
+                endpoints[at].load.cost_of_calls()
             }
         };
         Ok(if cost(second) < cost(first) { second } else { first })
@@ -141,6 +143,16 @@ impl Load {
         learned.failing += (1.0 - learned.failing) * FAILURE_WEIGHT;
     }
 
+    /// The endpoint said that it has too much to do. How soon it said so is no measure of its work.
+    pub(super) fn spare(&self, wait: Option<Duration>) {
+        self.learned.lock().bias.spare(wait, Instant::now().into());
+    }
+
+    /// For how long it gets fewer calls because it said so.
+    pub(super) fn spared(&self) -> Option<Duration> {
+        self.learned.lock().bias.left(Instant::now().into())
+    }
+
     /// Latency and share of failures.
     pub(super) fn averages(&self) -> (Duration, f64) {
         let learned = *self.learned.lock();
@@ -153,7 +165,9 @@ impl Load {
     /// What one more call would cost.
     fn cost(&self) -> f64 {
         let mut learned = *self.learned.lock();
-        learned.decay(Instant::now());
+        let now = Instant::now();
+        learned.decay(now);
+        let bias = learned.bias.factor(now.into());
         // Squared: a few per cent of failures, spread over all endpoints, decide nothing.
         let failing = learned.failing * learned.failing;
         let penalty = failing.mul_add(FAILING_COST, 1.0);
@@ -161,9 +175,15 @@ impl Load {
         let latency = if learned.latency > 0.0 {
             learned.latency
         } else {
-            UNKNOWN_LATENCY * failing
+            UNKNOWN_LATENCY * failing.max((bias - 1.0).min(1.0))
         };
-        latency * penalty * (self.calls() + 1.0)
+        latency * penalty * bias * (self.calls() + 1.0)
+    }
+
+    /// The same by calls in flight alone.
+    fn cost_of_calls(&self) -> f64 {
+        let bias = self.learned.lock().bias;
+        bias.factor(Instant::now().into()) * (self.calls() + 1.0)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]

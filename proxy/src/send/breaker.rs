@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use http::Response;
 use jitney_core::breaker::{self, Outcome, Stake};
-use jitney_core::grpc;
 use jitney_core::policy::CircuitBreaker;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::endpoint::Endpoint;
-use super::{Address, is_failure};
+use super::{Address, is_failure, said};
 use crate::batching::alarm::now;
 use crate::body::Body;
 use crate::error::{Error, Side};
@@ -140,7 +139,7 @@ impl Drop for Watch {
 /// What a try says about its endpoint.
 pub(super) fn verdict(sent: &Result<Response<Body>, Error>) -> Outcome {
     match sent {
-        Ok(reply) if is_failure(grpc::status(reply.status(), reply.headers())) => Outcome::Failed,
+        Ok(reply) if is_failure(said(reply)) => Outcome::Failed,
         Ok(_) => Outcome::Good,
         Err(error) if error.kind().side() == Side::Upstream => Outcome::Failed,
         Err(_) => Outcome::Unknown,

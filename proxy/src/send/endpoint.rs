@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use jitney_core::bias::{is_plea, retry_after};
 use jitney_core::breaker::Outcome;
 use jitney_core::policy::Replay;
 
@@ -20,7 +21,7 @@ use super::http2::Shared;
 use super::lease::{Held, Lease, Place};
 use super::ours::{Ours, Outgoing};
 use super::secured::{Secured, Via};
-use super::{BackendSettings, Sending, Speaks};
+use super::{BackendSettings, Sending, Speaks, said};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::headers;
@@ -66,6 +67,8 @@ pub struct EndpointView {
     pub latency: Duration,
     /// The moving share of calls that failed, 0 to 1.
     pub failing: f64,
+    /// How long it gets fewer calls because it said 429 or 503; `None` when it did not.
+    pub spared: Option<Duration>,
     /// How long it gets no calls because they fail; zero while it is tried out, `None` when it works.
     pub rest: Option<Duration>,
 }
@@ -122,10 +125,15 @@ impl Endpoint {
                 self.metrics.upstream_replies.inc(reply.status().into());
                 self.metrics.upstream_duration.observe_time(ended - began);
                 self.was_reached();
+                if is_plea(said(reply)) {
+                    self.load.spare(retry_after(reply.headers()));
+                }
             }
             Err(error) => self.was_not_reached(error),
         }
         match verdict(&sent) {
+            // A refusal comes sooner than a reply: taken for latency it would attract more calls.
+            Outcome::Good if sent.as_ref().is_ok_and(|reply| is_plea(said(reply))) => {}
             Outcome::Good => self.load.succeeded(began, ended),
             Outcome::Failed => self.load.failed(),
             Outcome::Unknown => {}
@@ -351,6 +359,7 @@ impl Endpoint {
             http2_connections: self.http2.len() + self.secured.connections.len(),
             latency,
             failing,
+            spared: self.load.spared(),
             rest: None,
         }
     }

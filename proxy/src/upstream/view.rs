@@ -62,14 +62,18 @@ impl BackendView for Upstream {
             address: endpoint.address.to_string(),
             secured: endpoint.secured.map(|peer| peer.workload.to_string()),
             is_healthy: endpoint.rest.is_none() && endpoint.failing < 0.5,
-            note: match (endpoint.rest, endpoint.failing) {
-                (Some(Duration::ZERO), _) => "its calls failed: the next one is a trial".to_owned(),
-                (Some(rest), _) => format!(
+            note: match (endpoint.rest, endpoint.spared, endpoint.failing) {
+                (Some(Duration::ZERO), ..) => "its calls failed: the next one is a trial".to_owned(),
+                (Some(rest), ..) => format!(
                     "its calls failed: gets none for {:.0} s",
                     rest.as_secs_f64().ceil()
                 ),
-                (None, failing) if failing < 0.005 => String::new(),
-                (None, failing) => format!("{:.0} % of its calls failed lately", failing * 100.0),
+                (None, Some(left), _) => format!(
+                    "it has too much to do, as it says: gets fewer for {:.0} s",
+                    left.as_secs_f64().ceil()
+                ),
+                (None, None, failing) if failing < 0.005 => String::new(),
+                (None, None, failing) => format!("{:.0} % of its calls failed lately", failing * 100.0),
             },
             load: endpoint.latency.as_secs_f64(),
             in_flight: endpoint.in_flight,

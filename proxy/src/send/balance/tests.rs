@@ -76,6 +76,29 @@ async fn an_endpoint_that_fails_fast_attracts_nothing_and_is_asked_again_later()
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_has_too_much_to_do_gets_less_until_its_time_is_over() {
+    let endpoints = endpoints(2);
+    for endpoint in &endpoints {
+        let began = Load::clock();
+        tokio::time::advance(Duration::from_millis(10)).await;
+        endpoint.load.succeeded(began, Load::clock());
+    }
+    endpoints[1].load.spare(Some(Duration::from_secs(4)));
+    for by in [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest] {
+        let spared = shares(&by, &endpoints, &HeaderMap::new(), &[]);
+        assert_eq!(spared, [1000, 0], "{by:?}");
+    }
+    // It is asked for help once the other has far more to do.
+    endpoints[0].load.in_flight.store(20, Ordering::Relaxed);
+    let helped = shares(&LoadBalancer::LeastRequest, &endpoints, &HeaderMap::new(), &[]);
+    assert_eq!(helped, [0, 1000]);
+    endpoints[0].load.in_flight.store(0, Ordering::Relaxed);
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let over = shares(&LoadBalancer::LeastRequest, &endpoints, &HeaderMap::new(), &[]);
+    assert!(over[1] > 300, "{over:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn equal_values_meet_the_same_endpoint_and_few_move_when_one_goes() {
     let endpoints = endpoints(5);
     let balancer = Balancer::default();

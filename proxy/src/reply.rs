@@ -114,7 +114,7 @@ pub(crate) const fn status(kind: ErrorKind) -> StatusCode {
 }
 
 /// The same in the words of gRPC, as linkerd has them: what is worth another try is UNAVAILABLE.
-const fn code(kind: ErrorKind) -> Code {
+pub(crate) const fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::DeadlineExceeded | ErrorKind::TryTimeout => Code::DEADLINE_EXCEEDED,
         ErrorKind::RateLimited(_) | ErrorKind::BodyTooLarge => Code::RESOURCE_EXHAUSTED,

@@ -62,6 +62,16 @@ impl Frames {
         Ok(Self(stream))
     }
 
+    /// The server's end of a connection: reads the preface, and sends empty settings.
+    ///
+    /// # Errors
+    /// When the client leaves before it said its preface.
+    pub async fn accept(mut stream: TcpStream) -> io::Result<Self> {
+        stream.read_exact(&mut [0; 24]).await?;
+        stream.write_all(&frame(kind::SETTINGS, 0, 0, &[])).await?;
+        Ok(Self(stream))
+    }
+
     /// Sends bytes that are frames, or should be.
     ///
     /// # Errors

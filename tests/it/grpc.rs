@@ -1,5 +1,6 @@
 //! What callers of gRPC say of their calls and hear of errors, in their own words.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Request;
@@ -103,4 +104,33 @@ async fn callers_in_a_hurry_take_no_endpoint_out() {
     }
     let shown = proxy.admin("/backends").await.text();
     assert!(!shown.contains("its calls failed"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_code_is_tried_again_where_repeating_is_allowed() {
+    for (path, sent, expected) in [("/v1/models/m:predict", 2, "0"), ("/shop.Orders/Place", 1, "8")] {
+        let first = AtomicBool::new(true);
+        let upstream = TestUpstream::start(move |_| {
+            let code = if first.swap(false, Ordering::SeqCst) {
+                "8"
+            } else {
+                "0"
+            };
+            Reply::json(200, "")
+                .header("content-type", "application/grpc")
+                .header("grpc-status", code)
+        })
+        .await;
+        // The path of the route is declared safe to repeat; a POST elsewhere is not.
+        let text = policy::active(&[Route::kserve()])
+            + "  traffic: {retry: {attempts: 2, on: [resource-exhausted, unavailable]}}\n";
+        let proxy = TestProxy::start(upstream.address, &text).await;
+        let call = request("POST", path, &[("content-type", "application/grpc")], "");
+        let answer = alone(proxy.address, call).await;
+        assert_eq!(
+            (upstream.seen().len(), answer.header("grpc-status")),
+            (sent, expected),
+            "{path}"
+        );
+    }
 }

@@ -14,6 +14,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use jitney_proxy::connection::Limits;
+use jitney_proxy::send::{BackendSettings, Speaks};
+use jitney_tests::frames::{END_HEADERS, END_STREAM, Frames, frame, kind, literals};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::wire::{Rig, Upstream, eventually};
@@ -219,6 +222,56 @@ async fn a_reset_ends_the_call_upstream_in_either_version() {
         over_http1.seen() == ["called", "closed"]
     })
     .await;
+}
+
+/// An upstream that answers the first call with GOAWAY of this reason, which leaves it out, and stays; all
+/// others well. Counts the calls it reads.
+async fn leaving(reason: u32) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let mut frames = Frames::accept(stream).await.unwrap();
+                while let Some(found) = frames.read().await {
+                    // A call ends with its body.
+                    if !matches!(found.kind, kind::HEADERS | kind::DATA) || found.flags & END_STREAM == 0 {
+                        continue;
+                    }
+                    let answer = if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                        let none = 0_u32.to_be_bytes();
+                        frame(kind::GOAWAY, 0, 0, &[none, reason.to_be_bytes()].concat())
+                    } else {
+                        let status = literals(&[(":status", "200")]);
+                        frame(kind::HEADERS, END_STREAM | END_HEADERS, found.stream, &status)
+                    };
+                    frames.send(&answer).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, calls)
+}
+
+#[tokio::test]
+async fn a_call_that_goaway_leaves_out_is_sent_again_whatever_its_method() {
+    const NO_ERROR: u32 = 0;
+    const INTERNAL_ERROR: u32 = 2;
+    for (reason, expected) in [(NO_ERROR, (200, 2)), (INTERNAL_ERROR, (502, 1))] {
+        let (upstream, calls) = leaving(reason).await;
+        let mut settings = BackendSettings::new("test", vec![upstream.into()]);
+        settings.speaks = Speaks::Http2;
+        let rig = Rig::with(&settings, Limits::default());
+        let mut wire = rig.connect().await;
+        wire.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+            .await;
+        let head = wire.until("\r\n\r\n").await;
+        let status = head[9..12].parse::<u16>().unwrap();
+        assert_eq!((status, calls.load(Ordering::Relaxed)), expected, "{head}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use http::{Method, StatusCode};
 
+use crate::grpc::Code;
 use crate::policy::{OnFailure, Replay, Retry, RetryBudget};
 use crate::rate::{Bucket, Rate};
 use crate::sliding::Sliding;
@@ -16,6 +17,8 @@ pub struct Tried {
     pub cause: Cause,
     /// The status that the caller would get.
     pub status: StatusCode,
+    /// The code, in a call of gRPC.
+    pub code: Option<Code>,
 }
 
 /// Why there is no reply.
@@ -45,7 +48,10 @@ impl Retry {
             replay,
             ..OnFailure::default()
         };
-        (is_named || on.statuses.contains(&tried.status)) && (nothing_ran || leave.may_replay(method))
+        let is_named = is_named
+            || on.statuses.contains(&tried.status)
+            || tried.code.is_some_and(|code| on.codes.contains(&code));
+        is_named && (nothing_ran || leave.may_replay(method))
     }
 }
 
@@ -111,6 +117,7 @@ mod tests {
                 reset: true,
                 refused_stream: false,
                 statuses: vec![StatusCode::SERVICE_UNAVAILABLE],
+                codes: Vec::new(),
             },
             budget: RetryBudget::default(),
         };
@@ -131,8 +138,39 @@ mod tests {
             (Cause::Reset, bad, Replay::Idempotent, Method::PUT, true),
             (Cause::Reset, bad, Replay::Idempotent, Method::POST, false),
         ] {
-            let found = retry.is_worth_another(Tried { cause, status }, replay, &method);
+            let tried = Tried {
+                cause,
+                status,
+                code: None,
+            };
+            let found = retry.is_worth_another(tried, replay, &method);
             assert_eq!(found, expected, "{cause:?} {status} {replay:?} {method}");
+        }
+    }
+
+    #[test]
+    fn a_code_is_worth_another_try_where_it_is_named() {
+        let retry = Retry {
+            attempts: 1,
+            on: RetryOn {
+                codes: vec![Code::RESOURCE_EXHAUSTED],
+                ..RetryOn::default()
+            },
+            budget: RetryBudget::default(),
+        };
+        for (code, replay, expected) in [
+            (Some(Code::RESOURCE_EXHAUSTED), Replay::Declared, true),
+            (Some(Code::RESOURCE_EXHAUSTED), Replay::Idempotent, false),
+            (Some(Code::UNAVAILABLE), Replay::Declared, false),
+            (None, Replay::Declared, false),
+        ] {
+            let tried = Tried {
+                cause: Cause::Other,
+                status: StatusCode::TOO_MANY_REQUESTS,
+                code,
+            };
+            let found = retry.is_worth_another(tried, replay, &Method::POST);
+            assert_eq!(found, expected, "{code:?} {replay:?}");
         }
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
+use jitney_core::grpc::{self, Code};
 use jitney_core::policy::{Replay, Retry};
 use jitney_core::retry::{Allowance, Cause, Tried};
 use parking_lot::Mutex;
 
-use super::endpoint::copy;
+use super::endpoint::{copy, is_unprocessed};
 use super::said;
 use crate::batching::alarm::now;
 use crate::body::Body;
@@ -30,6 +31,8 @@ pub(super) struct Again {
     left: u32,
     method: Method,
     replay: Replay,
+    /// It is one of gRPC.
+    is_grpc: bool,
     /// The call once more, when its body is at hand.
     spare: Option<Request<Body>>,
 }
@@ -49,6 +52,7 @@ impl Again {
             left: retries.rules.attempts,
             method: request.method().clone(),
             replay,
+            is_grpc: grpc::content_type(request.headers()).is_some(),
             spare: copy(request),
             retries,
         })
@@ -64,7 +68,7 @@ impl Again {
             || !self
                 .retries
                 .rules
-                .is_worth_another(tried(sent), self.replay, &self.method)
+                .is_worth_another(self.tried(sent), self.replay, &self.method)
         {
             return false;
         }
@@ -84,6 +88,22 @@ impl Again {
         true
     }
 
+    /// How a try ended, in the words of the policy.
+    fn tried(&self, sent: &Result<Response<Body>, Error>) -> Tried {
+        let (cause, status, code) = match sent {
+            Ok(reply) => (Cause::Other, said(reply), Code::of(reply.headers())),
+            Err(error) => {
+                let (status, code) = told(error.kind());
+                (cause(error), status, Some(code))
+            }
+        };
+        Tried {
+            cause,
+            status,
+            code: code.filter(|_| self.is_grpc),
+        }
+    }
+
     /// Gives an endpoint that has just failed a moment, longer each time.
     pub(super) async fn pause(&self, random: u64) {
         let before = self.retries.rules.attempts.saturating_sub(self.left + 1);
@@ -94,22 +114,8 @@ impl Again {
     }
 }
 
-/// How a try ended, in the words of the policy.
-fn tried(sent: &Result<Response<Body>, Error>) -> Tried {
-    match sent {
-        Ok(reply) => Tried {
-            cause: Cause::Other,
-            status: said(reply),
-        },
-        Err(error) => Tried {
-            cause: cause(error),
-            status: told(error.kind()),
-        },
-    }
-}
-
-/// The status that the caller would get, if another try may help at all.
-fn told(kind: ErrorKind) -> StatusCode {
+/// The status or code that the caller would get, if another try may help at all.
+fn told(kind: ErrorKind) -> (StatusCode, Code) {
     match kind {
         // This sidecar's own verdicts and the caller's own faults: another try changes nothing.
         ErrorKind::BadRequest(_)
@@ -120,14 +126,14 @@ fn told(kind: ErrorKind) -> StatusCode {
         | ErrorKind::Shed(..)
         | ErrorKind::RateLimited(_)
         | ErrorKind::DeadlineExceeded
-        | ErrorKind::NoEndpoint => StatusCode::OK,
+        | ErrorKind::NoEndpoint => (StatusCode::OK, Code::OK),
         ErrorKind::Connect
         | ErrorKind::ConnectTimeout
         | ErrorKind::TryTimeout
         | ErrorKind::UpstreamReset
         | ErrorKind::UpstreamProtocol(_)
         | ErrorKind::ReplyTooLarge
-        | ErrorKind::Mismatch => reply::status(kind),
+        | ErrorKind::Mismatch => (reply::status(kind), reply::code(kind)),
     }
 }
 
@@ -136,7 +142,7 @@ fn cause(error: &Error) -> Cause {
         let mut cause = error.source();
         while let Some(found) = cause {
             if let Some(h2) = found.downcast_ref::<h2::Error>() {
-                return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+                return is_unprocessed(h2);
             }
             cause = found.source();
         }

@@ -399,13 +399,22 @@ fn is_idempotent_and_bodiless(request: &Request<Body>) -> bool {
     request.method().is_idempotent() && request.body().is_empty()
 }
 
-/// True when a stream that failed may be sent again: it was refused unread, or sending it twice does no harm.
+/// True when a stream that failed may be sent again: it was never processed, or sending it twice does no harm.
 fn is_repeatable(error: &hyper::Error, request: &Request<Body>, replay: Replay) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    cause.is_some_and(is_unprocessed)
         || (cause.is_none_or(|cause| cause.is_io() || cause.is_go_away())
             && replay != Replay::Never
             && is_idempotent_and_bodiless(request))
+}
+
+/// True for a stream that the endpoint refused, or that its GOAWAY leaves out: it was never processed
+/// (RFC 9113 sections 6.8 and 8.7). The library fails no other stream with a GOAWAY of the peer; one with
+/// an error in it may come from a peer that has lost count.
+pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
+    let reason = error.reason();
+    reason == Some(h2::Reason::REFUSED_STREAM)
+        || (error.is_go_away() && error.is_remote() && reason == Some(h2::Reason::NO_ERROR))
 }
 
 fn broken(failure: TrySendError<Request<Body>>) -> Error {

@@ -48,7 +48,9 @@ pub struct Retry {
     #[schemars(range(min = 1, max = 10))]
     pub attempts: u32,
     /// What is worth another try: `connect-failure`, `reset`, `refused-stream`, `gateway-error` (502,
-    /// 503, 504), `5xx`, or a status; a status also stands for errors that the caller would get with it.
+    /// 503, 504), `5xx`, or a status; and of calls of gRPC `cancelled`, `deadline-exceeded`, `internal`,
+    /// `resource-exhausted`, `unavailable`. A status or code also stands for errors that the caller would
+    /// get with it; codes count in replies that are all head.
     pub on: Vec<RetryCondition>,
     /// The bound on retries over all calls.
     pub budget: RetryBudget,

@@ -256,7 +256,7 @@ route's variable, such as /users?ids={id}
 p.yaml:19:25: spec.routes[2].onFailure.replay: found \"always\", expected one of Never, Idempotent, Declared
 p.yaml:21:23: spec.traffic.retry.attempts: found \"many\", expected a whole number that is not negative
 p.yaml:21:39: spec.traffic.retry.on[1]: found \"sometimes\", expected one of connect-failure, reset, \
-refused-stream, gateway-error, 5xx, or a status from 400 to 599
+refused-stream, gateway-error, 5xx, cancelled, deadline-exceeded, internal, resource-exhausted, unavailable, or a status from 400 to 599
 ",
     );
 }

@@ -1,12 +1,14 @@
 //! Traffic settings.
 
 use http::StatusCode;
+use jitney_core::grpc::Code;
 use jitney_core::policy as core;
 
 use super::{Check, matching};
 use crate::node::Path;
 use crate::{
-    CircuitBreaker, Duration, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, Timeouts, Traffic,
+    CircuitBreaker, Duration, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryCondition,
+    Timeouts, Traffic,
 };
 
 /// Traffic settings; a part at fault is as by default.
@@ -56,25 +58,7 @@ fn retry(check: &Check<'_>, path: &Path, settings: &Retry) -> core::Retry {
             format!("found no condition, expected some of {CONDITIONS}"),
         );
     }
-    let mut on = core::RetryOn::default();
-    for (index, condition) in settings.on.iter().enumerate() {
-        match condition.0.as_str() {
-            "connect-failure" => on.connect_failure = true,
-            "reset" => on.reset = true,
-            "refused-stream" => on.refused_stream = true,
-            "gateway-error" => on.statuses.extend([502, 503, 504].map(status)),
-            "5xx" => on.statuses.extend((500..600).map(status)),
-            other => match other.parse::<u16>() {
-                Ok(code) if (400..600).contains(&code) => on.statuses.push(status(code)),
-                _ => {
-                    let path = path.key("on").index(index);
-                    check.fault(&path, format!("found {other:?}, expected one of {CONDITIONS}"));
-                }
-            },
-        }
-    }
-    on.statuses.sort_unstable();
-    on.statuses.dedup();
+    let on = retry_on(check, &path.key("on"), &settings.on);
     share(check, &path.keys("budget.ratio"), settings.budget.ratio);
     let budget = core::RetryBudget {
         ratio: settings.budget.ratio,
@@ -85,6 +69,34 @@ fn retry(check: &Check<'_>, path: &Path, settings: &Retry) -> core::Retry {
         on,
         budget,
     }
+}
+
+fn retry_on(check: &Check<'_>, path: &Path, conditions: &[RetryCondition]) -> core::RetryOn {
+    let mut on = core::RetryOn::default();
+    for (index, condition) in conditions.iter().enumerate() {
+        match condition.0.as_str() {
+            "connect-failure" => on.connect_failure = true,
+            "reset" => on.reset = true,
+            "refused-stream" => on.refused_stream = true,
+            "gateway-error" => on.statuses.extend([502, 503, 504].map(status)),
+            "5xx" => on.statuses.extend((500..600).map(status)),
+            "cancelled" => on.codes.push(Code::CANCELLED),
+            "deadline-exceeded" => on.codes.push(Code::DEADLINE_EXCEEDED),
+            "internal" => on.codes.push(Code::INTERNAL),
+            "resource-exhausted" => on.codes.push(Code::RESOURCE_EXHAUSTED),
+            "unavailable" => on.codes.push(Code::UNAVAILABLE),
+            other => match other.parse::<u16>() {
+                Ok(code) if (400..600).contains(&code) => on.statuses.push(status(code)),
+                _ => {
+                    let path = path.index(index);
+                    check.fault(&path, format!("found {other:?}, expected one of {CONDITIONS}"));
+                }
+            },
+        }
+    }
+    on.statuses.sort_unstable();
+    on.statuses.dedup();
+    on
 }
 
 /// Codes from 400 to 599 are statuses.
@@ -169,5 +181,5 @@ fn rate_limit(check: &Check<'_>, path: &Path, settings: &RateLimit) -> core::Rat
     }
 }
 
-const CONDITIONS: &str =
-    "connect-failure, reset, refused-stream, gateway-error, 5xx, or a status from 400 to 599";
+const CONDITIONS: &str = "connect-failure, reset, refused-stream, gateway-error, 5xx, cancelled, deadline-exceeded, internal, \
+     resource-exhausted, unavailable, or a status from 400 to 599";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::grpc;
+use crate::grpc::{self, Code};
 
 /// Everything of a policy that holds for batched calls and others alike.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,6 +67,8 @@ pub struct RetryOn {
     pub refused_stream: bool,
     /// Reply statuses, sorted.
     pub statuses: Vec<StatusCode>,
+    /// Codes of gRPC.
+    pub codes: Vec<Code>,
 }
 
 /// The bound on retries.

@@ -46,6 +46,7 @@ mod trust;
 // The real sidecar between real sockets.
 mod classes;
 mod e2e;
+mod ejection;
 mod exactness;
 mod examples;
 mod failures;

@@ -156,13 +156,14 @@ impl Breaker {
 
     /// A call ended. What it was sent to may be gone by now.
     pub fn ended(&mut self, id: u64, stake: Stake, outcome: Outcome, now: Instant) -> Option<Trip> {
+        let base = self.rules.base_ejection_time;
         let endpoint = self.endpoints.get_mut(&id)?;
         match (endpoint.state, stake) {
             (State::Working, _) => {
                 let why = endpoint.count(outcome, &self.rules, now)?;
                 let has_room = (self.resting() + 1) * 2 <= self.endpoints.len();
                 let endpoint = self.endpoints.get_mut(&id).filter(|_| has_room)?;
-                Some(endpoint.rest(why, now))
+                Some(endpoint.rest(base, why, now))
             }
             (State::OnTrial, Stake::Trial) => match outcome {
                 Outcome::Good => {
@@ -173,7 +174,7 @@ impl Breaker {
                     };
                     None
                 }
-                Outcome::Failed => Some(endpoint.rest(Why::Trial, now)),
+                Outcome::Failed => Some(endpoint.rest(base, Why::Trial, now)),
                 // The next call is the trial.
                 Outcome::Unknown => {
                     endpoint.state = State::Resting { until: now };
@@ -221,24 +222,23 @@ impl Watched {
         (recent.all >= VOLUME && good < rules.success_rate).then_some(Why::SuccessRate(good))
     }
 
-    fn rest(&mut self, why: Why, now: Instant) -> Trip {
+    /// The first rest is `base`; each that follows soon is twice as long.
+    fn rest(&mut self, base: Duration, why: Why, now: Instant) -> Trip {
         if self
             .back
             .is_some_and(|back| now.saturating_duration_since(back) > LONGEST)
         {
             self.rests = 0;
         }
-        let rest = BASE.saturating_mul(1 << self.rests.min(8)).min(LONGEST);
+        let longest = LONGEST.max(base);
+        let rest = base.saturating_mul(1 << self.rests.min(8)).min(longest);
         self.rests = self.rests.saturating_add(1);
         self.state = State::Resting { until: now + rest };
         Trip { rest, why }
     }
 }
 
-/// The first rest, as in Envoy; each that follows soon is twice as long.
-const BASE: Duration = Duration::from_secs(30);
-
-/// The longest rest, as in Envoy; an endpoint that works this long begins anew.
+/// The longest rest, as in Envoy, unless the first is longer; an endpoint that works this long begins anew.
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// Calls below which their share that went well says too little. With 100, an endpoint of which

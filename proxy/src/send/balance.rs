@@ -155,7 +155,9 @@ impl Load {
 
     /// Latency and share of failures.
     pub(super) fn averages(&self) -> (Duration, f64) {
-        let learned = *self.learned.lock();
+        let mut learned = *self.learned.lock();
+        // One without calls is forgiven all the same.
+        learned.decay(Instant::now());
         (
             Duration::try_from_secs_f64(learned.latency).unwrap_or_default(),
             learned.failing,

@@ -151,13 +151,15 @@ pub struct CircuitBreaker {
     /// Requests in flight to the backend, a batch being one; more are shed with 503.
     #[schemars(range(min = 1))]
     pub max_requests: u32,
-    /// Failures in a row after which an endpoint rests: 30 s, then longer. At most half of the
-    /// endpoints rest at once.
+    /// Failures in a row after which an endpoint rests; then one call finds out whether it is well. At
+    /// most half of the endpoints rest at once.
     #[schemars(range(min = 1))]
     pub consecutive_failures: u32,
     /// Share of good replies, 0 to 1, below which an endpoint rests, once it had 100 calls in 10 s.
     #[schemars(range(min = 0, max = 1))]
     pub success_rate: f64,
+    /// How long an endpoint rests first, above 0; twice as long each time that follows soon, up to 5 minutes.
+    pub base_ejection_time: Duration,
 }
 
 impl Default for CircuitBreaker {
@@ -166,6 +168,7 @@ impl Default for CircuitBreaker {
             max_requests: 1024,
             consecutive_failures: 7,
             success_rate: 0.8,
+            base_ejection_time: Duration(std::time::Duration::from_secs(30)),
         }
     }
 }

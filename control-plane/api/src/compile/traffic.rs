@@ -147,6 +147,7 @@ fn circuit_breaker(check: &Check<'_>, path: &Path, settings: &CircuitBreaker) ->
         max_requests,
         consecutive_failures,
         success_rate,
+        base_ejection_time,
     } = settings;
     for (field, found) in [
         ("maxRequests", max_requests),
@@ -157,10 +158,14 @@ fn circuit_breaker(check: &Check<'_>, path: &Path, settings: &CircuitBreaker) ->
         }
     }
     share(check, &path.key("successRate"), success_rate);
+    if base_ejection_time == Duration::default() {
+        check.fault(&path.key("baseEjectionTime"), "found 0s, expected a time above 0");
+    }
     core::CircuitBreaker {
         max_requests,
         consecutive_failures,
         success_rate,
+        base_ejection_time: base_ejection_time.0,
     }
 }
 

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The first rest by default.
+const BASE: Duration = Duration::from_secs(30);
+
 fn start() -> Instant {
     #[expect(
         clippy::disallowed_methods,

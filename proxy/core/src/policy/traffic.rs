@@ -115,6 +115,8 @@ pub struct CircuitBreaker {
     pub consecutive_failures: u32,
     /// Share of good replies below which an endpoint rests, 0 to 1.
     pub success_rate: f64,
+    /// The first rest; each that follows soon is twice as long.
+    pub base_ejection_time: Duration,
 }
 
 impl Default for CircuitBreaker {
@@ -123,6 +125,7 @@ impl Default for CircuitBreaker {
             max_requests: 1024,
             consecutive_failures: 7,
             success_rate: 0.8,
+            base_ejection_time: Duration::from_secs(30),
         }
     }
 }

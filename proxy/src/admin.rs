@@ -14,6 +14,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use jitney_api::program::only_local;
+use jitney_core::pressure::Pressure;
 use serde::Deserialize;
 
 mod dashboard;
@@ -29,6 +30,7 @@ use crate::control;
 use crate::drain::Drain;
 use crate::listeners::Listeners;
 use crate::log::{Level, LogControl};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
 use inspect::{BackendView, Views};
@@ -50,6 +52,8 @@ pub struct Admin {
     pub listeners: Listeners,
     /// The standing towards the control plane, if there is to be one.
     pub control: Option<control::Shared>,
+    /// How short of memory the process is.
+    pub memory: Memory,
     /// What else `/config` shows: the flags in force.
     pub settings: serde_json::Value,
 }
@@ -108,6 +112,9 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if let Some(first) = waiting.next() {
         let all: String = std::iter::once(first).chain(waiting).collect();
         return (StatusCode::SERVICE_UNAVAILABLE, all).into_response();
+    }
+    if admin.memory.pressure() != Pressure::None {
+        return "ready, but short of memory: see jitney_memory_pressure\n".into_response();
     }
     match fault {
         None => "ready\n".into_response(),

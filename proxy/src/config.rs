@@ -194,6 +194,16 @@ pub struct RunArgs {
     #[arg(long, env = "JITNEY_MAX_CONNECTION_AGE", value_name = "TIME", value_parser = positive)]
     pub max_connection_age: Option<Duration>,
 
+    /// Where control groups are mounted, for how much memory is left.
+    #[arg(
+        long,
+        env = "JITNEY_CGROUP_ROOT",
+        value_name = "DIR",
+        default_value = "/sys/fs/cgroup",
+        hide = true
+    )]
+    pub cgroup_root: PathBuf,
+
     /// What becomes of the heads of requests.
     #[command(flatten)]
     pub headers: HeaderArgs,

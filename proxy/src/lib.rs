@@ -12,6 +12,7 @@ pub mod drain;
 pub mod error;
 pub mod listeners;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod policy_status;
 

@@ -70,6 +70,8 @@ pub struct ProcessMetrics {
     pub listeners_pending: Gauge,
     /// 1 while the process drains.
     pub draining: Gauge,
+    /// 1 while memory is short, 2 while calls are shed for it.
+    pub memory_pressure: Gauge,
 }
 
 /// The handles of one backend.
@@ -427,6 +429,11 @@ impl CallMetrics {
         self.replies.inc(status.into());
         self.duration.observe_time(duration);
     }
+}
+
+/// This process's resident memory, in bytes; 0 where the kernel does not say.
+pub(crate) fn resident_bytes() -> i64 {
+    process::resident_bytes()
 }
 
 /// Stands for every route or backend that the caps leave no series of its own.

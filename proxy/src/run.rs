@@ -132,6 +132,7 @@ impl Process {
         let in_common = InCommon::default();
         let (metrics, drain, views) = (Metrics::new(), Drain::new(), Views::default());
         let policy = Arc::new(PolicyStatus::new(metrics.clone()));
+        in_common.memory.watch(args.cgroup_root.clone(), metrics.clone());
         // Bound first: an address that is taken is a mistake, and found before any call is.
         let inherited = inherit(&args)?;
         let listen = |address| listen_for_admin(address, &inherited);
@@ -175,6 +176,7 @@ impl Process {
                 backends: views,
                 listeners: fleet.listeners(),
                 control,
+                memory: in_common.memory,
                 settings: args.shown(),
             };
             let relieved = handed.clone();

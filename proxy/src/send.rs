@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
+use crate::memory::Memory;
 use crate::metrics::{BackendMetrics, Metrics, UpstreamCall};
 use crate::mtls::{Inside, Mesh};
 use crate::transport::Transport;
@@ -87,6 +88,8 @@ pub struct InCommon {
     pub mesh: Mesh,
     /// Where their connections are remembered.
     pub ours: Ours,
+    /// How short of memory the process is.
+    pub memory: Memory,
 }
 
 /// A named destination.
@@ -99,6 +102,8 @@ pub struct Backend {
     roster: ArcSwap<Roster>,
     balancer: Balancer,
     gate: Arc<Gate>,
+    /// How short of memory the process is.
+    pub(crate) memory: Memory,
     /// What new endpoints are made of. Locked while the roster changes, so that no change undoes another.
     settings: Mutex<BackendSettings>,
 }
@@ -155,6 +160,7 @@ impl Backend {
             roster: ArcSwap::default(),
             balancer: Balancer::default(),
             gate: Arc::new(Gate::open()),
+            memory: settings.in_common.memory.clone(),
             settings: Mutex::new(BackendSettings {
                 endpoints: Vec::new(),
                 ..settings.clone()

@@ -79,9 +79,8 @@ fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
         tongue: Tongue::of(request.headers()),
         line,
     };
-    if let Some(wait) = arrival.limited {
-        let limited = Err(ErrorKind::RateLimited(wait).into());
-        return Box::pin(ready(account.close(limited, None, None)));
+    if let Some(refused) = arrival.refused {
+        return Box::pin(ready(account.close(Err(refused.into()), None, None)));
     }
     let (Some(route), Some(state)) = (route, &account.state) else {
         let sending = sending(arrival.timeouts, Replay::Idempotent, began, request.headers());

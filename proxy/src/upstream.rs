@@ -6,7 +6,7 @@ mod conduct;
 mod limit;
 mod view;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use jitney_core::batch::{Expired, Settings};
 use jitney_core::policy::{Policy, Timeouts};
+use jitney_core::pressure::Pressure;
 use jitney_core::route::{Head, Route};
 
 pub use conduct::RouteState;
@@ -46,6 +47,8 @@ pub struct Upstream {
     pub(crate) trials: Dispatcher<Arc<Trial>>,
     next_id: AtomicU64,
     next_batch: AtomicU64,
+    /// What the bounds of the queues are divided by.
+    squeeze: AtomicUsize,
     pub(crate) recent: RecentBatches,
 }
 
@@ -64,8 +67,8 @@ pub(crate) struct Arrival {
     /// Its route and what is remembered of it; `None`: the call passes through.
     pub(crate) route: Option<(Arc<Route>, Arc<RouteState>)>,
     pub(crate) timeouts: Timeouts,
-    /// The rate limit is used up for so long.
-    pub(crate) limited: Option<Duration>,
+    /// It is to be refused: memory or its rate limit is used up.
+    pub(crate) refused: Option<ErrorKind>,
 }
 
 impl Upstream {
@@ -86,6 +89,7 @@ impl Upstream {
                 trials: Dispatcher::start(Settings::default(), move |left| shadow::depart(&trials, left)),
                 next_id: AtomicU64::new(1),
                 next_batch: AtomicU64::new(1),
+                squeeze: AtomicUsize::new(1),
                 recent: RecentBatches::default(),
                 backend,
             }
@@ -132,8 +136,21 @@ impl Upstream {
         Arrival {
             route: installed.route(head),
             timeouts: installed.policy.traffic.timeouts,
-            limited: limit.and_then(|limit| limit.admit(head.headers).err()),
+            refused: self.short_of_memory().or_else(|| {
+                let wait = limit?.admit(head.headers).err()?;
+                Some(ErrorKind::RateLimited(wait))
+            }),
         }
+    }
+
+    /// Has as much be queued as memory allows now, and says whether no more calls may be taken on.
+    fn short_of_memory(&self) -> Option<ErrorKind> {
+        let pressure = self.backend.memory.pressure();
+        if self.squeeze.load(Ordering::Relaxed) != pressure.squeeze() {
+            self.squeeze.store(pressure.squeeze(), Ordering::Relaxed);
+            self.batches.squeeze(pressure.squeeze());
+        }
+        (pressure == Pressure::Full).then_some(ErrorKind::Shed(Bound::Memory, MEMORY_RETRY_AFTER))
     }
 
     /// What is remembered of the route of this number.
@@ -187,3 +204,6 @@ fn depart(upstream: &Weak<Upstream>, left: Departure<Box<Pending>>) {
         }
     }
 }
+
+/// The next reading of memory comes after this.
+const MEMORY_RETRY_AFTER: Duration = Duration::from_secs(1);

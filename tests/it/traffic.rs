@@ -318,3 +318,40 @@ async fn timeouts_hold_for_calls_without_a_route_too() {
         (504, "deadline_exceeded")
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_shed_while_memory_is_short_and_taken_again_after_it() {
+    let root = tempfile::tempdir().unwrap();
+    let group = |used: &str| std::fs::write(root.path().join("memory.current"), used).unwrap();
+    // The sidecar itself has more than a quarter of so little.
+    std::fs::write(root.path().join("memory.max"), "16000000\n").unwrap();
+    group("1000000\n");
+    let upstream = TestUpstream::start(|_| ok()).await;
+    let settings = TestProxy::with().upstream(upstream.address).policy(policy(""));
+    let proxy = settings
+        .arg(format!("--cgroup-root={}", root.path().display()))
+        .start()
+        .await;
+    assert_eq!(of_user(&proxy, "ann").await.status, 200);
+    for (used, pressure, status) in [
+        ("14000000\n", 1.0, 200),
+        ("15900000\n", 2.0, 503),
+        ("1000000\n", 0.0, 200),
+    ] {
+        group(used);
+        let end = Instant::now() + PATIENCE;
+        while proxy.metric("jitney_memory_pressure", "").await != pressure {
+            assert!(Instant::now() < end, "never {pressure} by {used}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        let answer = of_user(&proxy, "ann").await;
+        let error = if status == 503 { ("memory", "1") } else { ("", "") };
+        let told = (answer.header("x-jitney-error"), answer.header("retry-after"));
+        assert_eq!((answer.status, told), (status, error), "{used}");
+        let ready = proxy.admin("/ready").await;
+        assert_eq!(ready.status, 200);
+        assert_eq!(ready.text().contains("short of memory"), pressure > 0.0, "{used}");
+    }
+    assert_eq!(upstream.seen().len(), 3);
+    assert!(proxy.log().contains("memory is short"));
+}

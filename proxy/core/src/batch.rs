@@ -188,6 +188,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Batcher<T> {
     settings: Settings,
+    /// Every bound of the queue is divided by this. At least 1.
+    squeeze: usize,
     calls: Arena<Entry<T>>,
     lanes: Lanes,
     schedule: Schedule,
@@ -264,6 +266,7 @@ impl<T> Batcher<T> {
         let controller = Controller::new(settings.max_window);
         Self {
             settings,
+            squeeze: 1,
             calls: Arena::new(),
             lanes: Lanes::new(),
             schedule: Schedule::new(),
@@ -329,6 +332,11 @@ impl<T> Batcher<T> {
             });
         }
         Ok(Ticket(self.enqueue(lane, call, cutoff, now)))
+    }
+
+    /// Divides the bounds of the queue by this from now on; 0 is as 1. What is queued stays.
+    pub fn squeeze(&mut self, by: usize) {
+        self.squeeze = by.max(1);
     }
 
     /// Takes a call out of the queue. `None`: it has left already, and its reply is to be discarded.

@@ -24,6 +24,7 @@ pub mod quarantine;
 pub mod bias;
 pub mod breaker;
 pub mod decline;
+pub mod pressure;
 pub mod rate;
 pub mod retry;
 mod sliding;

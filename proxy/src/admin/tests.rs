@@ -11,6 +11,7 @@ use serde_json::json;
 use super::inspect::{BatchView, EndpointView, LaneView, Left, Outcome, RecentBatches};
 use super::*;
 use crate::log::Format;
+use crate::memory::Memory;
 use crate::metrics::{BackendMetrics, Gauges};
 
 const EVIL: &str = "<script>alert(1)</script>";
@@ -110,6 +111,7 @@ fn serve() -> Served {
     let admin = Admin {
         policy: Arc::new(policy),
         control: None,
+        memory: Memory::default(),
         listeners: tokio::sync::watch::Sender::default().subscribe(),
         metrics,
         drain: Drain::new(),

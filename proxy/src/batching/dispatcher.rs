@@ -53,6 +53,11 @@ impl<T: Send + 'static> Dispatcher<T> {
 
     /// Queues a call that arrived at that time, which saves reading the clock again; see [`Batcher::push`].
     /// `announced` when [`Dispatcher::announce`] was called for it.
+    /// Divides what may be queued by this from now on. What is queued stays.
+    pub(crate) fn squeeze(&self, by: usize) {
+        self.shared.batcher.lock().squeeze(by);
+    }
+
     pub(crate) fn push(
         &self,
         key: &[u8],

@@ -276,15 +276,34 @@ impl Scrape {
         )
     }
 
+    /// The stream to the control plane, where there is to be one.
+    fn following(&self, to: &mut Families<'_>) -> Written {
+        let process = self.metrics.process();
+        if let Some((connected, age)) = process.control_plane.read() {
+            let (one, other) = (
+                "1: the stream to the control plane is open",
+                "Seconds without a control plane to say that what is in force is the latest",
+            );
+            to.gauge("jitney_control_plane_connected", one, connected)?;
+            to.gauge("jitney_config_age_seconds", other, age)?;
+            to.gauge(
+                "jitney_config_generation",
+                "Changes of policy that the control plane pushed and that came into force",
+                process.policy_generation.value(),
+            )?;
+        }
+        Ok(())
+    }
+
     fn process(&self, to: &mut Families<'_>) -> Written {
         let ProcessMetrics {
             policy_generation,
             policy_refusals,
             policy_faulty,
             config_rejected,
-            control_plane,
             listeners_pending,
             draining,
+            memory_pressure,
             ..
         } = self.metrics.process();
         to.gauge(
@@ -302,19 +321,7 @@ impl Scrape {
             "1: the files hold a policy that was refused",
             policy_faulty.value(),
         )?;
-        if let Some((connected, age)) = control_plane.read() {
-            let (one, other) = (
-                "1: the stream to the control plane is open",
-                "Seconds without a control plane to say that what is in force is the latest",
-            );
-            to.gauge("jitney_control_plane_connected", one, connected)?;
-            to.gauge("jitney_config_age_seconds", other, age)?;
-            to.gauge(
-                "jitney_config_generation",
-                "Changes of policy that the control plane pushed and that came into force",
-                policy_generation.value(),
-            )?;
-        }
+        self.following(to)?;
         to.counter(
             "jitney_config_rejected_total",
             "Resources of the control plane that were rejected",
@@ -329,6 +336,11 @@ impl Scrape {
             "jitney_draining",
             "1: this sidecar is going away",
             draining.value(),
+        )?;
+        to.gauge(
+            "jitney_memory_pressure",
+            "1: memory is short and less is queued; 2: calls are shed for it",
+            memory_pressure.value(),
         )?;
         to.gauges("jitney_build_info", "The version that runs", |family| {
             family.gauge(&[("version", env!("CARGO_PKG_VERSION"))], &1_i64)

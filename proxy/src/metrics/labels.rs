@@ -220,6 +220,7 @@ impl Label for ErrorKind {
         Self::Mismatch,
         Self::Loop,
         Self::Denied,
+        Self::Shed(Bound::Memory, Duration::ZERO),
     ];
 
     fn index(self) -> usize {
@@ -242,6 +243,7 @@ impl Label for ErrorKind {
             Self::Mismatch => 15,
             Self::Loop => 16,
             Self::Denied => 17,
+            Self::Shed(Bound::Memory, _) => 18,
         }
     }
 

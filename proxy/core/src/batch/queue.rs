@@ -64,10 +64,11 @@ impl<T> Batcher<T> {
             return None;
         }
         let limits = &lane.limits;
-        let over = lane.items + call.items > limits.max_queue_size
-            || lane.bytes + call.bytes > limits.max_queue_bytes
-            || self.queued_items + call.items > self.settings.max_queued_items
-            || self.queued_bytes + call.bytes > self.settings.max_queued_bytes;
+        let at_most = |bound: usize| bound / self.squeeze;
+        let over = lane.items + call.items > at_most(limits.max_queue_size)
+            || lane.bytes + call.bytes > at_most(limits.max_queue_bytes)
+            || self.queued_items + call.items > at_most(self.settings.max_queued_items)
+            || self.queued_bytes + call.bytes > at_most(self.settings.max_queued_bytes);
         over.then(|| self.time_to_empty(lane.class, limits.max_size, limits.queue_timeout))
     }
 

@@ -498,6 +498,26 @@ fn a_full_queue_sheds_and_says_when_to_come_back() {
 }
 
 #[test]
+fn a_squeezed_queue_takes_less_until_it_is_squeezed_no_more() {
+    let mut bench = Bench::new();
+    let limits = limits(|limits| {
+        limits.max_queue_size = 16;
+        limits.window = Window::Fixed(1);
+    });
+    bench.push("k", &limits, 0);
+    let _busy = bench.only();
+    bench.batcher.squeeze(8);
+    bench.push("k", &limits, 1);
+    bench.push("k", &limits, 2);
+    assert!(matches!(
+        bench.queue("k", &limits, one(3)),
+        Err(Refused::QueueFull { .. })
+    ));
+    bench.batcher.squeeze(1);
+    bench.push("k", &limits, 3);
+}
+
+#[test]
 fn queued_bytes_are_bounded() {
     let mut bench = Bench::new();
     let limits = limits(|limits| {

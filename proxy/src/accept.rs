@@ -92,6 +92,8 @@ pub struct Always<S> {
 const DETECTION: Duration = Duration::from_secs(1);
 /// How long a sidecar may take to prove who it is.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a caller's sidecar may take to pass on what the caller had said already.
+const HEARD: Duration = Duration::from_millis(50);
 /// Waits after a failed accept (out of file descriptors): doubled up to the second value.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 const LISTEN_QUEUE: i32 = 4096;
@@ -298,8 +300,11 @@ impl<D: Direct> Acceptor<D> {
         if protocol == Some(Protocol::Tls) && directed.mtls != Mtls::Disabled {
             let telling = hello(&mut stream, &mut read);
             let told = tokio::time::timeout(HANDSHAKE, telling).await;
-            if matches!(told, Ok(Ok(Hello::Mesh))) {
-                return self.secure(stream, read.freeze(), directed).await;
+            match told.map_err(|_| io::ErrorKind::TimedOut)?? {
+                Hello::Mesh => return self.secure(stream, read.freeze(), directed).await,
+                Hello::Service(name) => {
+                    tracing::trace!(peer = %directed.info.peer, name, "TLS of the service")
+                }
             }
         }
         if directed.mtls == Mtls::Strict {
@@ -314,7 +319,7 @@ impl<D: Direct> Acceptor<D> {
             _ if directed.is_opaque => Spoken::by(Protocol::Opaque, Transport::Bare(stream), read.freeze()),
             Some(protocol) => Spoken::by(protocol, Transport::Bare(stream), read.freeze()),
             None => {
-                let Some(spoken) = self.listen(stream, read, &directed).await else {
+                let Some(spoken) = self.listen(Transport::Bare(stream), read, &directed).await else {
                     return Ok(None);
                 };
                 spoken
@@ -339,22 +344,46 @@ impl<D: Direct> Acceptor<D> {
             }
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         };
-        let spoken = Spoken::inside(accepted.inside, accepted.stream);
         let info = ConnInfo {
             identity: Some(Identity::new(&accepted.peer)),
             ..directed.info
         };
-        Ok(Some((spoken, Directed { info, ..directed })))
+        let directed = Directed { info, ..directed };
+        let spoken = match accepted.inside {
+            Inside::Http1 => Spoken::by(Protocol::Http1, accepted.stream, Bytes::new()),
+            Inside::Http2 => Spoken::by(Protocol::Http2, accepted.stream, Bytes::new()),
+            Inside::Bytes if directed.is_opaque => {
+                Spoken::by(Protocol::Opaque, accepted.stream, Bytes::new())
+            }
+            // Whatever its sidecar says: what is HTTP to the service is to be HTTP here, where it is looked at.
+            Inside::Bytes => match self.look_inside(accepted.stream, &directed).await? {
+                Some(spoken) => spoken,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some((spoken, directed)))
+    }
+
+    /// Tells what is spoken within TLS. A caller that has spoken to its sidecar is heard at once.
+    async fn look_inside(
+        &self,
+        mut stream: Transport<TcpStream>,
+        directed: &Directed<D::Service>,
+    ) -> io::Result<Option<Spoken>> {
+        let mut read = BytesMut::new();
+        match tokio::time::timeout(HEARD, detect::detect(&mut stream, &mut read)).await {
+            Ok(told) => Ok(told?.map(|protocol| Spoken::by(protocol, stream, read.freeze()))),
+            Err(_) => Ok(self.listen(stream, read, directed).await),
+        }
     }
 
     /// Whose turn it is to speak when the caller was silent at first; `None` when nobody does.
     async fn listen(
         &self,
-        stream: TcpStream,
+        mut stream: Transport<TcpStream>,
         mut read: BytesMut,
         directed: &Directed<D::Service>,
     ) -> Option<Spoken> {
-        let mut stream = Transport::Bare(stream);
         // Nobody is let hear a server who may not speak to it.
         let may_hear = directed.info.guard.is_none() || directed.info.admits(None);
         let server = may_hear.then_some(&*directed.opaque);
@@ -415,16 +444,6 @@ impl Spoken {
             counted,
             then,
         }
-    }
-
-    /// Within TLS its caller's sidecar has said what it speaks.
-    fn inside(inside: Inside, stream: Transport<TcpStream>) -> Self {
-        let protocol = match inside {
-            Inside::Http1 => Protocol::Http1,
-            Inside::Http2 => Protocol::Http2,
-            Inside::Bytes => Protocol::Opaque,
-        };
-        Self::by(protocol, stream, Bytes::new())
     }
 }
 

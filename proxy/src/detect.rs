@@ -25,6 +25,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A record of the handshake, of the version that all versions write there.
 const HELLO: &[u8] = &[0x16, 0x03];
 
+/// What an SSH client says first (RFC 4253 section 4.2), in a line that is not longer than the second.
+const SSH: &[u8] = b"SSH-2.0-";
+const LONGEST_GREETING: usize = 255;
+
 /// Methods that begin HTTP whatever follows them.
 const METHODS: [&[u8]; 10] = [
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI",
@@ -76,16 +80,29 @@ pub(crate) fn classify(read: &[u8]) -> Option<Protocol> {
     if let Some(matched) = common(read, HELLO) {
         return (matched == HELLO.len()).then_some(Protocol::Tls);
     }
-    if read.starts_with(b"SSH-") {
-        return Some(Protocol::Opaque);
-    }
-    if b"SSH-".starts_with(read) {
-        return None;
+    if let Some(matched) = common(read, SSH) {
+        // Some servers of HTTP take any word for a method, so the whole of the line is looked at.
+        let is_whole = read.contains(&b'\n') || read.len() > LONGEST_GREETING;
+        return match matched == SSH.len() && is_whole {
+            true if names_http(read) => Some(Protocol::Http1),
+            true => Some(Protocol::Opaque),
+            false => None,
+        };
     }
     // Blank lines before a request line are skipped, white space there is refused: by the HTTP parser.
     if matches!(first, b' ' | b'\t' | b'\r' | b'\n') || METHODS.iter().any(|method| read.starts_with(method))
     {
         return Some(Protocol::Http1);
+    }
+    let skipped = read.iter().take_while(|byte| is_skipped(**byte)).count();
+    if skipped > 0 {
+        let rest = &read[skipped..];
+        if METHODS.iter().any(|method| rest.starts_with(method)) {
+            return Some(Protocol::Http1);
+        }
+        if read.len() < LONGEST_WORD && METHODS.iter().any(|method| method.starts_with(rest)) {
+            return None;
+        }
     }
     match read.iter().position(|&byte| !is_token(byte)) {
         None if read.len() < LONGEST_WORD => None,
@@ -94,6 +111,11 @@ pub(crate) fn classify(read: &[u8]) -> Option<Protocol> {
         Some(_) if names_http(read) => Some(Protocol::Http1),
         Some(_) => Some(Protocol::Opaque),
     }
+}
+
+/// Bytes that some servers of HTTP skip before a method, so that what they hear is a request all the same.
+const fn is_skipped(byte: u8) -> bool {
+    byte < b' ' || matches!(byte, 0x85 | 0xa0)
 }
 
 /// How many bytes agree, when one is a prefix of the other.

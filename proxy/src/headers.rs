@@ -195,13 +195,10 @@ pub(crate) fn tell_version<B>(request: &mut Request<B>) {
         Version::HTTP_11 => Some("HTTP/1.1"),
         _ => None,
     };
-    match version {
-        Some(version) => drop(
-            request
-                .headers_mut()
-                .insert(VERSION, HeaderValue::from_static(version)),
-        ),
-        None => drop(request.headers_mut().remove(VERSION)),
+    // One that is HTTP/2 by now says already what it was, if it was anything else: callers cannot say it.
+    if let Some(version) = version {
+        let version = HeaderValue::from_static(version);
+        request.headers_mut().insert(VERSION, version);
     }
 }
 

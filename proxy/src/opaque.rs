@@ -62,7 +62,7 @@ pub(crate) async fn pass(caller: Transport<TcpStream>, read: &[u8], backend: &Ba
     join(caller, read, Wire::new(server)).await
 }
 
-/// Passes bytes both ways until both sides have ended; `read` is what the caller already sent.
+/// Passes bytes both ways until both sides have ended, or one has failed: then the other is reset, too; `read` is what the caller already sent.
 pub(crate) async fn join(
     mut caller: Transport<TcpStream>,
     read: &[u8],
@@ -70,7 +70,12 @@ pub(crate) async fn join(
 ) -> io::Result<()> {
     server.write_all(read).await?;
     server.flush().await?;
-    copy_bidirectional(&mut caller, &mut server).await.map(|_| ())
+    let copied = copy_bidirectional(&mut caller, &mut server).await;
+    if copied.is_err() {
+        caller.end_badly();
+        server.inner().end_badly();
+    }
+    copied.map(|_| ())
 }
 
 /// What is read at once of a server that speaks first: greetings are short.

@@ -1,9 +1,12 @@
 //! The bytes of a connection: as they are on the wire, or within TLS.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
@@ -16,6 +19,19 @@ pub(crate) enum Transport<S> {
     Bare(S),
     /// Within TLS. Boxed, as it is some hundred times larger.
     Secured(Box<TlsStream<Wire<S>>>),
+}
+
+impl<S: AsFd> Transport<S> {
+    /// Has its end, whenever that is, be no clean one: whoever is there must not take a part for the whole.
+    pub(crate) fn end_badly(&self) {
+        let fd = match self {
+            Self::Bare(stream) => stream.as_fd(),
+            Self::Secured(stream) => stream.get_ref().0.inner().as_fd(),
+        };
+        if let Err(error) = SockRef::from(&fd).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a connection ends as if all were well");
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {

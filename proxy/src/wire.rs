@@ -26,6 +26,11 @@ impl<S> Wire<S> {
         Self { ahead, io }
     }
 
+    /// The stream itself.
+    pub(crate) const fn inner(&self) -> &S {
+        &self.io
+    }
+
     /// A stream from its beginning.
     pub(crate) const fn new(io: S) -> Self {
         Self::resuming(Bytes::new(), io)

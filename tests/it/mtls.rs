@@ -269,3 +269,18 @@ async fn without_a_certificate_calls_are_bare_where_that_is_allowed() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_reset_is_no_clean_end_behind_two_sidecars() {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = service.local_addr().unwrap().to_string();
+    let mesh = Mesh::of(&address, "workload: users, protocol: TCP", "").await;
+    let mut client = TcpStream::connect(mesh.caller.address).await.unwrap();
+    client.write_all(b"\0some bytes").await.unwrap();
+    let (mut stream, _) = service.accept().await.unwrap();
+    stream.read_exact(&mut [0; 11]).await.unwrap();
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    let ended = client.read(&mut [0; 64]).await.unwrap_err();
+    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+}

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use smallvec::SmallVec;
 
 use crate::route::PathMatch;
 
@@ -103,29 +104,40 @@ impl Who {
     }
 }
 
-/// Whether all readers take a path for the same.
+/// Whether all readers take a path for the same: no empty segment, no dot segment however it is written or
+/// padded, no parameters, and nothing encoded that means something or is no text.
 fn is_plain(path: &str) -> bool {
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let is_last = segments.peek().is_none();
-        if segment.is_empty() && !is_last || matches!(segment, "." | "..") || segment.contains('\\') {
+        let Some(text) = decoded(segment) else {
             return false;
-        }
-        let mut encoded = segment.split('%').skip(1);
-        if encoded.any(|code| code.get(..2).is_none_or(is_ambiguous)) {
+        };
+        let means_something =
+            |byte: &u8| byte.is_ascii_control() || matches!(byte, b'\\' | b'/' | b'%' | b';');
+        let bare = text.trim_ascii();
+        if segment.is_empty() && !is_last || matches!(bare, b"." | b"..") || text.iter().any(means_something)
+        {
             return false;
         }
     }
     path.starts_with('/')
 }
 
-/// Whether what is encoded changes what the path is for some who decode it: a dot, a slash of either sort, a
-/// percent sign, a parameter, a control.
-fn is_ambiguous(code: &str) -> bool {
-    let byte = u8::from_str_radix(code, 16);
-    byte.map_or(true, |byte| {
-        byte.is_ascii_control() || matches!(byte, b'.' | b'/' | b'\\' | b'%' | b';')
-    })
+/// What a segment stands for, if it is text. An encoded dot is none: nobody has to write one so.
+fn decoded(segment: &str) -> Option<SmallVec<[u8; 64]>> {
+    let mut bytes = segment.bytes();
+    let mut text = SmallVec::new();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            text.push(byte);
+            continue;
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let code = digit(bytes.next()?)? * 16 + digit(bytes.next()?)?;
+        text.push(u8::try_from(code).ok().filter(|byte| *byte != b'.')?);
+    }
+    std::str::from_utf8(&text).is_ok().then_some(text)
 }
 
 #[cfg(test)]
@@ -236,6 +248,13 @@ mod tests {
             "/public/%",
             "/public/%2",
             "/public/%zz",
+            "/public/..;/x",
+            "/public/..;a=b/x",
+            "/public/.;a/x",
+            "/public/a;b",
+            "/public/%c0%ae%c0%ae/x",
+            "/public/%20../x",
+            "/public/..%20/x",
             "*",
         ] {
             assert!(!allows(path), "{path}");

@@ -28,6 +28,12 @@ fn first_bytes_tell_the_protocol() {
         (b"\0\0\0\x08\x04\xd2\x16\x2f", Some(Opaque)),
         (b"S", None),
         (b"SSH-2.0-OpenSSH_9.2 Debian\r\n", Some(Opaque)),
+        (b"SSH-2.0-OpenSSH_9.2 Debian", None),
+        (b"SSH-2.0-X / HTTP/1.1\r\n", Some(Http1)),
+        (b"SSH-X / HTTP/1.1\r\n", Some(Http1)),
+        (b"\x1fGET /adm", Some(Http1)),
+        (b"\xa0\x0bGE", None),
+        (b"\0\0\0\x08", None),
         (b"SSHFOO / HTTP/1.1\r\n", Some(Http1)),
         (b"{\"id\":1}\n", Some(Opaque)),
     ] {

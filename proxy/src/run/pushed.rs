@@ -13,7 +13,7 @@ use super::plan::{
 use crate::config::RunArgs;
 use crate::control::Force;
 use crate::listeners::{Listeners, Place};
-use crate::send::{Peer, Target};
+use crate::send::{Address, Peer, Target};
 
 /// Puts what a control plane pushed in force.
 #[derive(Debug)]
@@ -75,14 +75,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         }
     }
     if !args.outbound.is_empty() {
-        for name in pushed.backends() {
-            let is_known = backends.iter().any(|known| *known.reach.name == *name);
-            let Some((destination, policy)) = pushed.outbound(name).filter(|_| !is_known) else {
-                continue;
-            };
-            warnings.extend(policy.warnings.iter().map(ToString::to_string));
-            backends.push(planned(name.into(), targets(&destination), &destination, &policy));
-        }
+        warnings.extend(add_others(pushed, &mut backends));
     }
     warnings.dedup();
     let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
@@ -101,6 +94,32 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         backends,
         warnings,
     }
+}
+
+/// Adds what no listener names, and connections may go to that the kernel hands over. Gives warnings.
+fn add_others(pushed: &Assembly, backends: &mut Vec<PlannedBackend>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for name in pushed.backends() {
+        let is_known = backends.iter().any(|known| *known.reach.name == *name);
+        let Some((destination, policy)) = pushed.outbound(name).filter(|_| !is_known) else {
+            continue;
+        };
+        warnings.extend(policy.warnings.iter().map(ToString::to_string));
+        let targets = targets(&destination);
+        let is_name = |target: &&Target| {
+            let is_strict = target.peer.as_ref().is_some_and(|peer| peer.is_strict);
+            is_strict && matches!(target.address, Address::Name(_))
+        };
+        warnings.extend(targets.iter().filter(is_name).map(|target| {
+            format!(
+                "backend {name}: connections that the kernel hands over are not secured by its endpoint {}: \
+                 expected an address",
+                target.address
+            )
+        }));
+        backends.push(planned(name.into(), targets, &destination, &policy));
+    }
+    warnings
 }
 
 /// Where a listener's calls go, and the policy for them.

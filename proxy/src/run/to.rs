@@ -82,7 +82,7 @@ impl Destinations {
             opaque_ports: plan.opaque_ports.clone(),
             ..Map::default()
         };
-        let mut backends = HashMap::new();
+        let mut backends: HashMap<_, (u8, Arc<Upstream>)> = HashMap::new();
         for (planned, (_, upstream)) in plan.backends.iter().zip(upstreams) {
             for endpoint in &planned.endpoints {
                 // A name stands for addresses that only its resolver knows.
@@ -90,7 +90,16 @@ impl Destinations {
                     if planned.reach.speaks == Speaks::Bytes {
                         inbound.opaque.insert(*address);
                     }
-                    backends.entry(*address).or_insert_with(|| Arc::clone(upstream));
+                    // Of several, the one that is the most careful, or the first.
+                    let care = match &endpoint.peer {
+                        None => 0,
+                        Some(peer) => 1 + u8::from(peer.is_strict),
+                    };
+                    let known = backends.entry(*address);
+                    let known = known.or_insert_with(|| (care, Arc::clone(upstream)));
+                    if care > known.0 {
+                        *known = (care, Arc::clone(upstream));
+                    }
                     if plan.is_by_backend {
                         let policy = inbound.policies.entry(*address);
                         policy.or_insert_with(|| Arc::clone(&planned.policy));
@@ -99,7 +108,10 @@ impl Destinations {
             }
         }
         self.outbound.install(Map {
-            backends,
+            backends: backends
+                .into_iter()
+                .map(|(address, (_, upstream))| (address, upstream))
+                .collect(),
             forbidden: plan.forbidden.clone(),
             opaque_ports: plan.opaque_ports.clone(),
             // Whoever is beside this sidecar has no other.

@@ -162,6 +162,13 @@ impl Endpoint {
         place: Place,
         replay: Replay,
     ) -> Result<Response<Body>, Error> {
+        if let Some(request) = unsent
+            .as_mut()
+            .filter(|request| request.version() == Version::HTTP_2)
+        {
+            // It was made ready for a sidecar.
+            headers::take_version(request);
+        }
         match self.speaks_http2(from_http2).await {
             Ok(false) => self.send_http1(unsent, place, replay).await,
             Ok(true) => Box::pin(self.send_http2(unsent, place, replay, Via::Bare)).await,

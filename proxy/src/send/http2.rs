@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::lease::Stream;
 use super::ours::Outgoing;
 use crate::body::Body;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::metrics::OpenConnection;
 use crate::transport::Transport;
 use crate::wire::Wire;
@@ -23,6 +23,8 @@ pub(super) struct Shared {
     connections: Mutex<Vec<Connection>>,
     /// Held while a connection is made, so that a burst of calls makes one.
     connecting: tokio::sync::Mutex<()>,
+    /// How many could not be made, and why the last one could not.
+    failed: Mutex<(u64, Option<ErrorKind>)>,
     /// Set once no connection is shared any more. Written and read with `connections` locked.
     is_closed: AtomicBool,
     spoken: AtomicU8,
@@ -58,11 +60,21 @@ impl Shared {
         if let Some(found) = self.find() {
             return Ok(found);
         }
+        let before = self.failed.lock().0;
         let connecting = self.connecting.lock().await;
         if let Some(found) = self.find() {
             return Ok(found);
         }
-        let sender = connect().await?;
+        // Whoever waited for one that could not be made has waited long enough.
+        if let (count, Some(kind)) = *self.failed.lock()
+            && count != before
+        {
+            return Err(kind.into());
+        }
+        let sender = connect().await.inspect_err(|error| {
+            let mut failed = self.failed.lock();
+            *failed = (failed.0 + 1, Some(error.kind()));
+        })?;
         let streams = Arc::new(AtomicUsize::new(0));
         let stream = Stream::open(&streams);
         let mut connections = self.connections.lock();
@@ -169,4 +181,39 @@ pub(super) async fn handshake(
         drop(open);
     });
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_waits_for_one_connection_that_cannot_be_made_and_not_one_after_the_other() {
+        let (shared, tried) = (Arc::new(Shared::default()), Arc::new(AtomicUsize::new(0)));
+        let mut calls = JoinSet::new();
+        for _ in 0..16 {
+            let (shared, tried) = (Arc::clone(&shared), Arc::clone(&tried));
+            calls.spawn(async move {
+                let connect = || async {
+                    tried.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    Err(ErrorKind::ConnectTimeout.into())
+                };
+                let failed = shared.sender(connect).await.map(drop).unwrap_err();
+                failed.kind()
+            });
+        }
+        assert_eq!(calls.join_all().await, [ErrorKind::ConnectTimeout; 16]);
+        assert_eq!(tried.load(Ordering::Relaxed), 1);
+        let again = || async {
+            tried.fetch_add(1, Ordering::Relaxed);
+            Err(ErrorKind::Connect.into())
+        };
+        assert!(shared.sender(again).await.is_err());
+        assert_eq!(tried.load(Ordering::Relaxed), 2, "the next one tries anew");
+    }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -55,6 +56,12 @@ impl Drop for Outgoing {
         if let Some((ours, ends)) = self.remembered.take() {
             ours.0.remove(&ends);
         }
+    }
+}
+
+impl AsFd for Outgoing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

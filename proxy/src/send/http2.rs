@@ -43,8 +43,10 @@ const MAX_CONNECTIONS: usize = 16;
 /// How long an endpoint may take to say that it speaks HTTP/2.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_HEADER_LIST: u32 = 64 * 1024;
-/// While calls are in flight a dead peer is noticed after twice this.
+/// While calls are in flight a peer is asked so often whether it is there, and has as long to say so. A service
+/// may be busy for a while; a sidecar never is.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_OF_SIDECAR: Duration = Duration::from_secs(5);
 
 const UNKNOWN: u8 = 0;
 const YES: u8 = 1;
@@ -164,14 +166,18 @@ pub(super) async fn handshake(
     stream: Transport<Outgoing>,
     open: OpenConnection,
 ) -> hyper::Result<SendRequest<Body>> {
+    let keep_alive = match stream {
+        Transport::Bare(_) => KEEP_ALIVE,
+        Transport::Secured(_) => KEEP_ALIVE_OF_SIDECAR,
+    };
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)
         .max_header_list_size(MAX_HEADER_LIST)
         // One stream at once; how many more the peer says with its first frame. More would be refused.
         .initial_max_send_streams(1)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_interval(keep_alive)
+        .keep_alive_timeout(keep_alive)
         .handshake(TokioIo::new(Wire::new(stream)))
         .await?;
     tokio::spawn(async move {

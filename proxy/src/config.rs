@@ -17,7 +17,7 @@ mod redirect;
 pub use headers::HeaderArgs;
 pub use redirect::{RedirectArgs, RedirectCommand};
 
-use crate::control::{self, ControlPlaneUrl};
+use crate::control::{self, ControlPlaneUrl, SharedPapers};
 use crate::log::{Format, Level};
 use crate::send::{Address, Speaks};
 
@@ -314,6 +314,7 @@ impl RunArgs {
             trust_bundle: self.trust_bundle.clone(),
             snapshot: self.snapshot.clone(),
             any_backend: !self.outbound.is_empty(),
+            papers: SharedPapers::default(),
             limits: OwnLimits {
                 max_queue_bytes: self.max_queue_bytes.unwrap_or(all.max_queue_bytes),
                 max_size: self.max_batch_size.map_or(all.max_size, NonZeroUsize::get),

@@ -19,12 +19,14 @@ mod channel;
 mod complaints;
 mod duty;
 mod identity;
+mod papers;
 mod session;
 mod snapshot;
 mod trust;
 mod watch;
 
 pub use channel::{ControlPlaneUrl, NotAControlPlane};
+pub use papers::{Papers, SharedPapers};
 
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
@@ -65,6 +67,8 @@ pub struct Settings {
     pub any_backend: bool,
     /// What this sidecar can do.
     pub limits: OwnLimits,
+    /// What the process before this one was, to begin with; and what this one is.
+    pub papers: SharedPapers,
 }
 
 /// What the admin endpoint tells of the control plane.
@@ -108,6 +112,9 @@ impl Control {
         let standing = Shared::default();
         metrics.process().control_plane.begin();
         let trust = Trust::read(&settings.trust_bundle)?;
+        // First, so that nothing that is in force then waits for a certificate.
+        let mut identity = Identity::new(&settings, Arc::clone(&standing), mesh.clone());
+        identity.inherit(&trust);
         let disk = settings.snapshot.clone().map(Disk::new);
         let mut duty = Duty::new(&settings, force, Arc::clone(&standing), metrics.clone());
         if let Some(disk) = &disk {
@@ -115,12 +122,7 @@ impl Control {
             duty.restore(disk, &trust);
         }
         let session = Session {
-            identity: Identity::new(
-                settings.token_file,
-                settings.node,
-                Arc::clone(&standing),
-                mesh.clone(),
-            ),
+            identity,
             urls: settings.urls,
             trust,
             duty,
@@ -129,6 +131,11 @@ impl Control {
             metrics: metrics.clone(),
         };
         Ok(Self { session })
+    }
+
+    /// Whether the last good set is in force.
+    pub const fn is_in_force(&self) -> bool {
+        self.session.duty.is_in_force()
     }
 
     /// What is known of the control plane, from now on.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,26 +12,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod applier;
 mod fleet;
+mod following;
 mod hand_over;
 mod plan;
 mod pushed;
+mod succession;
 mod to;
 
 use crate::admin::inspect::Views;
 use crate::admin::{self, Admin};
 use crate::config::RunArgs;
-use crate::control::{self, Control};
 use crate::drain::Drain;
 use crate::log::{LogControl, StartError, log_panics};
 use crate::metrics::Metrics;
-use crate::mtls::Mesh;
 use crate::policy_status::PolicyStatus;
 use crate::send::InCommon;
 use applier::Applier;
 use fleet::Fleet;
+use following::Following;
 use hand_over::{Inherited, Name};
 use plan::Plan;
-use pushed::Pushed;
+use succession::{Heir, Succession};
 use to::Bounds;
 
 /// Why the sidecar could not start.
@@ -113,8 +113,7 @@ struct Process {
     /// Ends with this.
     _watch: Option<Watch>,
     signals: (Signal, Signal),
-    /// Begins when another process serves the listeners.
-    handed: Drain,
+    succession: Succession,
 }
 
 impl Process {
@@ -150,24 +149,27 @@ impl Process {
         );
         let fleet = Arc::new(fleet);
         let applier = Applier::new(&args, &fleet, &policy, &log);
-        let control = args.control();
-        if control.is_some() {
-            // Its calls pass through until there is a policy for them.
-            fleet.apply(&plan).map_err(RunError::Start)?;
-        } else {
-            applier
-                .apply(plan)
-                .map_err(|faults| RunError::Start(faults.join("\n")))?;
-        }
-        let control = control.map(|settings| ask(settings, &metrics, &in_common.mesh, &applier));
-        let control = control
-            .transpose()
-            .map_err(|error| RunError::System("ask the control plane", error))?;
-        let handed = relieve(&args, &fleet, endpoint.as_ref(), inherited)?;
+        let following = match args.control() {
+            Some(settings) => {
+                let mesh = &in_common.mesh;
+                Some(Following::start(
+                    settings, &plan, &applier, &fleet, &inherited, &metrics, mesh,
+                )?)
+            }
+            None => {
+                let applied = applier.apply(plan);
+                applied.map_err(|faults| RunError::Start(faults.join("\n")))?;
+                None
+            }
+        };
+        let papers = following.as_ref().map(|following| Arc::clone(&following.papers));
+        let heir = Heir {
+            fleet: Arc::clone(&fleet),
+            papers,
+            inherited,
+        };
+        let succession = heir.relieve(&args, endpoint.as_ref())?;
         if let Some(listener) = endpoint {
-            let address = listener
-                .local_addr()
-                .map_err(|error| RunError::System("serve", error))?;
             let admin = Admin {
                 metrics: metrics.clone(),
                 drain: drain.clone(),
@@ -175,15 +177,11 @@ impl Process {
                 policy: Arc::clone(&policy),
                 backends: views,
                 listeners: fleet.listeners(),
-                control,
+                control: following.map(|following| following.standing),
                 memory: in_common.memory,
                 settings: args.shown(),
             };
-            let relieved = handed.clone();
-            let until = async move { relieved.draining().await };
-            serve(listener, admin::router(admin), until)
-                .map_err(|error| RunError::System("start the admin thread", error))?;
-            tracing::info!(%address, "admin endpoint listening");
+            serve_admin(listener, admin, succession.handed.clone())?;
         }
         let watch = watch(&args, sources, applier);
         let watch = watch.map_err(|error| RunError::System("start the policy watch", error))?;
@@ -194,7 +192,7 @@ impl Process {
             fleet,
             _watch: watch,
             signals: (terminate, interrupt),
-            handed,
+            succession,
         })
     }
 
@@ -203,7 +201,8 @@ impl Process {
             _ = self.signals.0.recv() => "SIGTERM",
             _ = self.signals.1.recv() => "SIGINT",
             () = self.drain.draining() => "admin endpoint",
-            () = self.handed.draining() => "another process",
+            () = self.succession.handed.draining() => "another process",
+            Ok(()) = &mut self.succession.stranded => return stranded(),
         };
         tracing::info!(asked, "draining");
         self.drain.signal();
@@ -217,66 +216,6 @@ impl Process {
             _ = self.signals.1.recv() => return hurried(),
         }
         ExitCode::SUCCESS
-    }
-}
-
-/// Begins to follow a control plane.
-fn ask(
-    settings: control::Settings,
-    metrics: &Metrics,
-    mesh: &Mesh,
-    applier: &Applier,
-) -> io::Result<control::Shared> {
-    let control = Control::new(settings, metrics, mesh, Box::new(Pushed(applier.clone())))?;
-    let standing = control.standing();
-    control.start()?;
-    Ok(standing)
-}
-
-/// Takes the place of the process before this one, if that is wanted; what is returned begins when the next
-/// takes this one's.
-fn relieve(
-    args: &RunArgs,
-    fleet: &Arc<Fleet>,
-    endpoint: Option<&TcpListener>,
-    inherited: Arc<Inherited>,
-) -> Result<Drain, RunError> {
-    let handed = Drain::new();
-    if let Some(path) = args.hand_over.clone() {
-        let admin = endpoint.map(TcpListener::try_clone).transpose();
-        let admin = admin.map_err(|error| RunError::System("hand over", error))?;
-        let sockets = Sockets {
-            fleet: Arc::clone(fleet),
-            admin: args.admin.zip(admin.map(Arc::new)),
-        };
-        tokio::spawn(sockets.take_place(path, inherited, handed.clone()));
-    }
-    Ok(handed)
-}
-
-/// The sockets of a process, which the next one is given.
-struct Sockets {
-    fleet: Arc<Fleet>,
-    admin: Option<(SocketAddr, Arc<TcpListener>)>,
-}
-
-impl Sockets {
-    /// Relieves the process that gave its sockets, and offers them to the next.
-    async fn take_place(self, path: PathBuf, inherited: Arc<Inherited>, handed: Drain) {
-        inherited.taken().await;
-        let all = move || {
-            let mut sockets = self.fleet.sockets()?;
-            if let Some((address, socket)) = &self.admin {
-                sockets.push(hand_over::copy(admin_name(*address), socket)?);
-            }
-            Ok(sockets)
-        };
-        if let Err(error) = inherited.served() {
-            tracing::warn!(%error, "the process before this one has ended by itself");
-        }
-        if let Err(error) = hand_over::offer(&path, all, handed) {
-            tracing::error!(%error, path = %path.display(), "no other process can take over from this one");
-        }
     }
 }
 
@@ -303,6 +242,24 @@ fn listen_for_admin(address: SocketAddr, inherited: &Inherited) -> Result<TcpLis
             "cannot listen on {address} for the admin endpoint: {error}"
         ))
     })
+}
+
+fn serve_admin(listener: TcpListener, admin: Admin, handed: Drain) -> Result<(), RunError> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| RunError::System("serve", error))?;
+    let until = async move { handed.draining().await };
+    serve(listener, admin::router(admin), until)
+        .map_err(|error| RunError::System("start the admin thread", error))?;
+    tracing::info!(%address, "admin endpoint listening");
+    Ok(())
+}
+
+fn stranded() -> ExitCode {
+    tracing::error!(
+        "the control plane did not say what to serve: the process before this one serves on, and this one ends"
+    );
+    ExitCode::FAILURE
 }
 
 fn hurried() -> ExitCode {

@@ -11,7 +11,7 @@ use crate::caller::{self, Answer};
 use crate::process::Process;
 
 /// How a sidecar is to be started.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     upstreams: Vec<SocketAddr>,
     policy: Option<String>,

@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use jitney_tests::caller::{self, request};
 use jitney_tests::proxy::Settings;
 use jitney_tests::wait::{PATIENCE, until};
-use jitney_tests::{Caller, Reply, TestProxy, TestUpstream};
+use jitney_tests::{Caller, Reply, TestControlPlane, TestProxy, TestUpstream};
 use tokio::task::JoinSet;
+
+use crate::mtls::{STRICT, mesh, start};
+use crate::pushed::free_ports;
 
 /// A sidecar that takes over at `path`, and is relieved there; always with the same line.
 fn sidecar(upstream: &TestUpstream, path: &Path) -> Settings {
@@ -160,4 +163,101 @@ async fn what_an_ended_process_left_at_the_path_is_replaced() {
     assert!(first.ended(PATIENCE).await.success());
     let second = sidecar(&upstream, &path).start().await;
     assert_eq!(caller::get(second.address, "/").await.unwrap().status, 200);
+}
+
+/// A callee that everything is pushed to, and that takes secured calls only; and the sidecar of a caller.
+struct Mesh {
+    plane: TestControlPlane,
+    callee: Settings,
+    serving: TestProxy,
+    caller: TestProxy,
+    _users: TestUpstream,
+}
+
+impl Mesh {
+    async fn start() -> Self {
+        let users = TestUpstream::start_unrecorded(|_| Reply::json(200, "{}")).await;
+        let ports = free_ports();
+        let documents = mesh(
+            &users.address.to_string(),
+            ports,
+            &format!("127.0.0.1:{}", ports[0]),
+            "mtls: Strict",
+        );
+        let plane = TestControlPlane::start(&format!("{documents}{STRICT}")).await;
+        let path = plane.folder().join("hand-over");
+        let callee = plane.sidecar("shop/users", "users-1").pushed();
+        let callee = callee.arg("--hand-over").arg(path.display().to_string());
+        let serving = callee.clone().start().await;
+        until("it offers its sockets", || path.exists()).await;
+        Self {
+            caller: start(&plane, "front", "front-1").await,
+            serving,
+            callee,
+            plane,
+            _users: users,
+        }
+    }
+
+    /// Forgets on disk what was pushed to the callee.
+    fn forget(&self) {
+        std::fs::remove_dir_all(self.plane.folder().join("snapshots/users-1")).unwrap();
+    }
+
+    async fn is_identified(&self, proxy: &TestProxy) {
+        let config = proxy.admin("/config").await.text();
+        assert!(
+            config.contains("spiffe://cluster.local/ns/shop/sa/users"),
+            "{config}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_process_is_the_same_to_other_sidecars_although_the_control_plane_is_away() {
+    let mut mesh = Mesh::start().await;
+    mesh.plane.kill();
+    let load = Load::start(mesh.caller.address);
+    load.more(200).await;
+    // Its token is used up: what it shows to others it has from the process before it.
+    let next = mesh.callee.clone().start().await;
+    let ended = mesh.serving.ended(PATIENCE).await;
+    assert!(ended.success(), "{}", mesh.serving.log());
+    load.more(200).await;
+    load.stop().await;
+    mesh.is_identified(&next).await;
+    assert!(caller::get(next.address, "/bare").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_process_before_serves_until_the_next_was_told_what_to_do() {
+    let mut mesh = Mesh::start().await;
+    mesh.forget();
+    let load = Load::start(mesh.caller.address);
+    load.more(200).await;
+    let next = mesh.callee.clone().start().await;
+    assert!(
+        mesh.serving.ended(PATIENCE).await.success(),
+        "{}",
+        mesh.serving.log()
+    );
+    load.more(200).await;
+    load.stop().await;
+    mesh.is_identified(&next).await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_not_told_what_to_do_relieves_nobody() {
+    let mut mesh = Mesh::start().await;
+    mesh.forget();
+    mesh.plane.kill();
+    let mut next = mesh.callee.clone().spawn();
+    assert!(!next.ended(PATIENCE).await.success(), "{}", next.log());
+    assert!(
+        next.log().contains("the process before this one serves on"),
+        "{}",
+        next.log()
+    );
+    assert!(mesh.serving.runs());
+    assert_eq!(caller::get(mesh.caller.address, "/").await.unwrap().status, 200);
 }

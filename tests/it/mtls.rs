@@ -12,7 +12,7 @@ use crate::pushed::free_ports;
 const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
 
 /// Fronts call users, whose endpoint is `endpoint`; more may be said of the backend.
-fn mesh(users: &str, ports: [u16; 2], endpoint: &str, more: &str) -> String {
+pub(crate) fn mesh(users: &str, ports: [u16; 2], endpoint: &str, more: &str) -> String {
     let [inbound, outbound] = ports;
     format!(
         r#"
@@ -31,10 +31,10 @@ spec: {{address: "127.0.0.1:{outbound}", backend: users, workload: front}}
     )
 }
 
-const STRICT: &str =
+pub(crate) const STRICT: &str =
     "---\nkind: Runtime\nmetadata: {name: users, namespace: shop}\nspec: {mtls: {mode: Strict}}\n";
 
-async fn start(plane: &TestControlPlane, workload: &str, node: &str) -> TestProxy {
+pub(crate) async fn start(plane: &TestControlPlane, workload: &str, node: &str) -> TestProxy {
     let settings = plane.sidecar(&format!("shop/{workload}"), node);
     settings.pushed().start().await
 }

@@ -450,6 +450,11 @@ impl Duty {
         standing.from_snapshot &= !self.complete.contains(&Kind::Policy);
     }
 
+    /// Whether something that was pushed, or kept on disk, is in force.
+    pub(super) const fn is_in_force(&self) -> bool {
+        self.is_in_force
+    }
+
     /// Whether what is held differs from what is on disk.
     pub(super) const fn is_unsaved(&self) -> bool {
         self.is_unsaved && self.is_in_force

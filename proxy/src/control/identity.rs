@@ -1,4 +1,5 @@
-//! Who this sidecar is: a key that never leaves its memory, and a certificate that says whose it is.
+//! Who this sidecar is: a key that never leaves its memory, but for that of the process that takes its place,
+//! and a certificate that says whose it is.
 
 use std::fs;
 use std::io;
@@ -9,17 +10,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jitney_api::SpiffeId;
 use jitney_api::push::config::certificates_client::CertificatesClient;
 use jitney_api::push::config::{SignedCertificate, SigningRequest};
+use prost::Message as _;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::CertificateDer;
 
-use super::Shared;
 use super::backoff::random;
 use super::channel::{Channel, ControlPlaneUrl};
 use super::session::Broken;
 use super::trust::Trust;
+use super::{Papers, Settings, Shared, SharedPapers};
 use crate::mtls::{Credentials, Mesh, spiffe_id};
 
 /// The certificate, and how to get another.
@@ -30,6 +32,7 @@ pub(super) struct Identity {
     node: String,
     standing: Shared,
     mesh: Mesh,
+    papers: SharedPapers,
     present: Option<Held>,
     /// Of the request under way: a token is good for one key, and its answer may get lost.
     next_key: Option<KeyPair>,
@@ -43,8 +46,8 @@ pub(super) struct Identity {
 #[derive(Debug)]
 struct Held {
     credentials: Credentials,
-    /// The root that signed it.
-    issuer: Vec<u8>,
+    /// As it came.
+    signed: SignedCertificate,
     /// Jittered: sidecars that started together do not come back together.
     renew_at: SystemTime,
 }
@@ -73,16 +76,44 @@ pub(super) enum IdentityError {
 }
 
 impl Identity {
-    pub(super) fn new(token_file: PathBuf, node: String, standing: Shared, mesh: Mesh) -> Self {
+    pub(super) fn new(settings: &Settings, standing: Shared, mesh: Mesh) -> Self {
         Self {
-            token_file,
-            node,
+            token_file: settings.token_file.clone(),
+            node: settings.node.clone(),
             standing,
             mesh,
+            papers: Arc::clone(&settings.papers),
             present: None,
             next_key: None,
             is_doubted: false,
             switch_at: None,
+        }
+    }
+
+    /// Goes on as the process before this one, where that has said who it was.
+    pub(super) fn inherit(&mut self, trust: &Trust) {
+        let Some(papers) = self.papers.lock().take() else {
+            return;
+        };
+        if papers.node != self.node {
+            let (node, other) = (&self.node, &papers.node);
+            tracing::info!(%node, %other, "the process before this one had another --node, and so another certificate");
+            return;
+        }
+        let held = SignedCertificate::decode(papers.signed.as_slice())
+            .map_err(|error| error.to_string())
+            .and_then(|signed| Held::of(signed, papers.key).map_err(|error| error.to_string()));
+        match held {
+            Ok(held) => {
+                if let Some(Err(reason)) = held.signed.trust.clone().map(|roots| trust.remember(roots)) {
+                    tracing::warn!(reason, "the roots of the process before this one are not used");
+                }
+                self.hold(held, trust);
+            }
+            Err(reason) => tracing::warn!(
+                reason,
+                "the certificate of the process before this one is not used"
+            ),
         }
     }
 
@@ -102,7 +133,7 @@ impl Identity {
             return Duration::ZERO;
         };
         let left = present.renew_at.duration_since(now).unwrap_or_default();
-        if !trust.is_outdated(&present.issuer) {
+        if !trust.is_outdated(present.issuer()) {
             self.switch_at = None;
             return left;
         }
@@ -154,27 +185,42 @@ impl Identity {
         let signed = signed
             .map_err(|status| self.refused(status, has_token))?
             .into_inner();
-        let held = Held::of(&signed, key)?;
-        if let Some(bundle) = signed.trust {
+        let held = Held::of(signed, key)?;
+        if let Some(bundle) = held.signed.trust.clone() {
             trust
                 .replace(bundle)
                 .map_err(|_| IdentityError::Unusable("its trust bundle"))?;
         }
+        tracing::info!(identity = %held.credentials.id, "certificate received");
+        self.next_key = None;
+        self.hold(held, trust);
+        Ok(())
+    }
+
+    fn hold(&mut self, held: Held, trust: &Trust) {
         let Credentials { id, not_after, .. } = &held.credentials;
-        tracing::info!(identity = %id, "certificate received");
         let mut standing = self.standing.lock();
         standing.identity = Some(id.to_string());
         standing.expires = Some(*not_after);
         drop(standing);
         self.present = Some(held);
-        self.next_key = None;
         self.show(trust);
-        Ok(())
     }
 
-    /// Has other sidecars see the certificate, and be checked against the roots of now.
+    /// Has other sidecars see the certificate, and be checked against the roots of now; and the process that
+    /// takes this one's place.
     pub(super) fn show(&self, trust: &Trust) {
         let Some(held) = &self.present else { return };
+        let mut signed = held.signed.clone();
+        if let (Some(with), Some(now)) = (&mut signed.trust, trust.bundle()) {
+            // The issuer stays the one that signed.
+            with.roots = now.roots;
+        }
+        *self.papers.lock() = Some(Papers {
+            node: self.node.clone(),
+            key: held.credentials.key.clone(),
+            signed: signed.encode_to_vec(),
+        });
         let shown = trust
             .roots()
             .and_then(|roots| self.mesh.show(&held.credentials, roots));
@@ -233,7 +279,7 @@ impl Identity {
 }
 
 impl Held {
-    fn of(signed: &SignedCertificate, key: Vec<u8>) -> Result<Self, IdentityError> {
+    fn of(signed: SignedCertificate, key: Vec<u8>) -> Result<Self, IdentityError> {
         let chain = signed.chain.iter().map(|one| CertificateDer::from(one.to_vec()));
         let chain: Vec<_> = chain.collect();
         let leaf = chain.first().ok_or(IdentityError::Unusable("it is empty"))?;
@@ -242,7 +288,6 @@ impl Held {
             [signed.not_before, signed.not_after].map(|at| UNIX_EPOCH + Duration::from_secs(at));
         let lifetime = not_after.duration_since(not_before);
         let lifetime = lifetime.map_err(|_| IdentityError::Unusable("it ends before it begins"))?;
-        let issuer = signed.trust.as_ref().map(|trust| trust.issuer.to_vec());
         Ok(Self {
             credentials: Credentials {
                 id,
@@ -250,9 +295,15 @@ impl Held {
                 key,
                 not_after,
             },
-            issuer: issuer.unwrap_or_default(),
+            signed,
             renew_at: not_before + lifetime.mul_f64(0.63 + 0.14 * random()),
         })
+    }
+
+    /// The root that signed it.
+    fn issuer(&self) -> &[u8] {
+        let trust = self.signed.trust.as_ref();
+        trust.map_or(&[], |trust| &trust.issuer)
     }
 }
 

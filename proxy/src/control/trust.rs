@@ -132,6 +132,11 @@ impl Trust {
         signs_now.is_some_and(|root| !root.is_empty() && root.as_ref() != issuer)
     }
 
+    /// What the control plane said last; `None` when that was another process's to hear.
+    pub(super) fn bundle(&self) -> Option<config::TrustBundle> {
+        self.known.lock().bundle.clone()
+    }
+
     /// Tells control planes from others, as of now.
     ///
     /// # Errors

@@ -247,10 +247,7 @@ impl Fleet {
                     opened.listeners.push(listener(one.clone(), socket));
                     continue;
                 }
-                (Err(error), place) => (
-                    format!("cannot listen on {}: {error}", one.address),
-                    place.clone(),
-                ),
+                (Err(error), place) => (cannot_listen(one, &error), place.clone()),
             };
             let Some(place) = place else {
                 return Err(reason);
@@ -288,6 +285,26 @@ impl Fleet {
                 None => bind(planned.address).map(Arc::new),
             },
         }
+    }
+
+    /// Binds what a plan says, so that nothing is missing but that it is put in force; what is inherited
+    /// already is.
+    ///
+    /// # Errors
+    /// What cannot be bound.
+    pub(super) fn reserve(&self, plan: &Plan) -> Result<(), String> {
+        let _in_runtime = self.runtime.enter();
+        for planned in &plan.listeners {
+            let bind = || bind(planned.address)?.into_std();
+            let reserved = self.inherited.reserve(planned.hand_over_name(), bind);
+            reserved.map_err(|error| cannot_listen(planned, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was put in force yet.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.lock().planned.is_empty()
     }
 
     /// The sockets on which it listens, to be handed over.
@@ -400,6 +417,10 @@ impl PlannedListener {
             address: self.address,
         }
     }
+}
+
+fn cannot_listen(planned: &PlannedListener, error: &io::Error) -> String {
+    format!("cannot listen on {}: {error}", planned.address)
 }
 
 /// The listener at its former address, which takes its calls until it can move. What stands in nobody's way

@@ -1,8 +1,9 @@
 //! How one process takes the place of another: it is given the listening sockets themselves, so that their
 //! queues lose nothing, and the other drains once they are served.
 //!
-//! Over a Unix socket of whole messages: one with a name and a descriptor for each socket, one that says it was
-//! the last; and back, one that says they are served. Whoever ends before that changes nothing.
+//! Over a Unix socket of whole messages: what the control plane knows the process as, one with a name and a
+//! descriptor for each socket, one that says it was the last; and back, one that says they are served. Whoever
+//! ends before that changes nothing.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -10,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::control::Papers;
 use crate::drain::Drain;
 
 /// What a socket is for.
@@ -35,11 +38,30 @@ pub(super) struct Name {
     pub(super) address: SocketAddr,
 }
 
+/// What one process tells the next.
+#[derive(Debug, Serialize, Deserialize)]
+enum Message {
+    /// Who the sidecar is to its control plane and to others.
+    Papers(Papers),
+    /// Comes with a descriptor.
+    Socket(Name),
+    /// That was all.
+    Last,
+}
+
 /// What the process before this one has given.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
     sockets: Mutex<Vec<(Name, TcpListener)>>,
+    papers: Option<Papers>,
     giver: Option<OwnedFd>,
+}
+
+/// All that is given.
+#[derive(Debug)]
+pub(super) struct Estate {
+    pub(super) papers: Option<Papers>,
+    pub(super) sockets: Vec<(Name, OwnedFd)>,
 }
 
 impl Name {
@@ -63,15 +85,47 @@ impl Inherited {
             Err(error) => return Err(error.into()),
         }
         set_socket_timeout(&giver, Timeout::Recv, Some(PATIENCE))?;
-        let mut sockets = Vec::new();
-        while let Some(socket) = receive(&giver)? {
-            sockets.push(socket);
+        let (mut sockets, mut papers) = (Vec::new(), None);
+        loop {
+            match receive(&giver)? {
+                (Message::Papers(shown), _) => papers = Some(shown),
+                (Message::Socket(name), Some(socket)) => sockets.push((name, socket)),
+                (Message::Socket(_), None) => return Err(io::Error::other("a socket is missing")),
+                (Message::Last, _) => break,
+            }
         }
         tracing::info!(sockets = sockets.len(), "taking over from another process");
         Ok(Self {
             sockets: Mutex::new(sockets),
+            papers,
             giver: Some(giver),
         })
+    }
+
+    /// Whether there is a process before this one, which serves until it is relieved.
+    pub(super) const fn is_some(&self) -> bool {
+        self.giver.is_some()
+    }
+
+    /// Who that one was.
+    pub(super) fn papers(&self) -> Option<Papers> {
+        self.papers.clone()
+    }
+
+    /// Sees to it that there is a socket for this.
+    ///
+    /// # Errors
+    /// When `bind` has none.
+    pub(super) fn reserve(
+        &self,
+        name: Name,
+        bind: impl FnOnce() -> io::Result<TcpListener>,
+    ) -> io::Result<()> {
+        let mut sockets = self.sockets.lock();
+        if !sockets.iter().any(|(known, _)| known.is_same_place(&name)) {
+            sockets.push((name, bind()?));
+        }
+        Ok(())
     }
 
     /// The socket for this, once.
@@ -81,17 +135,15 @@ impl Inherited {
         Some(sockets.swap_remove(at).1)
     }
 
-    /// Returns when all is taken, or so long after that what is left will not be.
-    pub(super) async fn taken(&self) {
-        let waiting = async {
-            while !self.sockets.lock().is_empty() {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            for (name, _) in self.sockets.lock().drain(..) {
-                tracing::warn!(listener = name.listener, address = %name.address, "a listener is not taken over");
-            }
+    /// Whether all is taken.
+    pub(super) fn is_taken(&self) -> bool {
+        self.sockets.lock().is_empty()
+    }
+
+    /// Lets go of what is not taken.
+    pub(super) fn waive(&self) {
+        for (name, _) in self.sockets.lock().drain(..) {
+            tracing::warn!(listener = name.listener, address = %name.address, "a listener is not taken over");
         }
     }
 
@@ -104,14 +156,14 @@ impl Inherited {
     }
 }
 
-/// Offers sockets at `path`, to whoever asks first and serves them; `handed` begins then. What was offered there
-/// by another process is not any more.
+/// Offers what there is at `path`, to whoever asks first and serves it; `handed` begins then. What was offered
+/// there by another process is not any more.
 ///
 /// # Errors
 /// The system's own: the path cannot be written.
-pub(super) fn offer<S>(path: &Path, sockets: S, handed: Drain) -> io::Result<()>
+pub(super) fn offer<S>(path: &Path, all: S, handed: Drain) -> io::Result<()>
 where
-    S: Fn() -> io::Result<Vec<(Name, OwnedFd)>> + Send + 'static,
+    S: Fn() -> io::Result<Estate> + Send + 'static,
 {
     let offering = socket()?;
     // In one step: whoever asks meanwhile meets one or the other.
@@ -124,7 +176,7 @@ where
     let thread = std::thread::Builder::new().name("hand-over".into());
     thread.spawn(move || {
         while let Ok(taker) = accept_with(&offering, SocketFlags::CLOEXEC) {
-            match sockets().and_then(|sockets| give(&taker, &sockets)) {
+            match all().and_then(|estate| give(&taker, estate)) {
                 Ok(()) => return handed.signal(),
                 Err(error) => tracing::warn!(%error, "the sockets were not handed over"),
             }
@@ -149,20 +201,18 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Gives the sockets, and returns when they are served.
-fn give(taker: &OwnedFd, sockets: &[(Name, OwnedFd)]) -> io::Result<()> {
+/// Gives all there is, and returns when it is served.
+fn give(taker: &OwnedFd, estate: Estate) -> io::Result<()> {
     // Twice as long as the other may wait for its listeners.
     set_socket_timeout(taker, Timeout::Recv, Some(2 * PATIENCE))?;
     set_socket_timeout(taker, Timeout::Send, Some(PATIENCE))?;
-    for (name, socket) in sockets {
-        let text = serde_json::to_vec(name)?;
-        let descriptors = [socket.as_fd()];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        sendmsg(taker, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
+    if let Some(papers) = estate.papers {
+        tell(taker, &Message::Papers(papers), None)?;
     }
-    send(taker, LAST, SendFlags::NOSIGNAL)?;
+    for (name, socket) in estate.sockets {
+        tell(taker, &Message::Socket(name), Some(&socket))?;
+    }
+    tell(taker, &Message::Last, None)?;
     let mut said = [0; 8];
     let (length, _) = rustix::net::recv(taker, &mut said, RecvFlags::empty())?;
     match &said[..length] {
@@ -171,28 +221,40 @@ fn give(taker: &OwnedFd, sockets: &[(Name, OwnedFd)]) -> io::Result<()> {
     }
 }
 
-/// The next socket; `None` after the last.
-fn receive(giver: &OwnedFd) -> io::Result<Option<(Name, TcpListener)>> {
-    let mut text = [0; LONGEST];
+fn tell(taker: &OwnedFd, message: &Message, socket: Option<&OwnedFd>) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    let descriptors = socket.map(AsFd::as_fd);
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(descriptor) = &descriptors {
+        control.push(SendAncillaryMessage::ScmRights(slice::from_ref(descriptor)));
+    }
+    sendmsg(taker, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next message, and the socket that came with it.
+fn receive(giver: &OwnedFd) -> io::Result<(Message, Option<TcpListener>)> {
+    let mut text = vec![0; LONGEST];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(&mut text)];
     let received = recvmsg(giver, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let text = &text[..received.bytes];
-    if text == LAST {
-        return Ok(None);
+    if received.bytes == 0 {
+        return Err(io::Error::other("the other process broke off"));
     }
+    let message = serde_json::from_slice(&text[..received.bytes])?;
     let descriptors = control.drain().filter_map(|message| {
         let RecvAncillaryMessage::ScmRights(descriptors) = message else {
             return None;
         };
         Some(descriptors)
     });
-    let descriptor: Option<OwnedFd> = descriptors.flatten().next();
-    let broken = || io::Error::other("the other process broke off");
-    let socket = TcpListener::from(descriptor.ok_or_else(broken)?);
-    socket.set_nonblocking(true)?;
-    Ok(Some((serde_json::from_slice(text)?, socket)))
+    let socket = descriptors.flatten().next().map(TcpListener::from);
+    if let Some(socket) = &socket {
+        socket.set_nonblocking(true)?;
+    }
+    Ok((message, socket))
 }
 
 /// A way to the descriptors that are to be given, which stay with whoever gives them until he lets go.
@@ -200,10 +262,8 @@ pub(super) fn copy(name: Name, socket: &Arc<impl AsFd>) -> io::Result<(Name, Own
     Ok((name, socket.as_fd().try_clone_to_owned()?))
 }
 
-const LAST: &[u8] = b"last";
 const SERVED: &[u8] = b"served";
-/// The longest message: a name of a listener has at most 253 characters.
-const LONGEST: usize = 1024;
-/// How long a process may take to ask for what it listens on, which a control plane may have to tell it.
-const PATIENCE: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The longest message: a certificate and some tens of roots, with four characters a byte.
+const LONGEST: usize = 128 << 10;
+/// How long a process may take to serve what it is given; a control plane may have to tell it how.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use jitney_api::Workload;
 use jitney_api::push::{Assembly, OwnLimits, Reached};
-use jitney_proxy::control::{Control, Force, Settings};
+use jitney_proxy::control::{Control, Force, Settings, SharedPapers};
 use jitney_proxy::listeners::Listeners;
 use jitney_proxy::metrics::Metrics;
 use jitney_proxy::mtls::Mesh;
@@ -79,6 +79,7 @@ impl Fleet {
                 trust_bundle: plane.folder.path().join("state/roots.pem"),
                 snapshot: None,
                 any_backend: false,
+                papers: SharedPapers::default(),
                 limits: OwnLimits::default(),
             };
             let force = Compiles {

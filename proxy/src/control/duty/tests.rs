@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::*;
+use crate::control::SharedPapers;
 use crate::listeners::{ListenerView, Pending, Place};
 
 /// What a sidecar does, as far as its duty can tell.
@@ -233,6 +234,7 @@ fn sidecar(folder: &std::path::Path) -> (Duty, Arc<Mutex<World>>, Trust) {
         trust_bundle: roots.clone(),
         snapshot: None,
         any_backend: false,
+        papers: SharedPapers::default(),
         limits: jitney_api::push::OwnLimits::default(),
     };
     let force = Stub::default();

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -10,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use jitney_core::codec::Chunks;
 use smallvec::SmallVec;
+use tokio::time::{Sleep, sleep};
 
 use crate::send::Lease;
 use crate::waking;
@@ -27,9 +29,21 @@ enum Kind {
     Incoming(Incoming),
     /// A stream from upstream; the lease knows when it was read to its end.
     Leased(Incoming, Lease),
+    /// A stream from upstream that broke, which is not told yet.
+    Broken(Box<Broken>),
     /// Bytes already read, then what is still to come.
     Resumed(Box<Resumed>),
 }
+
+#[derive(Debug)]
+struct Broken {
+    error: Option<hyper::Error>,
+    until: Pin<Box<Sleep>>,
+}
+
+/// What came before a stream broke is on its way by then: whoever passes it on throws away what is not sent yet
+/// once it hears of the error, and the caller would see less than a direct call shows.
+const TOLD_AFTER: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 struct Resumed {
@@ -98,7 +112,7 @@ impl Body {
             Kind::Empty => Some(Self::empty()),
             Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
             Kind::Chunks(chunks) => Some(Self(Kind::Chunks(chunks.clone()))),
-            Kind::Incoming(_) | Kind::Leased(..) | Kind::Resumed(_) => None,
+            Kind::Incoming(_) | Kind::Leased(..) | Kind::Broken(_) | Kind::Resumed(_) => None,
         }
     }
 }
@@ -132,9 +146,14 @@ impl HttpBody for Body {
             Kind::Incoming(stream) => waking::poll_piece(stream, cx),
             Kind::Leased(stream, lease) => {
                 let frame = ready!(waking::poll_piece(stream, cx));
-                let ended = match &frame {
-                    Some(Ok(frame)) => frame.is_trailers() || stream.is_end_stream(),
-                    Some(Err(_)) => false,
+                let ended = match frame {
+                    Some(Err(error)) => {
+                        let mut broken = Broken::new(error);
+                        let told = broken.poll(cx);
+                        self.0 = Kind::Broken(broken);
+                        return told;
+                    }
+                    Some(Ok(ref frame)) => frame.is_trailers() || stream.is_end_stream(),
                     None => true,
                 };
                 if ended {
@@ -142,6 +161,7 @@ impl HttpBody for Body {
                 }
                 Poll::Ready(frame)
             }
+            Kind::Broken(broken) => broken.poll(cx),
             Kind::Resumed(resumed) => resumed.poll(cx),
         }
     }
@@ -149,7 +169,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Full(_) => false,
+            Kind::Full(_) | Kind::Broken(_) => false,
             Kind::Chunks(chunks) => chunks.len() == 0,
             Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.is_end_stream(),
             Kind::Resumed(resumed) => {
@@ -164,6 +184,7 @@ impl HttpBody for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks(chunks) => SizeHint::with_exact(total(chunks.as_slice())),
             Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.size_hint(),
+            Kind::Broken(_) => SizeHint::default(),
             Kind::Resumed(resumed) if resumed.trailers.is_some() => SizeHint::default(),
             Kind::Resumed(resumed) => {
                 let read = total(resumed.read.as_slice());
@@ -176,6 +197,22 @@ impl HttpBody for Body {
                 hint
             }
         }
+    }
+}
+
+impl Broken {
+    fn new(error: hyper::Error) -> Box<Self> {
+        Box::new(Self {
+            error: Some(error),
+            until: Box::pin(sleep(TOLD_AFTER)),
+        })
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.error.is_some() {
+            ready!(self.until.as_mut().poll(cx));
+        }
+        Poll::Ready(self.error.take().map(Err))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connections between sidecars: secured, and nobody can tell.
 
 use http::Version;
-use jitney_tests::caller::{get, request};
+use jitney_tests::caller::{get, raw, request};
 use jitney_tests::{Caller, Reply, Seen, TestControlPlane, TestProxy, TestUpstream, Wiretap, model, wait};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -283,4 +283,28 @@ async fn a_reset_is_no_clean_end_behind_two_sidecars() {
     drop(stream);
     let ended = client.read(&mut [0; 64]).await.unwrap_err();
     assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn what_came_before_a_reply_broke_off_arrives() {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = service.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = service.accept().await.unwrap();
+            let read = stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(read > 0);
+            let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nas far as this";
+            stream.write_all(cut).await.unwrap();
+        }
+    });
+    let mesh = Mesh::of(&address, "workload: users", "").await;
+    for caller in [mesh.callee.address, mesh.caller.address] {
+        for _ in 0..20 {
+            let call = b"GET / HTTP/1.1\r\nhost: users\r\n\r\n";
+            let answer = raw(caller, call, wait::PATIENCE).await.unwrap();
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(answer.ends_with("\r\n\r\nas far as this"), "{answer}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use seats::Seats;
 use crate::connection::{self, ConnInfo, Identity, Limits, Serve};
 use crate::detect::{self, Protocol};
 use crate::drain::Drain;
-use crate::guard::Guard;
+use crate::guard::{Guard, Leave};
 use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
 use crate::mtls::hello::{Hello, hello};
 use crate::mtls::{Inside, Mesh};
@@ -243,39 +243,40 @@ impl<D: Direct> Acceptor<D> {
         };
         let open = OpenDownstream::count(&self.metrics);
         let told = Box::pin(self.tell(stream, directed)).await?;
-        let Some((
-            spoken,
-            Directed {
-                service,
-                opaque,
-                info,
-                ..
-            },
-        )) = told
-        else {
+        let Some((spoken, directed)) = told else {
             return Ok(());
         };
-        if matches!(spoken.then, Then::Pass(_) | Then::Join(..)) && !info.admits(None) {
-            self.refuse(Refusal::Denied, &info, &"no rule allows its bytes");
-            return Ok(());
-        }
-        open.speaks(spoken.counted);
+        let Directed {
+            service,
+            opaque,
+            info,
+            ..
+        } = directed;
         let (stream, limits) = (spoken.stream, &self.limits);
+        let counted = || open.speaks(spoken.counted);
         match spoken.then {
             Then::Http1(ahead) => {
-                Box::pin(connection::serve_http1(
-                    stream, ahead, info, service, seat, limits,
-                ))
-                .await;
+                counted();
+                let serving = connection::serve_http1(stream, ahead, info, service, seat, limits);
+                Box::pin(serving).await;
             }
             Then::Http2(ahead) => {
-                Box::pin(connection::serve_http2(
-                    stream, ahead, info, service, seat, limits,
-                ))
-                .await;
+                counted();
+                let serving = connection::serve_http2(stream, ahead, info, service, seat, limits);
+                Box::pin(serving).await;
             }
-            Then::Pass(ahead) => opaque::pass(stream, &ahead, &opaque).await?,
-            Then::Join(ahead, server) => opaque::join(stream, &ahead, *server).await?,
+            Then::Bytes(ahead, server) => {
+                let Some(leave) = Leave::of_bytes(info.clone()) else {
+                    self.refuse(Refusal::Denied, &info, &"no rule allows its bytes");
+                    return Ok(());
+                };
+                counted();
+                let server = match server {
+                    Some(server) => *server,
+                    None => Wire::new(opaque.connect().await.map_err(io::Error::other)?),
+                };
+                opaque::join(stream, &ahead, server, leave).await?;
+            }
         }
         Ok(())
     }
@@ -385,7 +386,7 @@ impl<D: Direct> Acceptor<D> {
         directed: &Directed<D::Service>,
     ) -> Option<Spoken> {
         // Nobody is let hear a server who may not speak to it.
-        let may_hear = directed.info.guard.is_none() || directed.info.admits(None);
+        let may_hear = directed.info.admits(None);
         let server = may_hear.then_some(&*directed.opaque);
         let first = opaque::who_speaks_first(&mut stream, &mut read, server);
         let first = tokio::time::timeout(self.limits.idle_timeout, first);
@@ -400,7 +401,7 @@ impl<D: Direct> Acceptor<D> {
             First::Server(server) => Some(Spoken {
                 stream,
                 counted: metrics::Protocol::Opaque,
-                then: Then::Join(read.freeze(), Box::new(server)),
+                then: Then::Bytes(read.freeze(), Some(Box::new(server))),
             }),
         }
     }
@@ -425,10 +426,8 @@ struct Spoken {
 enum Then {
     Http1(Bytes),
     Http2(Bytes),
-    /// Its bytes go to an endpoint.
-    Pass(Bytes),
-    /// To this one, which has spoken first.
-    Join(Bytes, Box<Wire<Transport<Outgoing>>>),
+    /// Its bytes go to an endpoint: to this one, if it has spoken first.
+    Bytes(Bytes, Option<Box<Wire<Transport<Outgoing>>>>),
 }
 
 impl Spoken {
@@ -436,8 +435,8 @@ impl Spoken {
         let (counted, then) = match protocol {
             Protocol::Http1 => (metrics::Protocol::Http1, Then::Http1(ahead)),
             Protocol::Http2 => (metrics::Protocol::Http2, Then::Http2(ahead)),
-            Protocol::Tls => (metrics::Protocol::Tls, Then::Pass(ahead)),
-            Protocol::Opaque => (metrics::Protocol::Opaque, Then::Pass(ahead)),
+            Protocol::Tls => (metrics::Protocol::Tls, Then::Bytes(ahead, None)),
+            Protocol::Opaque => (metrics::Protocol::Opaque, Then::Bytes(ahead, None)),
         };
         Self {
             stream,

@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jitney_api::SpiffeId;
 use tokio::net::TcpStream;
@@ -21,7 +22,7 @@ use tokio::net::TcpStream;
 use crate::accept::Seat;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::guard::Guard;
+use crate::guard::{Guard, Leave};
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
 use crate::reply;
@@ -265,8 +266,13 @@ impl<S: Serve> Shared<S> {
         })
     }
 
-    fn call(&self, call: Request<Incoming>) -> Serving {
+    fn call(&self, mut call: Request<Incoming>) -> Serving {
         self.seat.call();
+        if call.extensions().get::<OnUpgrade>().is_some()
+            && let Some(leave) = Leave::of_call(&self.info, &call)
+        {
+            call.extensions_mut().insert(leave);
+        }
         match headers::check(&call) {
             Ok(()) => self.service.serve(call, &self.info),
             Err(error) => refused(&error),

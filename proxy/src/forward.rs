@@ -1,5 +1,7 @@
 //! A call that is not batched: passed to the backend and back, streamed both ways with its trailers.
 
+use std::future::pending;
+
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -8,6 +10,7 @@ use tokio::io::copy_bidirectional;
 
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
+use crate::guard::Leave;
 use crate::headers;
 use crate::send::{Backend, Sending};
 
@@ -37,6 +40,7 @@ async fn switch(
     protocol: HeaderValue,
     backend: &Backend,
 ) -> Result<Response<Body>, Error> {
+    let leave = request.extensions_mut().remove::<Leave>();
     let Some(caller) = request.extensions_mut().remove::<OnUpgrade>() else {
         return backend.send(&mut Some(request), &Sending::default()).await;
     };
@@ -46,9 +50,21 @@ async fn switch(
         let Some(server) = reply.extensions_mut().remove::<OnUpgrade>() else {
             return Err(ErrorKind::UpstreamProtocol("a 101 that nobody asked for").into());
         };
-        tokio::spawn(tunnel(caller, server));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tunnel(caller, server) => {}
+                () = revoked(leave) => {}
+            }
+        });
     }
     Ok(reply)
+}
+
+async fn revoked(leave: Option<Leave>) {
+    match leave {
+        Some(leave) => leave.revoked().await,
+        None => pending().await,
+    }
 }
 
 /// Passes bytes both ways once both sides have switched.

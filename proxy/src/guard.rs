@@ -1,11 +1,14 @@
-//! Who may call, asked for every call before it may join a batch, and once for a connection of bytes.
+//! Who may call, asked for every call before it may join a batch; and for a connection of bytes when it begins,
+//! and again whenever the rules change.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::Method;
+use http::{Method, Request};
 use jitney_api::{InboundMtls, Mtls};
 use jitney_core::access::{Access, Asked};
+use tokio::sync::watch;
 
 use crate::connection::ConnInfo;
 use crate::metrics::{Metrics, Unauthorized};
@@ -14,6 +17,8 @@ use crate::metrics::{Metrics, Unauthorized};
 #[derive(Clone, Debug)]
 pub struct Guard {
     rules: Arc<ArcSwap<Rules>>,
+    /// Told of when the rules change.
+    changed: watch::Sender<()>,
     metrics: Metrics,
     /// Connections may be older than what is asked of them now.
     asks_again: bool,
@@ -26,6 +31,18 @@ pub(crate) struct Rules {
     pub(crate) access: Option<Access>,
     /// What callers have to have proven.
     pub(crate) mtls: InboundMtls,
+    /// Ports of listeners whose callers have to have proven who they are.
+    pub(crate) strict: Vec<u16>,
+}
+
+/// That bytes are passed on for somebody, until the rules say otherwise.
+#[derive(Clone, Debug)]
+pub(crate) struct Leave {
+    connection: Arc<ConnInfo>,
+    /// With which they began; `None`: they were bytes from the beginning.
+    call: Option<(Method, String)>,
+    /// Since before it was asked for; `None`: nobody guards it.
+    changed: Option<watch::Receiver<()>>,
 }
 
 impl Guard {
@@ -33,6 +50,7 @@ impl Guard {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             rules: Arc::default(),
+            changed: watch::Sender::default(),
             metrics: metrics.clone(),
             asks_again: false,
         }
@@ -50,6 +68,11 @@ impl Guard {
     /// Has calls that come from now on go by these rules.
     pub(crate) fn install(&self, rules: Rules) {
         self.rules.store(Arc::new(rules));
+        self.changed.send_replace(());
+    }
+
+    fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Whether a call is let in; without `call`, bytes that are not HTTP.
@@ -75,5 +98,54 @@ impl Guard {
         let (method, path) = call.unzip();
         tracing::debug!(%peer, caller, port, ?method, path, enforced = access.is_enforced, "no rule allows it");
         !access.is_enforced
+    }
+}
+
+impl Leave {
+    /// For bytes that are not HTTP; `None`: there is none.
+    pub(crate) fn of_bytes(connection: ConnInfo) -> Option<Self> {
+        let leave = Self {
+            changed: connection.guard.as_ref().map(Guard::changed),
+            connection: Arc::new(connection),
+            call: None,
+        };
+        leave.connection.admits(None).then_some(leave)
+    }
+
+    /// For what a call may switch to that is let in; `None` where nobody guards it.
+    pub(crate) fn of_call<B>(connection: &Arc<ConnInfo>, call: &Request<B>) -> Option<Self> {
+        Some(Self {
+            changed: Some(connection.guard.as_ref()?.changed()),
+            connection: Arc::clone(connection),
+            call: Some((call.method().clone(), call.uri().path().to_owned())),
+        })
+    }
+
+    /// Returns when there is none any more.
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    pub(crate) async fn revoked(mut self) {
+        let (Some(guard), Some(mut changed)) = (&self.connection.guard, self.changed.take()) else {
+            return pending().await;
+        };
+        loop {
+            if changed.changed().await.is_err() {
+                return pending().await;
+            }
+            if !self.is_given(guard) {
+                let (peer, destination) = (self.connection.peer, self.connection.local);
+                tracing::debug!(%peer, %destination, "a connection of bytes ends: the rules have changed");
+                return;
+            }
+        }
+    }
+
+    fn is_given(&self, guard: &Guard) -> bool {
+        let port = self.connection.local.port();
+        let is_bare = self.connection.identity.is_none();
+        let is_let_in = !is_bare || !guard.rules.load().strict.contains(&port);
+        let call = self.call.as_ref().map(|(method, path)| (method, &**path));
+        is_let_in && guard.admits(&self.connection, call)
     }
 }

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 
 use crate::detect::{self, Protocol};
+use crate::guard::Leave;
 use crate::send::{Backend, Outgoing};
 use crate::transport::Transport;
 use crate::wire::Wire;
@@ -56,26 +57,33 @@ pub(crate) async fn who_speaks_first(
     }
 }
 
-/// Passes a connection through to an endpoint.
-pub(crate) async fn pass(caller: Transport<TcpStream>, read: &[u8], backend: &Backend) -> io::Result<()> {
-    let server = backend.connect().await.map_err(io::Error::other)?;
-    join(caller, read, Wire::new(server)).await
-}
-
-/// Passes bytes both ways until both sides have ended, or one has failed: then the other is reset, too; `read` is what the caller already sent.
+/// Passes bytes both ways until both sides have ended, or one has failed, or leave is revoked: then both are reset.
+/// `read` is what the caller already sent.
 pub(crate) async fn join(
     mut caller: Transport<TcpStream>,
     read: &[u8],
     mut server: Wire<Transport<Outgoing>>,
+    leave: Leave,
 ) -> io::Result<()> {
-    server.write_all(read).await?;
-    server.flush().await?;
-    let copied = copy_bidirectional(&mut caller, &mut server).await;
+    let copied = tokio::select! {
+        copied = copy(&mut caller, read, &mut server) => copied,
+        () = leave.revoked() => Err(io::ErrorKind::PermissionDenied.into()),
+    };
     if copied.is_err() {
         caller.end_badly();
         server.inner().end_badly();
     }
-    copied.map(|_| ())
+    copied
+}
+
+async fn copy(
+    caller: &mut Transport<TcpStream>,
+    read: &[u8],
+    server: &mut Wire<Transport<Outgoing>>,
+) -> io::Result<()> {
+    server.write_all(read).await?;
+    server.flush().await?;
+    copy_bidirectional(caller, server).await.map(|_| ())
 }
 
 /// What is read at once of a server that speaks first: greetings are short.

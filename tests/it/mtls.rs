@@ -308,3 +308,76 @@ async fn what_came_before_a_reply_broke_off_arrives() {
         }
     }
 }
+
+/// Echoes bytes, and those of calls that switch to them.
+async fn echoing() -> String {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = service.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = service.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut read = [0; 1024];
+                loop {
+                    let length = stream.read(&mut read).await?;
+                    let reply = match &read[..length] {
+                        [] => return Ok::<_, std::io::Error>(()),
+                        [b'G', b'E', b'T', ..] => SWITCHED,
+                        bytes => bytes,
+                    };
+                    stream.write_all(reply).await?;
+                }
+            });
+        }
+    });
+    address
+}
+
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+const SWITCHING: &[u8] = b"GET / HTTP/1.1\r\nhost: users\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+
+/// A connection on which something was said both ways.
+async fn talking(address: std::net::SocketAddr, first: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(first).await.unwrap();
+    let heard = stream.read(&mut [0; 1024]).await.unwrap();
+    assert!(heard > 0);
+    stream
+}
+
+#[tokio::test]
+async fn bytes_that_are_passed_on_end_when_the_rules_let_them_in_no_more() {
+    let ports = free_ports();
+    let [inbound, outbound] = ports.map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    let documents = mesh(&echoing().await, ports, &inbound.to_string(), "workload: users");
+    let plane = TestControlPlane::start(&documents).await;
+    let _callee = start(&plane, "users", "users-1").await;
+    let _caller = start(&plane, "front", "front-1").await;
+    let bytes: &[u8] = b"\0\0\0\x08some bytes";
+    let mut connections = Vec::new();
+    for address in [inbound, outbound] {
+        for first in [bytes, SWITCHING] {
+            connections.push(talking(address, first).await);
+        }
+    }
+    let secured = connections.split_off(2);
+    plane.write(&format!("{documents}{STRICT}"));
+    for mut bare in connections {
+        assert_eq!(bare.read(&mut [0; 64]).await.unwrap_or(0), 0, "it is strict now");
+    }
+    let mut left = Vec::new();
+    for mut stream in secured {
+        stream.write_all(b"\0still here").await.unwrap();
+        assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 11);
+        left.push(stream);
+    }
+    let nobody = STRICT.replace("{mtls", "{authorization: {rules: []}, mtls");
+    plane.write(&format!("{documents}{nobody}"));
+    for mut stream in left {
+        assert_eq!(
+            stream.read(&mut [0; 64]).await.unwrap_or(0),
+            0,
+            "nobody may call now"
+        );
+    }
+}

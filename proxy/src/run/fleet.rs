@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jitney_api::Mtls;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -127,6 +128,7 @@ impl Fleet {
         self.guard.install(Rules {
             access: plan.access.clone(),
             mtls: plan.mtls.clone(),
+            strict: strict_ports(&plan.listeners),
         });
         running.planned.clone_from(&plan.listeners);
         self.listen(&mut running, opened);
@@ -417,6 +419,11 @@ impl PlannedListener {
             address: self.address,
         }
     }
+}
+
+fn strict_ports(planned: &[PlannedListener]) -> Vec<u16> {
+    let strict = planned.iter().filter(|one| one.mtls == Mtls::Strict);
+    strict.map(|one| one.address.port()).collect()
 }
 
 fn cannot_listen(planned: &PlannedListener, error: &io::Error) -> String {

@@ -13,6 +13,7 @@ use jitney_core::codec::Chunks;
 use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep};
 
+use crate::headers::treat_trailers;
 use crate::send::Lease;
 use crate::waking;
 
@@ -25,7 +26,7 @@ enum Kind {
     Empty,
     Full(Bytes),
     Chunks(Box<smallvec::IntoIter<[Bytes; 4]>>),
-    /// A stream, as it comes in.
+    /// A caller's stream.
     Incoming(Incoming),
     /// A stream from upstream; the lease knows when it was read to its end.
     Leased(Incoming, Lease),
@@ -143,7 +144,15 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Chunks(chunks) => Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk)))),
-            Kind::Incoming(stream) => waking::poll_piece(stream, cx),
+            Kind::Incoming(stream) => {
+                let mut frame = ready!(waking::poll_piece(stream, cx));
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    treat_trailers(trailers);
+                }
+                Poll::Ready(frame)
+            }
             Kind::Leased(stream, lease) => {
                 let frame = ready!(waking::poll_piece(stream, cx));
                 let ended = match frame {

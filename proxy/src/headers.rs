@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use crate::error::{Error, ErrorKind};
 
 pub use received::Received;
+pub(crate) use received::treat_trailers;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -322,9 +323,9 @@ fn is_protected(name: &str) -> bool {
 }
 
 /// A name as some upstreams read it, to whom `x_forwarded_for` and `x.forwarded.for` are the same field
-/// (CVE-2026-88011).
+/// (CVE-2026-88011): of all that is neither letter nor digit, any may stand for any.
 fn plain(name: &str) -> SmallVec<[u8; 64]> {
-    let plain = |byte| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     name.bytes().map(plain).collect()
 }
 

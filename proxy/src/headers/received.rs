@@ -66,6 +66,11 @@ impl Received {
     }
 }
 
+/// Removes from the trailers of a request what no caller may say: some upstreams add them to its head.
+pub(crate) fn treat_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, is_of_the_mesh);
+}
+
 /// Removes all fields whose names are such.
 fn remove(headers: &mut HeaderMap, is_such: fn(&str) -> bool) {
     let found = headers.keys().filter(|name| is_such(name.as_str())).cloned();
@@ -217,6 +222,7 @@ mod tests {
             ("x-jitney-client-id", "spiffe://admin"),
             ("x_jitney_client_id", "spiffe://admin"),
             ("x.jitney.client.id", "spiffe://admin"),
+            ("x!jitney~client|id", "spiffe://admin"),
             ("x-jitneys", "1"),
         ];
         assert_eq!(

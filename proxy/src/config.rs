@@ -149,6 +149,11 @@ pub struct RunArgs {
     )]
     pub node: Option<String>,
 
+    /// The zone that this sidecar is in: endpoints that are said to be in it come first where a policy has
+    /// trafficDistribution: PreferSameZone.
+    #[arg(long, env = "JITNEY_ZONE", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub zone: Option<String>,
+
     /// The most bytes that may wait for one batch key, whatever a policy of the control plane says: one that
     /// asks for more is rejected.
     #[arg(long, env = "JITNEY_MAX_QUEUE_BYTES", value_name = "SIZE", value_parser = bytes, requires = "control_plane", conflicts_with = "config")]
@@ -310,6 +315,7 @@ impl RunArgs {
         (!self.control_plane.is_empty()).then(|| control::Settings {
             urls: self.control_plane.clone(),
             node: self.node(),
+            zone: self.zone.clone(),
             token_file: self.token_file.clone(),
             trust_bundle: self.trust_bundle.clone(),
             snapshot: self.snapshot.clone(),
@@ -346,6 +352,7 @@ impl RunArgs {
             "config": self.config,
             "controlPlane": self.control_plane.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "snapshot": self.snapshot,
+            "zone": self.zone,
             "node": (!self.control_plane.is_empty()).then(|| self.node()),
             "admin": self.admin,
             "threads": self.threads,

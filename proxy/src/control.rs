@@ -57,6 +57,8 @@ pub struct Settings {
     pub urls: Vec<ControlPlaneUrl>,
     /// What this sidecar calls itself.
     pub node: String,
+    /// The zone that it is in, if it knows.
+    pub zone: Option<String>,
     /// Read whenever a token is needed.
     pub token_file: PathBuf,
     /// Roots to begin with, PEM; what is pushed takes their place until the file is changed.

@@ -128,7 +128,7 @@ impl Process {
         let failed = |error| RunError::System("listen for signals", error);
         let terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let in_common = InCommon::default();
+        let in_common = in_common(&args);
         let (metrics, drain, views) = (Metrics::new(), Drain::new(), Views::default());
         let policy = Arc::new(PolicyStatus::new(metrics.clone()));
         in_common.memory.watch(args.cgroup_root.clone(), metrics.clone());
@@ -216,6 +216,14 @@ impl Process {
             _ = self.signals.1.recv() => return hurried(),
         }
         ExitCode::SUCCESS
+    }
+}
+
+/// What all backends share from the start.
+fn in_common(args: &RunArgs) -> InCommon {
+    InCommon {
+        zone: args.zone.as_deref().map(Into::into),
+        ..InCommon::default()
     }
 }
 

@@ -90,6 +90,8 @@ pub struct InCommon {
     pub ours: Ours,
     /// How short of memory the process is.
     pub memory: Memory,
+    /// The zone that this sidecar is in, if it knows.
+    pub zone: Option<Arc<str>>,
 }
 
 /// A named destination.
@@ -196,10 +198,8 @@ impl Backend {
         self.gate
             .limit(traffic.circuit_breaker.map(|breaker| breaker.max_requests));
         let before = self.roster.load();
-        self.roster.store(Arc::new(Roster {
-            endpoints: before.endpoints.clone(),
-            treatment: Treatment::of(traffic, &before.endpoints, &before.treatment),
-        }));
+        let treatment = Treatment::of(traffic, &before.endpoints, &before.treatment);
+        self.roster.store(Arc::new(before.treated(treatment)));
     }
 
     /// Sends a request and waits for the head of the reply. The head must have been through

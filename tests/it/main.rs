@@ -55,3 +55,4 @@ mod isolating;
 mod leaving;
 mod storm;
 mod traffic;
+mod zones;

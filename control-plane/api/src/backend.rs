@@ -1,6 +1,11 @@
 //! `kind: Backend`: a named destination outside Kubernetes.
 
+use std::fmt::{self, Formatter};
+
 use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{Ignored, Metadata};
@@ -29,9 +34,9 @@ pub struct Backend {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendSpec {
-    /// Addresses as `host:port`; an IPv6 address in brackets.
+    /// Addresses as `host:port`, an IPv6 address in brackets; or maps of an address and where it is.
     #[schemars(length(min = 1, max = 1000))]
-    pub endpoints: Vec<String>,
+    pub endpoints: Vec<BackendEndpoint>,
     /// The protocol.
     #[serde(default)]
     pub protocol: Protocol,
@@ -46,6 +51,69 @@ pub struct BackendSpec {
     /// `mtls: Strict` those of the workload that has the backend's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
+}
+
+/// One address of a backend. Written as a text when nothing is said of it.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("type" = ["string", "object"]))]
+pub struct BackendEndpoint {
+    /// `host:port`; an IPv6 address in brackets.
+    pub address: String,
+    /// The zone that it is in, as its callers' sidecars call theirs (`--zone`). Default: in none that they know.
+    #[serde(default)]
+    pub zone: Option<String>,
+}
+
+impl Serialize for BackendEndpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.zone {
+            None => serializer.serialize_str(&self.address),
+            Some(zone) => serializer.collect_map([("address", &self.address), ("zone", zone)]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendEndpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            address: String,
+            #[serde(default)]
+            zone: Option<String>,
+        }
+
+        impl<'de> Visitor<'de> for Written {
+            type Value = BackendEndpoint;
+
+            fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+                f.write_str("host:port, or a map with address and zone")
+            }
+
+            fn visit_str<E: Error>(self, address: &str) -> Result<BackendEndpoint, E> {
+                Ok(address.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BackendEndpoint, A::Error> {
+                let Fields { address, zone } = Fields::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(BackendEndpoint { address, zone })
+            }
+        }
+
+        deserializer.deserialize_any(Written)
+    }
+}
+
+impl From<&str> for BackendEndpoint {
+    fn from(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            zone: None,
+        }
+    }
 }
 
 pub(crate) fn connect_timeout() -> Duration {

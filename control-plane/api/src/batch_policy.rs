@@ -17,7 +17,7 @@ pub use codec::{CodecSettings, JsonArraySettings, JsonRpcSettings, KeyedGetSetti
 pub use matching::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
 pub use traffic::{
     CircuitBreaker, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryBudget, RetryCondition,
-    Timeouts, Traffic,
+    Timeouts, Traffic, TrafficDistribution,
 };
 
 /// Which calls are gathered into batches, and how.

@@ -27,7 +27,7 @@ use crate::{
     RuntimeSpec, Severity,
 };
 
-pub use endpoint::{Endpoint, NotAnEndpoint};
+pub use endpoint::{Endpoint, Located, NotAnEndpoint};
 pub use mtls::strict_mtls;
 
 /// Everything that `run --config` needs.
@@ -70,7 +70,7 @@ pub struct CompiledBackend {
     /// Its name.
     pub name: Arc<str>,
     /// Its addresses, at least one.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Located>,
     /// How it is spoken to.
     pub protocol: Protocol,
     /// The longest that a connection may take to come about.

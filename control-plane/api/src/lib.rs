@@ -32,11 +32,11 @@ pub mod push;
 pub mod program;
 
 pub use authorization::{AccessRule, Authorization, AuthorizationMode};
-pub use backend::{Backend, BackendSpec, Protocol};
+pub use backend::{Backend, BackendEndpoint, BackendSpec, Protocol};
 pub use batch_policy::*;
 pub use compile::{
-    Compiled, CompiledBackend, CompiledListener, CompiledPolicy, Endpoint, NotAnEndpoint, check, compile,
-    compile_for_upstream, strict_mtls,
+    Compiled, CompiledBackend, CompiledListener, CompiledPolicy, Endpoint, Located, NotAnEndpoint, check,
+    compile, compile_for_upstream, strict_mtls,
 };
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Documents, Metadata, Resource};

@@ -103,6 +103,8 @@ pub struct EndpointView {
     pub address: String,
     /// Whose sidecar it is, where new connections to it are secured.
     pub secured: Option<String>,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
     /// True while calls may go there.
     pub is_healthy: bool,
     /// Why not, or what else there is to say.

@@ -58,6 +58,7 @@ impl BackendView for Hostile {
         vec![EndpointView {
             address: EVIL.into(),
             secured: None,
+            zone: Some(EVIL.into()),
             is_healthy: true,
             note: EVIL.into(),
             load: 0.5,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jitney_api::Workload;
-use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Locality, Node};
 use jitney_api::push::config::{BatchFinding, Finding, Kept, Snapshot};
 use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
 use jitney_core::decline::{Grown, Tally};
@@ -82,6 +82,7 @@ impl Duty {
     ) -> Self {
         let mut subscriber = Subscriber::new(Node {
             id: settings.node.clone(),
+            locality: settings.zone.clone().map(|zone| Locality { zone }),
             user_agent_name: "jitney-proxy".into(),
             user_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Node::default()

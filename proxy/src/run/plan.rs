@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::{
-    CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Mtls, Protocol, Resource, RuntimeSpec,
-    Sources, compile, compile_for_upstream, strict_mtls,
+    CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Located, Mtls, Protocol, Resource,
+    RuntimeSpec, Sources, compile, compile_for_upstream, strict_mtls,
 };
 use jitney_core::access::Access;
 use jitney_core::policy::Policy;
@@ -181,7 +181,7 @@ impl Plan {
                 .find(|one| one.name == listener.backend)?;
             Some(CompiledBackend {
                 name: local_name(&listener.backend, &local),
-                endpoints: vec![local],
+                endpoints: vec![local.into()],
                 ..backend.clone()
             })
         });
@@ -345,7 +345,7 @@ impl From<CompiledBackend> for PlannedBackend {
         };
         Self {
             reach,
-            endpoints: backend.endpoints.iter().map(|one| address(one).into()).collect(),
+            endpoints: backend.endpoints.into_iter().map(target).collect(),
             policy: backend.policy,
         }
     }
@@ -381,6 +381,13 @@ pub(super) const fn speaks(protocol: Protocol) -> Speaks {
 /// A backend behind this very sidecar, which is reached at an address of its own.
 pub(super) fn local_name(backend: &str, local: &Endpoint) -> Arc<str> {
     format!("{backend}/{local}").into()
+}
+
+fn target(located: Located) -> Target {
+    Target {
+        zone: located.zone,
+        ..address(&located.endpoint).into()
+    }
 }
 
 pub(super) fn address(endpoint: &Endpoint) -> Address {

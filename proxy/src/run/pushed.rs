@@ -166,5 +166,6 @@ fn target(reached: &Reached, is_strict: bool) -> Target {
     Target {
         address: address(&reached.endpoint),
         peer: peer.map(|workload| Peer { workload, is_strict }),
+        zone: reached.zone.clone(),
     }
 }

@@ -27,6 +27,8 @@ pub struct Target {
     pub address: Address,
     /// Whose sidecar answers there; `None`: connections are bare.
     pub peer: Option<Peer>,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
 }
 
 /// A sidecar that is to answer.
@@ -81,7 +83,11 @@ impl From<SocketAddr> for Address {
 
 impl From<Address> for Target {
     fn from(address: Address) -> Self {
-        Self { address, peer: None }
+        Self {
+            address,
+            peer: None,
+            zone: None,
+        }
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Endpoint {
     /// No other endpoint of this process ever has it.
     pub(super) id: u64,
     pub(super) target: Target,
+    /// It is in the zone of this sidecar.
+    pub(super) is_near: bool,
     pub(super) http1: Arc<Idle>,
     pub(super) load: Load,
     http2: Shared,
@@ -57,6 +59,8 @@ pub struct EndpointView {
     pub address: Address,
     /// Whose sidecar it is, where new connections to it are secured.
     pub secured: Option<Peer>,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
     /// Calls in flight.
     pub in_flight: usize,
     /// Idle HTTP/1.1 connections.
@@ -83,6 +87,7 @@ impl Endpoint {
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             host: target.address.host(),
+            is_near: target.zone.is_some() && target.zone == settings.in_common.zone,
             secured: Secured::new(&settings.in_common.mesh, target.peer.clone()),
             target,
             http1: Idle::start(settings.max_idle, settings.idle_timeout),
@@ -139,6 +144,11 @@ impl Endpoint {
             Outcome::Unknown => {}
         }
         sent
+    }
+
+    /// Whether connections could be made when one was last tried.
+    pub(super) fn is_reachable(&self) -> bool {
+        !self.unreachable.load(Ordering::Relaxed)
     }
 
     fn was_reached(&self) {
@@ -361,6 +371,7 @@ impl Endpoint {
         EndpointView {
             address: self.target.address.clone(),
             secured: self.secured.is_used().then(|| self.target.peer.clone()).flatten(),
+            zone: self.target.zone.clone(),
             in_flight: self.load.in_flight.load(Ordering::Relaxed),
             idle: self.http1.len(),
             http2_connections: self.http2.len() + self.secured.connections.len(),

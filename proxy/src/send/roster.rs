@@ -18,7 +18,10 @@ use crate::error::Error;
 /// The endpoints and their treatment.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
+    /// Invariant: those of the own zone come first.
     pub(super) endpoints: Box<[Arc<Endpoint>]>,
+    /// How many are in the own zone.
+    near: usize,
     pub(super) treatment: Treatment,
 }
 
@@ -32,9 +35,25 @@ impl Roster {
         let known = self.endpoints.iter();
         let mut known: HashMap<_, _> = known.map(|endpoint| (&endpoint.target, endpoint)).collect();
         let endpoint = |target| known.remove(target).map_or_else(|| start(target), Arc::clone);
+        let (mut endpoints, far): (Vec<_>, Vec<_>) = targets
+            .iter()
+            .map(endpoint)
+            .partition(|endpoint| endpoint.is_near);
+        let near = endpoints.len();
+        endpoints.extend(far);
         Self {
-            endpoints: targets.iter().map(endpoint).collect(),
+            endpoints: endpoints.into(),
+            near,
             treatment: self.treatment.clone(),
+        }
+    }
+
+    /// The same endpoints, treated so.
+    pub(super) fn treated(&self, treatment: Treatment) -> Self {
+        Self {
+            endpoints: self.endpoints.clone(),
+            near: self.near,
+            treatment,
         }
     }
 
@@ -57,8 +76,14 @@ impl Roster {
         deadline: Option<Instant>,
     ) -> Result<(Arc<Endpoint>, Option<Watch>), Error> {
         let by = &self.treatment.load_balancer;
-        let pick = |out: &[usize]| balancer.pick(by, &self.endpoints, headers, out);
         let tried = self.places(tried);
+        let pick = |out: &[usize]| match self.near_enough(out, &tried) {
+            Some(near) => {
+                let out: SmallVec<[usize; 8]> = out.iter().copied().filter(|at| *at < near.len()).collect();
+                balancer.pick(by, near, headers, &out)
+            }
+            None => balancer.pick(by, &self.endpoints, headers, out),
+        };
         let (at, watch) = match &self.treatment.breaker {
             Some(breaker) if self.endpoints.len() > 1 => {
                 let (at, watch) = breaker.choose(&self.endpoints, &tried, deadline, pick)?;
@@ -68,6 +93,21 @@ impl Roster {
             Some(_) | None => (pick(&tried)?, None),
         };
         Ok((Arc::clone(&self.endpoints[at]), watch))
+    }
+
+    /// The endpoints of the own zone, where they come first, at least half of them are fit, and one is
+    /// not among those that are out: tried or at rest.
+    fn near_enough(&self, out: &[usize], tried: &[usize]) -> Option<&[Arc<Endpoint>]> {
+        if !self.treatment.prefers_zone || self.near == 0 {
+            return None;
+        }
+        let zone = &self.endpoints[..self.near];
+        let rests = |at: &usize| out.contains(at) && !tried.contains(at);
+        let fit = (0..self.near).filter(|at| zone[*at].is_reachable() && !rests(at));
+        let half = self.near.div_ceil(2);
+        let has_enough = fit.take(half).count() == half;
+        let has_one = (0..self.near).any(|at| !out.contains(&at));
+        (has_enough && has_one).then_some(zone)
     }
 
     /// Whether there is an endpoint that was not tried yet.
@@ -82,3 +122,6 @@ impl Roster {
         tried.iter().filter_map(place).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

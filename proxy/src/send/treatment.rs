@@ -12,6 +12,7 @@ use super::endpoint::Endpoint;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Treatment {
     pub(super) load_balancer: LoadBalancer,
+    pub(super) prefers_zone: bool,
     pub(super) retries: Option<Arc<Retries>>,
     pub(super) breaker: Option<Arc<Breaker>>,
 }
@@ -29,6 +30,7 @@ impl Treatment {
         });
         Self {
             load_balancer: traffic.load_balancer.clone(),
+            prefers_zone: traffic.prefers_zone,
             retries,
             breaker,
         }

@@ -61,6 +61,7 @@ impl BackendView for Upstream {
         let view = |endpoint: crate::send::EndpointView| EndpointView {
             address: endpoint.address.to_string(),
             secured: endpoint.secured.map(|peer| peer.workload.to_string()),
+            zone: endpoint.zone,
             is_healthy: endpoint.rest.is_none() && endpoint.failing < 0.5,
             note: match (endpoint.rest, endpoint.spared, endpoint.failing) {
                 (Some(Duration::ZERO), ..) => "its calls failed: the next one is a trial".to_owned(),

@@ -75,6 +75,7 @@ impl Fleet {
             let settings = Settings {
                 urls: vec![format!("https://{}", plane.address).parse()?],
                 node: format!("users-{number}"),
+                zone: None,
                 token_file: plane.token(number)?,
                 trust_bundle: plane.folder.path().join("state/roots.pem"),
                 snapshot: None,

@@ -128,6 +128,20 @@ pub struct LoadBalancer {
     /// With `ConsistentHash`, the field that is hashed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
+    /// Which endpoints come first, as for a Service of Kubernetes; by default all are alike. `PreferSameZone`:
+    /// those in the sidecar's own zone (`--zone`), unless fewer than half of them are fit; one that rests or
+    /// cannot be reached is not. Then all are alike, so that the few that are left of a zone never get all
+    /// of its calls, as they would in Kubernetes. A call that was tried on all of the zone goes on outside.
+    /// With `ConsistentHash`, equal values go to one endpoint of a zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+/// Which endpoints come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TrafficDistribution {
+    /// Those in the sidecar's own zone.
+    PreferSameZone,
 }
 
 /// Rules by which an endpoint is chosen.

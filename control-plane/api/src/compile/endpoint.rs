@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::net::Ipv6Addr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +12,15 @@ pub struct Endpoint {
     pub host: Box<str>,
     /// The port, not 0.
     pub port: u16,
+}
+
+/// An endpoint, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Its address.
+    pub endpoint: Endpoint,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
 }
 
 /// The text is no endpoint.
@@ -25,6 +35,12 @@ pub enum NotAnEndpoint {
     /// The host is neither name nor address.
     #[error("expected a host name, an IPv4 address or an IPv6 address in brackets before the port")]
     Host,
+}
+
+impl From<Endpoint> for Located {
+    fn from(endpoint: Endpoint) -> Self {
+        Self { endpoint, zone: None }
+    }
 }
 
 impl FromStr for Endpoint {

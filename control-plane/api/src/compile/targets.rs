@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Check, Compiled, CompiledBackend, CompiledListener, Endpoint, Faults, PolicyUnit, effective};
+use super::{
+    Check, Compiled, CompiledBackend, CompiledListener, Endpoint, Faults, Located, PolicyUnit, effective,
+};
 use crate::diagnostic::nearest;
 use crate::identity::is_segment;
 use crate::node::Path;
@@ -170,7 +172,7 @@ fn unknown_backend(check: &Check<'_>, path: &Path, name: &str, names: &[&str]) {
     );
 }
 
-fn endpoints(check: &Check<'_>, backend: &Backend) -> Vec<Endpoint> {
+fn endpoints(check: &Check<'_>, backend: &Backend) -> Vec<Located> {
     let path = Path::default().keys("spec.endpoints");
     let count = backend.spec.endpoints.len();
     if !(1..=MAX_ENDPOINTS).contains(&count) {
@@ -191,14 +193,20 @@ fn endpoints(check: &Check<'_>, backend: &Backend) -> Vec<Endpoint> {
             format!("found {workload:?}, expected a name that can be in a SPIFFE ID, such as users"),
         );
     }
-    let mut endpoints = Vec::new();
-    for (index, text) in backend.spec.endpoints.iter().enumerate() {
-        let path = path.index(index);
+    let mut endpoints: Vec<Located> = Vec::new();
+    for (index, written) in backend.spec.endpoints.iter().enumerate() {
+        let (path, text) = (path.index(index), &written.address);
+        if written.zone.as_deref() == Some("") {
+            check.fault(&path.key("zone"), "found \"\", expected a zone's name");
+        }
         if let Some(endpoint) = check.ok(&path, text, text.parse::<Endpoint>()) {
-            if endpoints.contains(&endpoint) {
+            if endpoints.iter().any(|known| known.endpoint == endpoint) {
                 check.fault(&path, format!("found {text:?} a second time, expected it once"));
             }
-            endpoints.push(endpoint);
+            endpoints.push(Located {
+                endpoint,
+                zone: written.zone.as_deref().map(Into::into),
+            });
         }
     }
     endpoints

@@ -482,7 +482,7 @@ fn json_is_accepted_and_yaml_of_several_documents() {
     let compiled = compile(&documents).map_err(|faults| lines(&faults)).unwrap();
     assert_eq!(compiled.listeners[0].address, "[::1]:0".parse().unwrap());
     assert_eq!(&*compiled.listeners[0].backend, "users");
-    assert_eq!(compiled.backends[0].endpoints[1].to_string(), "h:1");
+    assert_eq!(compiled.backends[0].endpoints[1].endpoint.to_string(), "h:1");
     assert_eq!(compiled.backends[0].policy.routes().len(), 1);
     assert_eq!(compiled.backends[0].connect_timeout, Duration::from_secs(5));
 }
@@ -568,6 +568,64 @@ fn endpoints_are_host_and_port() {
     ] {
         assert_eq!(text.parse::<Endpoint>(), Err(expected), "{text}");
     }
+}
+
+#[test]
+fn endpoints_may_say_where_they_are() {
+    let backend = |endpoints: &str| {
+        format!("kind: Backend\nmetadata: {{name: users}}\nspec:\n  endpoints:\n{endpoints}")
+    };
+    let zones = |endpoints: &str| {
+        let compiled = compile(&read(&backend(endpoints))).map_err(|faults| lines(&faults));
+        compiled.map(|compiled| {
+            let zone = |one: &Located| (one.endpoint.to_string(), one.zone.clone());
+            compiled.backends[0]
+                .endpoints
+                .iter()
+                .map(zone)
+                .collect::<Vec<_>>()
+        })
+    };
+    let placed = "  - a:1\n  - {address: 'a:2', zone: east}\n  - {address: 'a:3'}\n";
+    let expected = [("a:1", None), ("a:2", Some("east")), ("a:3", None)];
+    let expected = expected.map(|(address, zone)| (address.to_owned(), zone.map(Into::into)));
+    assert_eq!(zones(placed), Ok(expected.to_vec()));
+    for (written, fault) in [
+        (
+            "80",
+            "endpoints[0]: found 80, expected host:port, or a map with address and zone",
+        ),
+        (
+            "{zone: east}",
+            "endpoints[0].address: found nothing, but this field is required",
+        ),
+        (
+            "{address: 'a:1', zones: x}",
+            "endpoints[0].zones: unknown field (did you mean zone?); expected address or zone",
+        ),
+        (
+            "{address: 'a:1', zone: ''}",
+            "endpoints[0].zone: found \"\", expected a zone's name",
+        ),
+        (
+            "{address: a}",
+            "endpoints[0]: found \"a\": expected host:port with a port from 1 to 65535",
+        ),
+        (
+            "a:1\n  - {address: 'a:1', zone: x}",
+            "endpoints[1]: found \"a:1\" a second time, expected it once",
+        ),
+    ] {
+        let told = zones(&format!("  - {written}\n")).unwrap_err();
+        assert!(told.contains(&format!("spec.{fault}")), "{written}: {told}");
+    }
+    let documents = read(&backend(placed));
+    let Resource::Backend(read) = &documents.documents[0].resource else {
+        panic!("a Backend");
+    };
+    let written = serde_json::to_value(&read.spec.endpoints).unwrap();
+    let expected = serde_json::json!(["a:1", {"address": "a:2", "zone": "east"}, "a:3"]);
+    assert_eq!(written, expected);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{Check, matching};
 use crate::node::Path;
 use crate::{
     CircuitBreaker, Duration, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryCondition,
-    Timeouts, Traffic,
+    Timeouts, Traffic, TrafficDistribution,
 };
 
 /// Traffic settings; a part at fault is as by default.
@@ -25,6 +25,8 @@ pub(super) fn traffic(check: &Check<'_>, path: &Path, settings: &Traffic) -> cor
             .as_ref()
             .map(|settings| retry(check, &path.key("retry"), settings)),
         load_balancer: load_balancer(check, &path.key("loadBalancer"), &settings.load_balancer),
+        prefers_zone: settings.load_balancer.traffic_distribution
+            == Some(TrafficDistribution::PreferSameZone),
         circuit_breaker: settings
             .circuit_breaker
             .as_ref()

@@ -9,7 +9,8 @@ use super::kind::Kind;
 use super::precedence::{Conflict, Precedence};
 use super::sidecars::Sidecars;
 use crate::{
-    Backend, BatchPolicy, Documents, Listener, Metadata, Placement, Resource, Rollout, Runtime, Workload,
+    Backend, BackendEndpoint, BatchPolicy, Documents, Listener, Metadata, Placement, Resource, Rollout,
+    Runtime, Workload,
 };
 
 /// A resource that is to be pushed.
@@ -204,13 +205,14 @@ fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Prec
 fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend, policies: Vec<String>, sidecars: &Sidecars) {
     let name = full_name(&backend.metadata);
     let mut spec = backend.spec.clone();
-    for address in std::mem::take(&mut spec.endpoints) {
+    for BackendEndpoint { address, zone } in std::mem::take(&mut spec.endpoints) {
         pushed.push(Pushed {
             kind: Kind::Endpoint,
             name: format!("{name}/{address}").into(),
             held: Held::of(&config::Endpoint {
                 workload: sidecars.at(backend, &address).unwrap_or_default(),
                 address,
+                zone: zone.unwrap_or_default(),
             }),
             readers: Readers::Everyone,
         });

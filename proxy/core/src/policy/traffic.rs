@@ -16,6 +16,8 @@ pub struct Traffic {
     pub retry: Option<Retry>,
     /// How an endpoint is chosen.
     pub load_balancer: LoadBalancer,
+    /// It is one of the own zone, while enough of those are fit.
+    pub prefers_zone: bool,
     /// When an endpoint or the backend is given a rest; `None`: never.
     pub circuit_breaker: Option<CircuitBreaker>,
     /// How many calls are let through; `None`: no limit.

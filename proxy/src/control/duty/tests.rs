@@ -230,6 +230,7 @@ fn sidecar(folder: &std::path::Path) -> (Duty, Arc<Mutex<World>>, Trust) {
     let settings = Settings {
         urls: Vec::new(),
         node: "users-1".into(),
+        zone: None,
         token_file: folder.join("token"),
         trust_bundle: roots.clone(),
         snapshot: None,

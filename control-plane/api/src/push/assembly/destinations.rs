@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -37,6 +38,8 @@ pub struct Reached {
     pub endpoint: Endpoint,
     /// Whose sidecar answers; `None`: nobody of the mesh.
     pub workload: Option<Workload>,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Destinations {
@@ -72,6 +75,7 @@ impl Destinations {
         let reached = Reached {
             endpoint,
             workload: workload.transpose()?,
+            zone: Some(message.zone).filter(|zone| !zone.is_empty()).map(Into::into),
         };
         let last = self.endpoints.insert(name.to_owned(), reached.clone());
         Ok(Taken::of(last != Some(reached)))

@@ -24,8 +24,9 @@ use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
 use crate::mtls::hello::{Hello, hello};
 use crate::mtls::{Inside, Mesh};
 use crate::opaque::{self, First};
-use crate::send::{Backend, Outgoing};
+use crate::send::Outgoing;
 use crate::transport::Transport;
+use crate::upstream::Upstream;
 use crate::wire::Wire;
 
 /// A listener and what becomes of its connections.
@@ -65,8 +66,8 @@ pub trait Direct: Clone + Send + Sync + 'static {
 pub struct Directed<S> {
     /// Serves its calls.
     pub service: S,
-    /// Where its bytes go when they are not HTTP.
-    pub opaque: Arc<Backend>,
+    /// What its bytes are for when they are not HTTP.
+    pub opaque: Arc<Upstream>,
     /// What its bytes are is not looked at.
     pub is_opaque: bool,
     /// What is known of it.
@@ -80,8 +81,8 @@ pub struct Directed<S> {
 pub struct Always<S> {
     /// Serves the calls.
     pub service: S,
-    /// Where bytes go that are not HTTP.
-    pub opaque: Arc<Backend>,
+    /// What bytes are for that are not HTTP.
+    pub opaque: Arc<Upstream>,
     /// What callers have to prove.
     pub mtls: Mtls,
     /// Whether calls are let in; `None`: all are.
@@ -118,7 +119,7 @@ impl<S: Serve> Direct for Always<S> {
     fn direct(&self, _: &TcpStream, info: ConnInfo) -> Option<Directed<S>> {
         Some(Directed {
             service: self.service.clone(),
-            is_opaque: self.opaque.is_opaque,
+            is_opaque: self.opaque.backend.is_opaque,
             opaque: Arc::clone(&self.opaque),
             info: ConnInfo {
                 guard: self.guard.clone(),
@@ -273,7 +274,7 @@ impl<D: Direct> Acceptor<D> {
                 counted();
                 let server = match server {
                     Some(server) => *server,
-                    None => Wire::new(opaque.connect().await.map_err(io::Error::other)?),
+                    None => Wire::new(opaque.for_bytes().connect().await.map_err(io::Error::other)?),
                 };
                 opaque::join(stream, &ahead, server, leave).await?;
             }
@@ -387,8 +388,8 @@ impl<D: Direct> Acceptor<D> {
     ) -> Option<Spoken> {
         // Nobody is let hear a server who may not speak to it.
         let may_hear = directed.info.admits(None);
-        let server = may_hear.then_some(&*directed.opaque);
-        let first = opaque::who_speaks_first(&mut stream, &mut read, server);
+        let server = may_hear.then(|| directed.opaque.for_bytes());
+        let first = opaque::who_speaks_first(&mut stream, &mut read, server.as_deref());
         let first = tokio::time::timeout(self.limits.idle_timeout, first);
         let first = tokio::select! {
             first = first => first.ok()?,

@@ -23,7 +23,7 @@ use crate::original;
 use crate::ports::Ports;
 use crate::send::{Backend, BackendSettings, InCommon};
 use crate::serve::Sidecar;
-use crate::upstream::Upstream;
+use crate::upstream::{Others, Upstream};
 
 /// Which way the connections of a listener cross the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,7 @@ pub struct Directory {
     metrics: Metrics,
     /// What this sidecar itself has made is remembered there, and here when it was last said that it came back.
     in_common: InCommon,
+    others: Others,
     warned: Mutex<Option<Instant>>,
     map: ArcSwap<Map>,
     /// Destinations that no backend is known for. At most [`MADE_MAX`].
@@ -102,7 +103,7 @@ impl Direct for Redirected {
         match found {
             Ok(upstream) => Some(Directed {
                 is_opaque: upstream.backend.is_opaque || map.is_opaque(meant),
-                opaque: Arc::clone(&upstream.backend),
+                opaque: Arc::clone(&upstream),
                 service: Sidecar {
                     upstream,
                     received: Arc::clone(&self.received),
@@ -143,11 +144,17 @@ impl MoreBackends for Directory {
 
 impl Directory {
     /// One that knows nothing yet.
-    pub(crate) fn new(direction: Direction, metrics: &Metrics, in_common: &InCommon) -> Arc<Self> {
+    pub(crate) fn new(
+        direction: Direction,
+        metrics: &Metrics,
+        in_common: &InCommon,
+        others: &Others,
+    ) -> Arc<Self> {
         Arc::new(Self {
             direction,
             metrics: metrics.clone(),
             in_common: in_common.clone(),
+            others: others.clone(),
             warned: Mutex::default(),
             map: ArcSwap::default(),
             made: Mutex::default(),
@@ -213,7 +220,7 @@ impl Directory {
             in_common: self.in_common.clone(),
             ..BackendSettings::new(name, vec![address.into()])
         };
-        let upstream = Upstream::start(Arc::new(Backend::new(&settings)), &self.metrics);
+        let upstream = Upstream::start(Arc::new(Backend::new(&settings)), &self.metrics, &self.others);
         upstream.install(map.policy_for(address));
         made.insert(address, Arc::clone(&upstream));
         Ok(upstream)
@@ -257,7 +264,12 @@ mod tests {
     use super::*;
 
     fn directory(direction: Direction) -> Arc<Directory> {
-        Directory::new(direction, &Metrics::new(), &InCommon::default())
+        Directory::new(
+            direction,
+            &Metrics::new(),
+            &InCommon::default(),
+            &Others::default(),
+        )
     }
 
     fn address(n: usize) -> SocketAddr {

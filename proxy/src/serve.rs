@@ -1,10 +1,13 @@
 //! One call, top to bottom: checked, routed, submitted to its batch or forwarded alone, replied.
 
+mod detour;
+
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use jitney_core::Bypass;
 use jitney_core::key::{self, head_bypass};
@@ -65,13 +68,9 @@ impl Serve for Sidecar {
 fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
     let began = now();
     let line = Line::begin(&request);
-    let head = Head {
-        method: request.method(),
-        uri: request.uri(),
-        headers: request.headers(),
-    };
-    let arrival = upstream.arrival(&head);
-    let (route, state) = arrival.route.unzip();
+    let mut arrival = upstream.arrival(&head(&request));
+    let detours = arrival.detours.take();
+    let (way, state) = Way::of(arrival.route, arrival.timeouts);
     let account = Account {
         upstream: Arc::clone(upstream),
         state,
@@ -82,18 +81,52 @@ fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
     if let Some(refused) = arrival.refused {
         return Box::pin(ready(account.close(Err(refused.into()), None, None)));
     }
-    let (Some(route), Some(state)) = (route, &account.state) else {
-        let sending = sending(arrival.timeouts, Replay::Idempotent, began, request.headers());
-        return Box::pin(alone(account, Some(request.map(Body::from)), sending, None));
+    match detours {
+        None => go(account, way, request),
+        Some(detours) => detour::take(account, way, request, &detours),
+    }
+}
+
+/// What the policy of the backend that a call is sent to says of its way there.
+struct Way {
+    /// `None`: it passes through.
+    route: Option<Arc<Route>>,
+    timeouts: Timeouts,
+}
+
+impl Way {
+    fn of(
+        route: Option<(Arc<Route>, Arc<RouteState>)>,
+        timeouts: Timeouts,
+    ) -> (Self, Option<Arc<RouteState>>) {
+        let (route, state) = route.unzip();
+        (Self { route, timeouts }, state)
+    }
+}
+
+fn head<B>(request: &Request<B>) -> Head<'_> {
+    Head {
+        method: request.method(),
+        uri: request.uri(),
+        headers: request.headers(),
+    }
+}
+
+/// Submits a call to its batch, or sends it alone.
+fn go<B: HttpBody + Into<Body>>(account: Account, way: Way, request: Request<B>) -> Serving {
+    let (Some(route), Some(state)) = (way.route, &account.state) else {
+        let sending = sending(way.timeouts, Replay::Idempotent, account.began, request.headers());
+        return Box::pin(alone(account, Some(request.map(Into::into)), sending, None));
     };
-    match state.arrived().or_else(|| head_bypass(&route, &head)) {
+    match state.arrived().or_else(|| head_bypass(&route, &head(&request))) {
         None => {
             let state = Arc::clone(state);
             together(account, route, state, request)
         }
         Some(why) => {
-            let sending = sending(route.timeouts, route.on_failure.replay, began, request.headers());
-            Box::pin(alone(account, Some(request.map(Body::from)), sending, Some(why)))
+            let replay = route.on_failure.replay;
+            let sending = sending(route.timeouts, replay, account.began, request.headers());
+            Box::pin(alone(account, Some(request.map(Into::into)), sending, Some(why)))
         }
     }
 }
@@ -111,11 +144,11 @@ async fn alone(
 }
 
 /// A call of a batching route.
-fn together(
+fn together<B: HttpBody + Into<Body>>(
     account: Account,
     route: Arc<Route>,
     state: Arc<RouteState>,
-    mut request: Request<Incoming>,
+    mut request: Request<B>,
 ) -> Serving {
     // Nothing that asks to switch protocols comes here.
     headers::outbound(&mut request);

@@ -4,6 +4,7 @@
 mod caller;
 mod conduct;
 mod limit;
+mod others;
 mod view;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,14 +14,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use jitney_core::batch::{Expired, Settings};
-use jitney_core::policy::{Policy, Timeouts};
+use jitney_core::policy::{Detours, Policy, Timeouts};
 use jitney_core::pressure::Pressure;
 use jitney_core::route::{Head, Route};
 
 pub use conduct::RouteState;
 pub(crate) use conduct::{Cover, Culprit};
+pub use others::Others;
 
 use limit::Limit;
+use others::Chance;
 
 use crate::admin::inspect::RecentBatches;
 use crate::batching::dispatcher::{Departure, Dispatcher};
@@ -39,6 +42,8 @@ pub struct Upstream {
     /// Its counts.
     pub metrics: Arc<BackendMetrics>,
     all_metrics: Metrics,
+    others: Others,
+    chance: Chance,
     policy: ArcSwap<Installed>,
     /// What is remembered of a route, by its name. Bounded by the policies that were installed.
     routes: DashMap<Arc<str>, Arc<RouteState>>,
@@ -59,6 +64,8 @@ struct Installed {
     /// Invariant: one for each route of the policy, in its order.
     states: Vec<Arc<RouteState>>,
     limit: Option<Arc<Limit>>,
+    /// `None` for nearly all, which pay for no more than finding that out.
+    detours: Option<Arc<Detours>>,
 }
 
 /// What the policy in force says of a call that has just arrived.
@@ -67,22 +74,27 @@ pub(crate) struct Arrival {
     /// Its route and what is remembered of it; `None`: the call passes through.
     pub(crate) route: Option<(Arc<Route>, Arc<RouteState>)>,
     pub(crate) timeouts: Timeouts,
+    /// What is done to it before it is sent on; `None`: nothing.
+    pub(crate) detours: Option<Arc<Detours>>,
     /// It is to be refused: memory or its rate limit is used up.
     pub(crate) refused: Option<ErrorKind>,
 }
 
 impl Upstream {
-    /// An upstream with an empty policy. Must be called within a tokio runtime.
-    pub fn start(backend: Arc<Backend>, metrics: &Metrics) -> Arc<Self> {
+    /// An upstream with an empty policy; policies may name these others. Must be called within a tokio runtime.
+    pub fn start(backend: Arc<Backend>, metrics: &Metrics, others: &Others) -> Arc<Self> {
         let upstream = Arc::new_cyclic(|me: &Weak<Self>| {
             let (batches, trials) = (me.clone(), me.clone());
             Self {
                 metrics: metrics.backend(&backend.name),
                 all_metrics: metrics.clone(),
+                others: others.clone(),
+                chance: Chance::new(),
                 policy: ArcSwap::from_pointee(Installed {
                     policy: Policy::default(),
                     states: Vec::new(),
                     limit: None,
+                    detours: None,
                 }),
                 routes: DashMap::new(),
                 batches: Dispatcher::start(Settings::default(), move |left| depart(&batches, left)),
@@ -117,10 +129,13 @@ impl Upstream {
         let states = known.collect();
         let limit = Limit::of(policy.traffic.rate_limit, self.policy.load().limit.as_ref());
         self.backend.install(&policy.traffic);
+        let detours = &policy.traffic.detours;
+        let detours = (!detours.is_none()).then(|| Arc::new(detours.clone()));
         self.policy.store(Arc::new(Installed {
             policy,
             states,
             limit,
+            detours,
         }));
     }
 
@@ -136,11 +151,25 @@ impl Upstream {
         Arrival {
             route: installed.route(head),
             timeouts: installed.policy.traffic.timeouts,
+            detours: installed.detours.clone(),
             refused: self.short_of_memory().or_else(|| {
                 let wait = limit?.admit(head.headers).err()?;
                 Some(ErrorKind::RateLimited(wait))
             }),
         }
+    }
+
+    /// The other backend that a call goes to which came here; `None`: it stays.
+    pub(crate) fn diverts(&self, detours: &Detours) -> Option<Arc<Self>> {
+        let other = detours.split.as_ref()?.choose(self.chance.next())?;
+        self.others.find(other)
+    }
+
+    /// The backend that a connection goes to which came here and is not HTTP.
+    pub(crate) fn for_bytes(&self) -> Arc<Backend> {
+        let detours = self.policy.load().detours.clone();
+        let other = detours.and_then(|detours| self.diverts(&detours));
+        Arc::clone(other.as_ref().map_or(&self.backend, |other| &other.backend))
     }
 
     /// Has as much be queued as memory allows now, and says whether no more calls may be taken on.

@@ -53,6 +53,7 @@ mod failures;
 mod grpc;
 mod isolating;
 mod leaving;
+mod split;
 mod storm;
 mod traffic;
 mod zones;

@@ -16,6 +16,7 @@ use jitney_proxy::forward::forward;
 use jitney_proxy::metrics::Metrics;
 use jitney_proxy::mtls::Mesh;
 use jitney_proxy::send::{Backend, BackendSettings, Sending};
+use jitney_proxy::upstream::{self, Others};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -70,7 +71,7 @@ impl Rig {
         let acceptor = Acceptor {
             direct: Always {
                 service: PassThrough(backend.clone()),
-                opaque: backend.clone(),
+                opaque: upstream::Upstream::start(backend.clone(), &Metrics::new(), &Others::default()),
                 mtls: Mtls::Disabled,
                 guard: None,
             },

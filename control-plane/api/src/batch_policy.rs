@@ -2,6 +2,7 @@
 
 mod batching;
 mod codec;
+mod detour;
 mod matching;
 mod traffic;
 
@@ -14,6 +15,7 @@ pub use batching::{
     BatchSettings, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay, WindowBounds,
 };
 pub use codec::{CodecSettings, JsonArraySettings, JsonRpcSettings, KeyedGetSettings, Missing};
+pub use detour::BackendRef;
 pub use matching::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
 pub use traffic::{
     CircuitBreaker, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryBudget, RetryCondition,

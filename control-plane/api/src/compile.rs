@@ -4,6 +4,7 @@
 mod authorization;
 mod batching;
 mod codec;
+mod detour;
 mod endpoint;
 mod matching;
 mod mtls;
@@ -27,6 +28,8 @@ use crate::{
     RuntimeSpec, Severity,
 };
 
+pub(crate) use detour::named;
+pub use detour::named_backends;
 pub use endpoint::{Endpoint, Located, NotAnEndpoint};
 pub use mtls::strict_mtls;
 
@@ -139,7 +142,20 @@ pub fn check(documents: &Documents) -> Vec<Diagnostic> {
     } else {
         compile_for_upstream(documents).map(|compiled| compiled.warnings)
     };
-    outcome.unwrap_or_else(|faults| faults)
+    let mut found = outcome.unwrap_or_else(|faults| faults);
+    if !whole {
+        found.extend(named_backends(documents));
+        in_order(&mut found);
+    }
+    found
+}
+
+/// In the order of the files, each once.
+fn in_order(found: &mut Vec<Diagnostic>) {
+    found.sort_by(|one, other| {
+        (&one.file, one.line, one.column).cmp(&(&other.file, other.line, other.column))
+    });
+    found.dedup();
 }
 
 /// A document's mode as the core knows it.
@@ -294,11 +310,14 @@ impl Faults {
 
     fn push(&self, diagnostic: Diagnostic) {
         let mut found = self.found.borrow_mut();
-        // What a map lacks because one of its fields could not be read has been told there.
-        let inside = format!("{}.", diagnostic.field);
+        // What a map or list lacks because a part of it could not be read has been told there.
+        let is_inside = |field: &str| {
+            let rest = field.strip_prefix(&diagnostic.field);
+            rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+        };
         let is_echo = found
             .iter()
-            .any(|told| told.file == diagnostic.file && told.field.starts_with(&inside));
+            .any(|told| told.file == diagnostic.file && is_inside(&told.field));
         if self.complete || !is_echo {
             found.push(diagnostic);
         }
@@ -307,11 +326,8 @@ impl Faults {
     /// What was found, in the order of the files; as an error when there is one among it.
     fn warnings_or_errors(&self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
         let mut found = self.found.take();
-        found.sort_by(|one, other| {
-            (&one.file, one.line, one.column).cmp(&(&other.file, other.line, other.column))
-        });
         // The effective policies of several backends tell the same of a document they share.
-        found.dedup();
+        in_order(&mut found);
         if found.iter().any(Diagnostic::is_error) {
             Err(found)
         } else {

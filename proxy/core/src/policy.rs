@@ -1,6 +1,7 @@
 //! The effective policy of one backend: an immutable list of routes and how its traffic is
 //! treated. It is replaced as a whole, never changed.
 
+mod detour;
 mod explain;
 mod traffic;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use crate::route::{Head, Matched, Route};
 
+pub use detour::{BackendRef, Detours, Split};
 pub use explain::{Explanation, Verdict, explain};
 pub use traffic::{
     CircuitBreaker, LoadBalancer, RateLimit, RatePer, Retry, RetryBudget, RetryOn, Timeouts, Traffic,

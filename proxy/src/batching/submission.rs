@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, request};
-use hyper::body::Incoming;
 use jitney_core::Bypass;
 use jitney_core::batch::Queued;
 use jitney_core::codec::{AnyItem, Call, Codec};
@@ -45,10 +44,10 @@ impl Submission {
         upstream: &Arc<Upstream>,
         route: Arc<Route>,
         state: Arc<RouteState>,
-        request: Request<Incoming>,
+        request: Request<impl Into<Body>>,
         arrived: Instant,
         deadline: Option<Instant>,
-    ) -> (Box<Self>, Incoming) {
+    ) -> (Box<Self>, Body) {
         let (head, body) = request.into_parts();
         let submission = Box::new(Self {
             upstream: Arc::clone(upstream),
@@ -59,7 +58,7 @@ impl Submission {
             arrived,
             deadline,
         });
-        (submission, body)
+        (submission, body.into())
     }
 
     /// Has the codec read the call, and hands `then` its key with what was learned. An error is why

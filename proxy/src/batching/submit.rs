@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
-use hyper::body::Incoming;
 use jitney_core::Bypass;
 use jitney_core::batch::{Queued, Refused, Ticket};
 use jitney_core::policy::Mode;
@@ -36,7 +35,7 @@ pub(crate) struct GoesAlone {
 ///
 /// # Errors
 /// The call itself, when it is not for a batch.
-pub(crate) async fn submit(mut call: Box<Submission>, body: Incoming) -> Result<Answer, GoesAlone> {
+pub(crate) async fn submit(mut call: Box<Submission>, body: Body) -> Result<Answer, GoesAlone> {
     let mut announced = Announced::not(Arc::clone(&call.upstream), call.state.class);
     // Nothing ever waits for a call in shadow, so its coming is not announced.
     let wanted = call.route.mode == Mode::Active;
@@ -96,7 +95,7 @@ enum ReadError {
 
 /// Reads a body up to the cap. While it is waited for, the call is announced: its companions may
 /// then wait for it.
-async fn read_body(body: Incoming, cap: usize, mut pending: impl FnMut()) -> Result<Bytes, ReadError> {
+async fn read_body(body: Body, cap: usize, mut pending: impl FnMut()) -> Result<Bytes, ReadError> {
     let mut taking = std::pin::pin!(body::take(body, cap));
     let taken = poll_fn(|cx| {
         let polled = taking.as_mut().poll(cx);

@@ -363,6 +363,8 @@ impl Duty {
         if outbound.is_empty() {
             return self.metrics.tally(|name| !others.contains(backend_of(name)));
         }
+        let named = self.assembly.named(policy);
+        outbound.extend(named.iter().map(String::as_str));
         self.metrics.tally(|name| outbound.contains(backend_of(name)))
     }
 
@@ -396,6 +398,14 @@ impl Duty {
             // Its own addresses are where its callers find it.
             let is_local = listener.local.is_some();
             wanted.extend(needs.filter(|(kind, _)| !is_local || *kind != Kind::Endpoint));
+        }
+        if let Some(workload) = &self.workload {
+            let backends = self
+                .assembly
+                .listeners()
+                .map(|listener| listener.backend.as_str());
+            let more = self.assembly.led_to(workload, backends);
+            wanted.extend(more.iter().flat_map(|backend| self.assembly.wanted(backend)));
         }
         if self.any_backend {
             let needs = self.assembly.backends().flat_map(|one| self.assembly.wanted(one));

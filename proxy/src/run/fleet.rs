@@ -116,7 +116,10 @@ impl Fleet {
         }
         let upstreams = self.upstreams(plan, &running);
         let opened = self.open(&plan.listeners, &running, &upstreams)?;
-        // Nothing fails from here on.
+        // Nothing fails from here on. What policies name is there before they are in force.
+        self.destinations
+            .others
+            .replace(upstreams.iter().map(|(_, upstream)| upstream));
         for (planned, (_, upstream)) in plan.backends.iter().zip(&upstreams) {
             upstream.backend.reach(&planned.endpoints);
             upstream.install((*planned.policy).clone());
@@ -219,6 +222,7 @@ impl Fleet {
                         &planned.settings(&self.metrics, &self.destinations.in_common),
                     )),
                     &self.metrics,
+                    &self.destinations.others,
                 ),
             };
             (planned.reach.clone(), upstream)

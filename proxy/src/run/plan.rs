@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jitney_api::{
     CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Located, Mtls, Protocol, Resource,
-    RuntimeSpec, Sources, compile, compile_for_upstream, strict_mtls,
+    RuntimeSpec, Sources, compile, compile_for_upstream, named_backends, strict_mtls,
 };
 use jitney_core::access::Access;
 use jitney_core::policy::Policy;
@@ -37,7 +37,7 @@ pub(super) struct Plan {
     pub(super) opaque_ports: Ports,
     /// What the kernel may hand over and is not passed on to.
     pub(super) forbidden: Vec<SocketAddr>,
-    /// Invariant: one for each backend that a listener names.
+    /// Invariant: one for each backend that a listener names. With them, those that policies name.
     pub(super) backends: Vec<PlannedBackend>,
     pub(super) sources: Vec<String>,
     pub(super) warnings: Vec<String>,
@@ -152,6 +152,10 @@ impl Plan {
 
     fn of_flags(args: &RunArgs, documents: &Documents) -> Result<Self, Vec<Diagnostic>> {
         let compiled = compile_for_upstream(documents)?;
+        let unknown = named_backends(documents);
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
         let asked = compiled.runtime.mtls.clone().unwrap_or_default();
         let (listeners, backends) = by_flags(args, Arc::clone(&compiled.policy), asked.mode);
         let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));

@@ -32,7 +32,7 @@ impl Force for Pushed {
 
 /// What the flags and the control plane say together.
 fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
-    let inbound = pushed.inbound();
+    let inbound = pushed.inbound(workload);
     let runtime = pushed.runtime();
     let asked = runtime.mtls.clone().unwrap_or_default();
     let (mut listeners, mut backends) = by_flags(args, Arc::clone(&inbound.policy), asked.mode);
@@ -74,6 +74,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
             backends.push(backend);
         }
     }
+    warnings.extend(add_named(pushed, workload, &mut backends));
     if !args.outbound.is_empty() {
         warnings.extend(add_others(pushed, &mut backends));
     }
@@ -94,6 +95,28 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         backends,
         warnings,
     }
+}
+
+/// Adds what policies name and no listener does. Gives warnings.
+fn add_named(pushed: &Assembly, workload: &Workload, backends: &mut Vec<PlannedBackend>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let from = pushed.listeners().map(|listening| listening.backend.as_str());
+    for name in pushed.led_to(workload, from) {
+        let is_known = backends.iter().any(|known| *known.reach.name == *name);
+        match pushed.outbound(&name) {
+            Some((destination, policy)) if !is_known => {
+                warnings.extend(policy.warnings.iter().map(ToString::to_string));
+                let targets = targets(&destination);
+                backends.push(planned(name.into(), targets, &destination, &policy));
+            }
+            Some(_) => {}
+            None => tracing::info!(
+                backend = name,
+                "nothing is known of a backend that a policy names"
+            ),
+        }
+    }
+    warnings
 }
 
 /// Adds what no listener names, and connections may go to that the kernel hands over. Gives warnings.

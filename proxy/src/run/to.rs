@@ -18,7 +18,7 @@ use crate::headers::Received;
 use crate::metrics::Metrics;
 use crate::send::{Address, InCommon, Speaks};
 use crate::serve::Sidecar;
-use crate::upstream::Upstream;
+use crate::upstream::{Others, Upstream};
 
 /// Everything that connections can go to which no listener names.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Destinations {
     outbound: Arc<Directory>,
     /// The connections that this sidecar makes, whichever way.
     pub(super) in_common: InCommon,
+    /// The backends of the plan in force.
+    pub(super) others: Others,
 }
 
 /// Bounds on the connections of each listener.
@@ -46,8 +48,9 @@ pub(super) enum Going {
 
 impl Destinations {
     pub(super) fn new(metrics: &Metrics, views: &Views, in_common: InCommon) -> Self {
+        let others = Others::default();
         let directory = |direction| {
-            let directory = Directory::new(direction, metrics, &in_common);
+            let directory = Directory::new(direction, metrics, &in_common, &others);
             views.add(Arc::clone(&directory) as Arc<dyn MoreBackends>);
             directory
         };
@@ -55,6 +58,7 @@ impl Destinations {
             inbound: directory(Direction::Inbound),
             outbound: directory(Direction::Outbound),
             in_common,
+            others,
         }
     }
 
@@ -155,7 +159,7 @@ impl Going {
                         upstream: Arc::clone(upstream),
                         received: Arc::clone(received),
                     },
-                    opaque: Arc::clone(&upstream.backend),
+                    opaque: Arc::clone(upstream),
                     mtls,
                     guard,
                 };

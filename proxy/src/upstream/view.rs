@@ -93,7 +93,12 @@ impl BackendView for Upstream {
             let why = route.trouble.reason()?;
             Some(format!("{}: its batches fail: {why}", route.name()))
         };
-        routes.filter_map(note).collect()
+        let policy = self.policy();
+        let others = policy.traffic.detours.others();
+        let unknown = others.filter(|other| self.others.find(other).is_none());
+        let unknown =
+            unknown.map(|other| format!("nothing is known of {other}, whose share of the calls stays here"));
+        routes.filter_map(note).chain(unknown).collect()
     }
 }
 

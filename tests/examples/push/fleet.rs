@@ -37,8 +37,8 @@ struct Compiles {
 }
 
 impl Force for Compiles {
-    fn apply(&mut self, pushed: &Assembly, _: &Workload) -> Result<(), String> {
-        let inbound = pushed.inbound().policy;
+    fn apply(&mut self, pushed: &Assembly, workload: &Workload) -> Result<(), String> {
+        let inbound = pushed.inbound(workload).policy;
         let policy = inbound.routes().first().map(|route| route.limits.max_size - 1);
         let (to, _) = pushed.outbound("shop/orders").ok_or("no backend")?;
         let newest = |reached: &Reached| {

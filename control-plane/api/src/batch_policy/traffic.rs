@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::BackendRef;
 use crate::Duration;
 
 /// How the target's traffic is treated, batched or not.
@@ -25,6 +26,13 @@ pub struct Traffic {
     /// How many calls are let through. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Backends that the calls that come to the target are shared out over by weight, each with a policy
+    /// of its own, 1 to 16; so are connections that are not HTTP. Default: all are the target's. The target's
+    /// rate limit is asked first. One hop: what a backend's own policy says here is not followed. The share of
+    /// one that a sidecar knows nothing of stays with the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub backend_refs: Option<Vec<BackendRef>>,
 }
 
 /// How long a call may take. Unlike Envoy, which ends a call after 15 s, nothing is bounded by

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{
-    Check, Compiled, CompiledBackend, CompiledListener, Endpoint, Faults, Located, PolicyUnit, effective,
+    Check, Compiled, CompiledBackend, CompiledListener, Endpoint, Faults, Located, PolicyUnit, detour,
+    effective,
 };
 use crate::diagnostic::nearest;
 use crate::identity::is_segment;
@@ -56,22 +57,30 @@ pub(super) fn resolve(documents: &Documents, policies: &[PolicyUnit<'_>], faults
         .iter()
         .map(|(_, backend)| backend.metadata.name.as_str())
         .collect::<Vec<_>>();
+    let known: Vec<detour::Known<'_>> = backends
+        .iter()
+        .map(|(_, backend)| (backend.metadata.name.as_str(), backend.spec.protocol))
+        .collect();
     for unit in policies {
-        check_targets(
-            &Check {
-                document: unit.document,
-                faults,
-            },
-            &unit.policy.spec.target_refs,
-            &names,
-        );
+        let check = Check {
+            document: unit.document,
+            faults,
+        };
+        let refs = &unit.policy.spec.target_refs;
+        check_targets(&check, refs, &names);
+        if let Some(traffic) = &unit.policy.spec.traffic {
+            let targets = known.iter().filter(|(name, _)| is_for(refs, name, &names));
+            let targets: Vec<_> = targets.copied().collect();
+            detour::check_named(&check, traffic, &known, &targets);
+        }
     }
     for (document, backend) in &backends {
         let name = backend.metadata.name.as_str();
         let chosen = policies
             .iter()
             .filter(|unit| is_for(&unit.policy.spec.target_refs, name, &names));
-        let policy = effective(&chosen.collect::<Vec<_>>(), faults);
+        let mut policy = effective(&chosen.collect::<Vec<_>>(), faults);
+        policy.traffic.detours = policy.traffic.detours.beside(name);
         compiled.backends.push(CompiledBackend {
             name: name.into(),
             endpoints: endpoints(&Check { document, faults }, backend),
@@ -158,7 +167,7 @@ fn check_targets(check: &Check<'_>, targets: &[TargetRef], names: &[&str]) {
 }
 
 /// Tells of a name that no Backend has.
-fn unknown_backend(check: &Check<'_>, path: &Path, name: &str, names: &[&str]) {
+pub(super) fn unknown_backend(check: &Check<'_>, path: &Path, name: &str, names: &[&str]) {
     if names.contains(&name) || !check.faults.complete {
         return;
     }

@@ -4,7 +4,7 @@ use http::StatusCode;
 use jitney_core::grpc::Code;
 use jitney_core::policy as core;
 
-use super::{Check, matching};
+use super::{Check, detour, matching};
 use crate::node::Path;
 use crate::{
     CircuitBreaker, Duration, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryCondition,
@@ -35,6 +35,7 @@ pub(super) fn traffic(check: &Check<'_>, path: &Path, settings: &Traffic) -> cor
             .rate_limit
             .as_ref()
             .map(|settings| rate_limit(check, &path.key("rateLimit"), settings)),
+        detours: detour::detours(check, path, settings),
     }
 }
 

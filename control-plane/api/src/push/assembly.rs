@@ -12,7 +12,7 @@ use jitney_core::policy::Policy;
 use super::config::Cause;
 use super::kind::Kind;
 use super::subscriber::{Change, Delta};
-use crate::{CompiledPolicy, Diagnostic, Documents, RuntimeSpec};
+use crate::{CompiledPolicy, Diagnostic, Documents, RuntimeSpec, Workload};
 
 mod destinations;
 mod duties;
@@ -131,8 +131,8 @@ impl Assembly {
     }
 
     /// What is run for the calls that come to this workload.
-    pub fn inbound(&self) -> CompiledPolicy {
-        self.capped(self.policies.inbound())
+    pub fn inbound(&self, workload: &Workload) -> CompiledPolicy {
+        self.capped(self.policies.inbound(), &workload.to_string())
     }
 
     /// Endpoints of this backend were asked for: nothing is known of it until they are answered.
@@ -162,7 +162,7 @@ impl Assembly {
         }
         let destination = self.destinations.get(backend)?;
         let policy = self.policies.outbound(&destination.policies);
-        Some((destination, self.capped(policy)))
+        Some((destination, self.capped(policy, backend)))
     }
 
     /// The backends of which something is known.
@@ -203,15 +203,43 @@ impl Assembly {
         .collect()
     }
 
+    /// Backends besides these that calls are sent to by a policy: those that come to this workload, or go
+    /// to one of these backends or to one of those.
+    pub fn led_to<'b>(
+        &self,
+        workload: &Workload,
+        backends: impl IntoIterator<Item = &'b str>,
+    ) -> BTreeSet<String> {
+        let inbound = self.policies.inbound_names();
+        let mut found: BTreeSet<String> = inbound.flat_map(|policy| self.policies.named(policy)).collect();
+        found.remove(&workload.to_string());
+        let mut from: Vec<String> = backends.into_iter().map(str::to_owned).collect();
+        from.extend(found.iter().cloned());
+        while let Some(backend) = from.pop() {
+            let policies = self.destinations.policies(&backend).iter();
+            let named = policies.flat_map(|policy| self.policies.named(policy));
+            from.extend(named.filter(|name| *name != backend && found.insert(name.clone())));
+        }
+        found
+    }
+
+    /// Backends that a policy has calls be sent to besides its targets.
+    pub fn named(&self, policy: &str) -> Vec<String> {
+        self.policies.named(policy)
+    }
+
     /// Every policy as a document.
     pub fn documents(&self) -> Documents {
         self.policies.documents()
     }
 
-    fn capped(&self, compiled: CompiledPolicy) -> CompiledPolicy {
+    /// As it is for the backend of this name.
+    fn capped(&self, compiled: CompiledPolicy, own: &str) -> CompiledPolicy {
         let runtime = self.runtime();
+        let mut policy = runtime.cap(&compiled.policy);
+        policy.traffic.detours = policy.traffic.detours.beside(own);
         CompiledPolicy {
-            policy: runtime.cap(&compiled.policy).into(),
+            policy: policy.into(),
             runtime,
             ..compiled
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::resources::{full_name, namespace};
+use crate::compile::named;
 use crate::diagnostic::nearest;
 use crate::node::Path;
 use crate::{
@@ -114,6 +115,14 @@ impl Known {
         let strays =
             targets.filter_map(|(index, target)| stray(&path.index(index).key("name"), &target.name));
         let mut strays: Vec<Stray> = strays.collect();
+        let named = policy.spec.traffic.iter().flat_map(named);
+        strays.extend(named.filter_map(|(path, name)| {
+            let message = self.no_backend(metadata, name)?;
+            Some(Stray {
+                warning: document.warning(&path, format!("no call is sent there: {message}")),
+                workload: None,
+            })
+        }));
         // Without a target it is for the only Backend, which may be in another namespace.
         let only = self
             .backends

@@ -71,7 +71,7 @@ fn rows(text: &mut String, root: &Value, schema: &Value, prefix: &str) {
             meaning.replace('|', "\\|")
         )
         .unwrap();
-        let list = target["type"] == "array";
+        let list = target["items"].is_object();
         rows(
             text,
             root,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Version;
 
-use super::{Mode, Policy};
+use super::{Detours, Mode, Policy};
 use crate::Bypass;
 use crate::codec::{Call, Codec};
 use crate::key::{Description, KeyBuf, describe, head_bypass, priority, write_key};
@@ -16,6 +16,8 @@ use crate::route::Head;
 /// What would happen to a call.
 #[derive(Clone, Debug)]
 pub struct Explanation {
+    /// What is done to the call before that.
+    pub detours: Detours,
     /// The route; `None`: no route matches.
     pub route: Option<Arc<str>>,
     /// The route's codec.
@@ -48,6 +50,7 @@ pub enum Verdict {
 pub fn explain(policy: &Policy, head: &Head<'_>, body: &Bytes, version: Version) -> Explanation {
     let Some(matched) = policy.route(head) else {
         return Explanation {
+            detours: policy.traffic.detours.clone(),
             route: None,
             codec: None,
             mode: None,
@@ -88,6 +91,7 @@ pub fn explain(policy: &Policy, head: &Head<'_>, body: &Bytes, version: Version)
         })
     };
     Explanation {
+        detours: policy.traffic.detours.clone(),
         route: Some(Arc::clone(&route.name)),
         codec: Some(route.codec.name()),
         mode: Some(route.mode),
@@ -98,6 +102,7 @@ pub fn explain(policy: &Policy, head: &Head<'_>, body: &Bytes, version: Version)
 impl Display for Explanation {
     /// One `name: value` line each.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.detours.fmt(f)?;
         match &self.route {
             Some(route) => writeln!(f, "route: {route}")?,
             None => return writeln!(f, "route: none\nbypass: no route matches"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
+use super::Detours;
 use crate::grpc::{self, Code};
 
 /// Everything of a policy that holds for batched calls and others alike.
@@ -22,6 +23,8 @@ pub struct Traffic {
     pub circuit_breaker: Option<CircuitBreaker>,
     /// How many calls are let through; `None`: no limit.
     pub rate_limit: Option<RateLimit>,
+    /// What is done to calls before they are sent on.
+    pub detours: Detours,
 }
 
 /// Bounds on how long a call may take; `None`: no bound.

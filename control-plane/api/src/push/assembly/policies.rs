@@ -9,8 +9,9 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::{Fault, OwnLimits, Taken, unreadable};
+use crate::compile::named;
 use crate::push::config;
-use crate::{CompiledPolicy, Diagnostic, Documents, Placement, compile_for_upstream};
+use crate::{CompiledPolicy, Diagnostic, Documents, Placement, Traffic, compile_for_upstream};
 
 /// The policies that a sidecar holds, each in its last good version.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +78,25 @@ impl Policies {
         let is_inbound = |policy: &Policy| policy.placement() == Placement::Inbound;
         let inbound = || self.compile(self.policies.iter().filter(|(_, policy)| is_inbound(policy)));
         self.inbound.get_or_init(inbound).clone()
+    }
+
+    /// The names of those policies.
+    pub(super) fn inbound_names(&self) -> impl Iterator<Item = &str> {
+        let mut inbound = self.policies.iter();
+        let next = move || inbound.find(|(_, policy)| policy.placement() == Placement::Inbound);
+        std::iter::from_fn(next).map(|(name, _)| name.as_str())
+    }
+
+    /// Full names of the backends that a policy has calls be sent to besides its targets.
+    pub(super) fn named(&self, policy: &str) -> Vec<String> {
+        let traffic = self
+            .policies
+            .get(policy)
+            .and_then(|found| found.spec.get("traffic"));
+        let traffic = traffic.and_then(|traffic| serde_json::from_value::<Traffic>(traffic.clone()).ok());
+        let namespace = policy.split_once('/').map_or("", |(namespace, _)| namespace);
+        let named = traffic.iter().flat_map(named);
+        named.map(|(_, name)| format!("{namespace}/{name}")).collect()
     }
 
     /// What a caller's sidecar runs towards one backend: the policies of these names.

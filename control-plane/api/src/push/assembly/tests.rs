@@ -262,6 +262,10 @@ fn complete(text: &str, limits: OwnLimits) -> (Assembly, Vec<String>) {
     (assembly, rejected)
 }
 
+fn users() -> Workload {
+    "shop/users".parse().expect("a workload")
+}
+
 #[test]
 fn listeners_backends_and_caps_come_together() {
     let (assembly, rejected) = complete(&format!("{SHOP}---{MESH}"), OwnLimits::default());
@@ -277,7 +281,7 @@ fn listeners_backends_and_caps_come_together() {
             ("to-orders", "shop/orders", false)
         ]
     );
-    let inbound = assembly.inbound().policy;
+    let inbound = assembly.inbound(&users()).policy;
     let route = &inbound.routes()[0];
     assert_eq!(route.mode, jitney_core::policy::Mode::Shadow);
     assert_eq!(route.limits.max_size, 10, "the route says 20");
@@ -304,9 +308,9 @@ fn listeners_backends_and_caps_come_together() {
 #[test]
 fn a_cap_is_another_generation_and_none_is_none() {
     let (mut assembly, _) = complete(&format!("{SHOP}---{MESH}"), OwnLimits::default());
-    let capped = assembly.inbound().policy.generation;
+    let capped = assembly.inbound(&users()).policy.generation;
     assembly.remove(Kind::Runtime, "shop/users");
-    let free = assembly.inbound().policy;
+    let free = assembly.inbound(&users()).policy;
     assert_ne!(free.generation, capped);
     assert_eq!(free.routes()[0].limits.max_size, 20);
     let log = RuntimeSpec {
@@ -391,4 +395,34 @@ fn who_takes_a_change_first_is_no_part_of_it() {
         .map(|(name, percent)| (&**name, *percent))
         .collect();
     assert_eq!(shares, [("shop/users", 30)]);
+}
+
+#[test]
+fn backends_that_a_policy_names_are_found_in_its_namespace() {
+    let more = "---\nkind: Backend\nmetadata: {name: next, namespace: shop}\nspec: {endpoints: ['10.0.0.4:80']}\n---\n\
+        kind: Backend\nmetadata: {name: last, namespace: shop}\nspec: {endpoints: ['10.0.0.5:80']}\n---\n\
+        kind: BatchPolicy\nmetadata: {name: next, namespace: shop}\nspec:\n  targetRefs: [{kind: Backend, name: next}]\n  \
+        placement: Outbound\n  traffic: {backendRefs: [{name: last}, {name: next}]}\n";
+    let text = format!("{SHOP}{more}---{MESH}").replace(
+        "traffic: {timeouts: {request: 3s}}",
+        "traffic: {backendRefs: [{name: orders, weight: 9}, {name: next}]}",
+    );
+    let text = text.replace(
+        "  targetRefs: [{kind: Backend, name: users}]\n",
+        "  targetRefs: [{kind: Backend, name: users}]\n  traffic: {backendRefs: [{name: users}, {name: orders}]}\n",
+    );
+    let (assembly, rejected) = complete(&text, OwnLimits::default());
+    assert!(rejected.is_empty(), "{rejected:?}");
+    let named = |policy: &CompiledPolicy| {
+        let others = policy.policy.traffic.detours.others();
+        others.map(|name| name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&assembly.inbound(&users())), ["shop/orders"]);
+    let (_, orders) = assembly.outbound("shop/orders").expect("pushed");
+    assert_eq!(named(&orders), ["shop/next"]);
+    let led_to: Vec<String> = assembly.led_to(&users(), []).into_iter().collect();
+    assert_eq!(led_to, ["shop/last", "shop/next", "shop/orders"]);
+    assert_eq!(assembly.named("shop/next"), ["shop/last", "shop/next"]);
+    let others: Workload = "shop/web".parse().expect("a workload");
+    assert!(assembly.led_to(&others, ["shop/next"]).contains("shop/last"));
 }

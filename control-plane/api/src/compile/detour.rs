@@ -1,0 +1,96 @@
+//! What is done to calls before they are sent on.
+
+use jitney_core::policy as core;
+
+use super::targets::unknown_backend;
+use super::{Check, Faults};
+use crate::node::Path;
+use crate::{BackendRef, Diagnostic, Documents, Protocol, Resource, Traffic};
+
+/// Detours; one at fault is none.
+pub(super) fn detours(check: &Check<'_>, path: &Path, settings: &Traffic) -> core::Detours {
+    let refs = settings.backend_refs.as_deref();
+    core::Detours {
+        split: refs.and_then(|refs| split(check, &path.key("backendRefs"), refs)),
+    }
+}
+
+fn split(check: &Check<'_>, path: &Path, refs: &[BackendRef]) -> Option<core::Split> {
+    if !(1..=MAX_REFS).contains(&refs.len()) {
+        let count = refs.len();
+        check.fault(path, format!("found {count} backends, expected 1 to {MAX_REFS}"));
+        return None;
+    }
+    for (index, one) in refs.iter().enumerate() {
+        let path = path.index(index);
+        if one.weight > MAX_WEIGHT {
+            let message = format!("found {}, expected 0 to {MAX_WEIGHT}", one.weight);
+            check.fault(&path.key("weight"), message);
+        }
+        if refs[..index].iter().any(|before| before.name == one.name) {
+            let message = format!("found {:?} a second time, expected it once", one.name);
+            check.fault(&path.key("name"), message);
+        }
+    }
+    let shares = refs
+        .iter()
+        .map(|one| core::BackendRef::new(one.name.as_str(), one.weight));
+    let split = core::Split::new(shares);
+    if split.is_none() {
+        check.fault(path, "found no weight above 0, expected at least one");
+    }
+    split
+}
+
+/// A backend as policies know it: its name and its protocol.
+pub(super) type Known<'a> = (&'a str, Protocol);
+
+/// Checks that backends that a policy names are there, and take what the policy's targets take.
+pub(super) fn check_named(check: &Check<'_>, settings: &Traffic, known: &[Known<'_>], targets: &[Known<'_>]) {
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let is_bytes = |one: &&Known<'_>| one.1 == Protocol::TCP;
+    for (path, name) in named(settings) {
+        unknown_backend(check, &path, name, &names);
+        let takes_no_call = known.iter().filter(is_bytes).any(|(other, _)| *other == name);
+        if takes_no_call && let Some((target, _)) = targets.iter().find(|target| !is_bytes(target)) {
+            let message =
+                format!("found {name:?}, which is protocol: TCP and takes no calls, for those to {target}");
+            check.fault(&path, message);
+        }
+    }
+}
+
+/// Policies that name other backends, told as faults: for a sidecar before one upstream, which knows none.
+pub fn named_backends(documents: &Documents) -> Vec<Diagnostic> {
+    let faults = Faults::of(documents);
+    for document in &documents.documents {
+        let check = Check {
+            document,
+            faults: &faults,
+        };
+        let Resource::BatchPolicy(policy) = &document.resource else {
+            continue;
+        };
+        for (path, name) in policy.spec.traffic.iter().flat_map(named) {
+            let message = format!("backend {name:?} is not defined: expected a Backend in these files");
+            check.fault(&path, message);
+        }
+    }
+    faults.warnings_or_errors().err().unwrap_or_default()
+}
+
+/// The names of backends, and where they stand.
+pub(crate) fn named(settings: &Traffic) -> impl Iterator<Item = (Path, &str)> {
+    let path = Path::default().keys("spec.traffic");
+    let refs = path.key("backendRefs");
+    let shares = settings.backend_refs.iter().flatten().enumerate();
+    shares.map(move |(index, one)| (refs.index(index).key("name"), one.name.as_str()))
+}
+
+/// As many as Gateway API takes.
+const MAX_REFS: usize = 16;
+/// As in Gateway API.
+const MAX_WEIGHT: u32 = 1_000_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What a policy has done to the calls that come to its backend before they are sent on. Random numbers
+//! are arguments.
+
+use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
+
+/// All of it; nothing by default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Detours {
+    /// Calls are shared out over backends. One hop: where a call goes, it is not shared out again.
+    pub split: Option<Split>,
+}
+
+/// Backends among which calls are shared out, each call on its own: what one call was given says nothing
+/// of the next, so that no rhythm of the callers' can find one of the backends more often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    shares: Box<[BackendRef]>,
+    /// Invariant: the sum of the weights, above 0.
+    total: u64,
+}
+
+/// A backend by name, and its part of the calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendRef {
+    /// As the policy has it or, once it is known whose policy it is, in full.
+    pub name: Arc<str>,
+    /// Its part of the sum of all weights.
+    pub weight: u32,
+    /// It is the policy's own backend.
+    is_own: bool,
+}
+
+impl Detours {
+    /// Whether nothing is done.
+    pub const fn is_none(&self) -> bool {
+        self.split.is_none()
+    }
+
+    /// As they are for the backend of this name: it may be named itself, and others are beside it, in its
+    /// namespace if it has one (`namespace/name`).
+    #[must_use]
+    pub fn beside(mut self, own: &str) -> Self {
+        let namespace = own.rfind('/').map_or("", |end| &own[..=end]);
+        for share in self.split.iter_mut().flat_map(|split| &mut split.shares) {
+            share.name = format!("{namespace}{}", share.name).into();
+            share.is_own = *share.name == *own;
+        }
+        self
+    }
+
+    /// The other backends that are named.
+    pub fn others(&self) -> impl Iterator<Item = &Arc<str>> {
+        let shares = self.split.iter().flat_map(|split| &split.shares);
+        shares.filter(|share| !share.is_own).map(|share| &share.name)
+    }
+}
+
+impl BackendRef {
+    /// A backend that is not known to be the policy's own.
+    pub fn new(name: impl Into<Arc<str>>, weight: u32) -> Self {
+        Self {
+            name: name.into(),
+            weight,
+            is_own: false,
+        }
+    }
+}
+
+impl Split {
+    /// Calls are shared out so. `None` when no weight is above 0.
+    pub fn new(shares: impl IntoIterator<Item = BackendRef>) -> Option<Self> {
+        let shares: Box<[BackendRef]> = shares.into_iter().collect();
+        let total = shares.iter().map(|share| u64::from(share.weight)).sum();
+        (total > 0).then_some(Self { shares, total })
+    }
+
+    /// The backend that a call goes to; `None` for the policy's own. `random` is uniform over all its values.
+    pub fn choose(&self, random: u64) -> Option<&Arc<str>> {
+        // As a fraction of 2^64, so that no weight is off by more than one call in 2^44.
+        let mut place = scaled(random, self.total);
+        let chosen = self.shares.iter().find(|share| {
+            let weight = u64::from(share.weight);
+            let is_here = place < weight;
+            place = place.saturating_sub(weight);
+            is_here
+        })?;
+        (!chosen.is_own).then_some(&chosen.name)
+    }
+}
+
+impl Display for Split {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (n, share) in self.shares.iter().enumerate() {
+            let percent = 100.0 * f64::from(share.weight) / self.total as f64;
+            let comma = if n == 0 { "" } else { ", " };
+            // As many digits as tell it from another, and no more.
+            write!(f, "{comma}{} {} %", share.name, (percent * 1e4).round() / 1e4)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Detours {
+    /// One `name: value` line each.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(split) = &self.split {
+            writeln!(f, "shared out: {split}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A number below `end`, as far from 0 as `random` is.
+fn scaled(random: u64, end: u64) -> u64 {
+    let scaled = (u128::from(random) * u128::from(end)) >> 64;
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

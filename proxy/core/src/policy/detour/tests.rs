@@ -1,0 +1,84 @@
+//! Which calls a detour is for, and where it leads.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// Numbers that are as far from each other as can be: what is shared out by them is shared out exactly.
+fn evenly(count: u64) -> impl Iterator<Item = u64> {
+    (0..count).map(move |n| (u64::MAX / count) * n + u64::MAX / count / 2)
+}
+
+fn split(shares: &[(&str, u32)]) -> Option<Split> {
+    let shares = shares
+        .iter()
+        .map(|(name, weight)| BackendRef::new(*name, *weight));
+    Split::new(shares)
+}
+
+fn detours(shares: &[(&str, u32)]) -> Detours {
+    Detours { split: split(shares) }
+}
+
+#[test]
+fn every_backend_gets_its_weight_of_the_calls() {
+    for (shares, calls, expected) in [
+        (&[("a", 1)][..], 10, &[("a", 10)][..]),
+        (&[("a", 90), ("b", 10)], 1_000, &[("a", 900), ("b", 100)]),
+        (
+            &[("a", 0), ("b", 1), ("c", 0), ("d", 3)],
+            400,
+            &[("b", 100), ("d", 300)],
+        ),
+        (
+            &[("a", 1_000_000), ("b", 1)],
+            1_000_001,
+            &[("a", 1_000_000), ("b", 1)],
+        ),
+    ] {
+        let split = split(shares).unwrap();
+        let mut found = BTreeMap::<&str, u64>::new();
+        for random in evenly(calls) {
+            *found.entry(split.choose(random).unwrap()).or_default() += 1;
+        }
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected, "{shares:?}");
+    }
+}
+
+#[test]
+fn the_ends_of_what_is_random_are_within_the_shares() {
+    let split = split(&[("a", 1), ("b", u32::MAX), ("c", 1)]).unwrap();
+    assert_eq!(split.choose(0).map(|name| &**name), Some("a"));
+    assert_eq!(split.choose(u64::MAX).map(|name| &**name), Some("c"));
+}
+
+#[test]
+fn nothing_can_be_shared_out_without_a_weight() {
+    assert_eq!(split(&[]), None);
+    assert_eq!(split(&[("a", 0), ("b", 0)]), None);
+}
+
+#[test]
+fn own_backend_takes_part_only_when_it_is_named() {
+    for (own, shares, to_own) in [
+        ("a", &[("a", 1), ("b", 1)][..], 50),
+        ("shop/a", &[("a", 1), ("b", 3)], 25),
+        ("shop/c", &[("a", 1), ("b", 3)], 0),
+    ] {
+        let found = detours(shares).beside(own);
+        let split = found.split.as_ref().unwrap();
+        let kept = evenly(100).filter(|random| split.choose(*random).is_none());
+        assert_eq!(kept.count(), to_own, "{own}");
+        assert!(found.others().all(|other| **other != *own));
+    }
+    let found = detours(&[("a", 1), ("b", 1)]).beside("shop/a");
+    assert_eq!(found.others().map(|name| &**name).collect::<Vec<_>>(), ["shop/b"]);
+}
+
+#[test]
+fn shares_are_told_in_percent() {
+    let found = detours(&[("a", 1), ("b", 2), ("c", 0)]);
+    let expected = "shared out: a 33.3333 %, b 66.6667 %, c 0 %\n";
+    assert_eq!(found.to_string(), expected);
+    assert!(Detours::default().is_none() && Detours::default().to_string().is_empty());
+}

@@ -190,7 +190,7 @@ pub(crate) async fn serve_http2<S: Serve>(
     limits: &Limits,
 ) {
     let shared = Shared::new(service, info, seat);
-    let io = Wire::resuming(prefix, stream);
+    let io = Wire::resuming(prefix, stream).paced();
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)

@@ -14,7 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) struct Wire<S> {
     ahead: Bytes,
     io: S,
+    /// The most bytes that are read in one turn of the task; `None`: any number.
+    turn: Option<usize>,
+    /// How many were.
+    read: usize,
 }
+
+/// Reading so much may take a hundred microseconds, if all of it is fields.
+const TURN: usize = 16 << 10;
 
 /// Up to here, copying a message together costs less than having the kernel gather its pieces: `send`
 /// takes a shorter way through it than `writev` does, also for one piece.
@@ -23,7 +30,21 @@ const SHORT: usize = 2048;
 impl<S> Wire<S> {
     /// A stream of which these bytes have been read.
     pub(crate) const fn resuming(ahead: Bytes, io: S) -> Self {
-        Self { ahead, io }
+        Self {
+            ahead,
+            io,
+            turn: None,
+            read: 0,
+        }
+    }
+
+    /// The same for a reader that goes on as long as there is something to read: every few frames all other
+    /// connections have their turn, whatever the peer floods this one with.
+    pub(crate) fn paced(self) -> Self {
+        Self {
+            turn: Some(TURN),
+            ..self
+        }
     }
 
     /// The stream itself.
@@ -45,7 +66,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+            let Some(turn) = self.turn else {
+                return Pin::new(&mut self.io).poll_read(cx, buf);
+            };
+            if self.read >= turn {
+                self.read = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let before = buf.filled().len();
+            let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+            self.read = match polled {
+                Poll::Ready(_) => self.read + (buf.filled().len() - before),
+                // The next turn is another one.
+                Poll::Pending => 0,
+            };
+            return polled;
         }
         let length = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..length]);
@@ -172,6 +208,25 @@ mod tests {
         let mut text = [0; 14];
         wire.read_exact(&mut text).await.unwrap();
         assert_eq!(&text, b"ahead-and-rest");
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_much_is_read() {
+        let flood = io::Cursor::new(vec![0; 4 * TURN]);
+        let mut wire = Wire::resuming(Bytes::new(), flood).paced();
+        let mut reading = std::pin::pin!(async move {
+            let mut read = vec![0; 4 * TURN];
+            for piece in read.chunks_mut(1024) {
+                wire.read_exact(piece).await.unwrap();
+            }
+        });
+        let mut turns = 0;
+        poll_fn(|cx| {
+            turns += 1;
+            reading.as_mut().poll(cx)
+        })
+        .await;
+        assert_eq!(turns, 4);
     }
 
     #[tokio::test]

@@ -83,6 +83,8 @@ pub struct Batch<T> {
     pub bytes: usize,
     /// The latest of the members' deadlines; `None` when one of them has none.
     pub deadline: Option<Instant>,
+    /// How long one of its size usually takes, if batches of its size are known.
+    pub expected: Option<Duration>,
 }
 
 /// A call in a batch.
@@ -190,6 +192,8 @@ pub struct Batcher<T> {
     settings: Settings,
     /// Every bound of the queue is divided by this. At least 1.
     squeeze: usize,
+    /// However many slots there are, no more than this are used.
+    bound: usize,
     calls: Arena<Entry<T>>,
     lanes: Lanes,
     schedule: Schedule,
@@ -267,6 +271,7 @@ impl<T> Batcher<T> {
         Self {
             settings,
             squeeze: 1,
+            bound: usize::MAX,
             calls: Arena::new(),
             lanes: Lanes::new(),
             schedule: Schedule::new(),
@@ -337,6 +342,16 @@ impl<T> Batcher<T> {
     /// Divides the bounds of the queue by this from now on; 0 is as 1. What is queued stays.
     pub fn squeeze(&mut self, by: usize) {
         self.squeeze = by.max(1);
+    }
+
+    /// From now on at most so many batches take slots, whatever the window; at least one may. What does not
+    /// wait for slots, as with [`Dispatch::Fixed`] and while draining, does not wait for these either.
+    pub fn bound(&mut self, most: usize) {
+        let most = most.max(1);
+        if most > self.bound {
+            self.unpark(|lane| matches!(lane.park, Park::Slots | Park::Full));
+        }
+        self.bound = most;
     }
 
     /// Takes a call out of the queue. `None`: it has left already, and its reply is to be discarded.

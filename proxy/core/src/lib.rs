@@ -23,6 +23,7 @@ pub mod quarantine;
 
 pub mod bias;
 pub mod breaker;
+pub mod concurrency;
 pub mod decline;
 pub mod pressure;
 pub mod rate;

@@ -12,7 +12,8 @@ use crate::route::{Head, Matched, Route};
 pub use detour::{BackendRef, Detours, Split};
 pub use explain::{Explanation, Verdict, explain};
 pub use traffic::{
-    CircuitBreaker, LoadBalancer, RateLimit, RatePer, Retry, RetryBudget, RetryOn, Timeouts, Traffic,
+    AdaptiveConcurrency, CircuitBreaker, LoadBalancer, RateLimit, RatePer, Retry, RetryBudget, RetryOn,
+    Timeouts, Traffic,
 };
 
 /// Whether a route merges calls.

@@ -1,6 +1,10 @@
 //! What is known of one class of calls, usually a route: announced arrivals, cost, learned size.
 
+use std::time::Duration;
+
 use super::cost::CostModel;
+use super::queue::seconds;
+use super::window::count;
 
 #[derive(Debug, Default)]
 pub(super) struct Class {
@@ -10,6 +14,15 @@ pub(super) struct Class {
     pub(super) size: LearnedSize,
     /// Lanes and batches in flight that name this class: it is forgotten only without.
     pub(super) users: usize,
+}
+
+impl Class {
+    /// How long a batch of so many items usually takes; `None` for sizes that were hardly seen.
+    pub(super) fn expected(&self, items: usize) -> Option<Duration> {
+        let items = count(items);
+        let known = self.cost.expected(items).filter(|_| self.cost.knows(items));
+        known.map(seconds)
+    }
 }
 
 /// The largest batch that the upstream accepts, as far as it has said so: halved when it refuses

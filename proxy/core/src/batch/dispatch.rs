@@ -89,7 +89,7 @@ impl<T> Batcher<T> {
     /// before, or whoever makes up a key for every call would know no window.
     fn may_exceed(&self, lane: &Lane) -> bool {
         let idle = lane.in_flight == 0 && lane.served;
-        idle && learned(&lane.limits) && self.in_slots < self.settings.max_window
+        idle && learned(&lane.limits) && self.in_slots < self.settings.max_window.min(self.bound)
     }
 
     /// Lets lanes go whose time is up.
@@ -245,6 +245,7 @@ impl<T> Batcher<T> {
             Window::Within { min, max } => slots.min(max).max(min).max(1),
             Window::Fixed(slots) => slots.max(1),
         }
+        .min(self.bound)
     }
 
     pub(super) fn make_due(&mut self, id: Id) {

@@ -103,6 +103,10 @@ impl<T> Batcher<T> {
             .max()
             .unwrap_or_default();
         let stalls_at = self.stalls_at(class, forming.items, now);
+        let expected = self
+            .classes
+            .get(&class)
+            .and_then(|class| class.expected(forming.items));
         self.in_slots += usize::from(in_slot);
         let flight = Flight {
             lane: forming.lane,
@@ -131,6 +135,7 @@ impl<T> Batcher<T> {
             items: forming.items,
             bytes: forming.shared + forming.bytes,
             deadline: forming.deadline,
+            expected,
         })
     }
 }

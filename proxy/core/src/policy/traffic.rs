@@ -1,6 +1,7 @@
 //! How a backend's traffic is treated: plain, validated settings. `rate`, `retry` and `breaker`
 //! decide by them, for the part of the proxy that owns connections.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -131,6 +132,25 @@ impl Default for CircuitBreaker {
             consecutive_failures: 7,
             success_rate: 0.8,
             base_ejection_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Bounds on the number of requests in flight that is learned. A batch is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdaptiveConcurrency {
+    /// It is never fewer.
+    pub min: NonZeroUsize,
+    /// It is never more; at least `min`.
+    pub max: NonZeroUsize,
+}
+
+impl Default for AdaptiveConcurrency {
+    fn default() -> Self {
+        let bound = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            min: bound(3),
+            max: bound(1000),
         }
     }
 }

@@ -67,6 +67,26 @@ fn cost(bench: &Bench, class: u32) -> (f64, f64) {
 }
 
 #[test]
+fn a_bound_holds_back_what_slots_would_let_go_until_it_is_raised() {
+    let (mut bench, limits) = (Bench::new(), slots(4));
+    bench.batcher.bound(1);
+    for call in 0..2 {
+        bench.push("k", &limits, call);
+    }
+    assert_eq!(bench.sent(), [(vec![0, 1], FlushReason::Idle)]);
+    bench.push("k", &limits, 2);
+    bench.push("other", &limits, 3);
+    assert_eq!(bench.sent(), []);
+    bench.batcher.bound(2);
+    assert_eq!(bench.sent(), [(vec![2], FlushReason::SlotFree)]);
+    // However low it is, one may go.
+    bench.batcher.bound(0);
+    assert_eq!(bench.sent(), []);
+    bench.batcher.bound(usize::MAX);
+    assert_eq!(bench.sent(), [(vec![3], FlushReason::SlotFree)]);
+}
+
+#[test]
 fn a_convoy_that_comes_back_together_is_broken_up() {
     let mut bench = Bench::new();
     let limits = slots(4);

@@ -60,6 +60,8 @@ pub enum Bound {
     QueueTimeout,
     /// `circuitBreaker.maxRequests`.
     Requests,
+    /// What `adaptiveConcurrency` has learned.
+    Concurrency,
     /// The memory of the process's control group.
     Memory,
 }
@@ -133,6 +135,7 @@ impl ErrorKind {
             Self::Shed(Bound::Queue, _) => "queue_full",
             Self::Shed(Bound::QueueTimeout, _) => "queue_timeout",
             Self::Shed(Bound::Requests, _) => "too_many_requests_in_flight",
+            Self::Shed(Bound::Concurrency, _) => "concurrency_limit",
             Self::Shed(Bound::Memory, _) => "memory",
             Self::RateLimited(_) => "rate_limited",
             Self::DeadlineExceeded => "deadline_exceeded",

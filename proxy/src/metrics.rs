@@ -203,6 +203,8 @@ pub struct Gauges {
     pub batches_in_flight: usize,
     /// How many may be.
     pub window: f64,
+    /// How many requests may be, as far as that is learned.
+    pub concurrency_limit: Option<usize>,
     /// Duration of batches over what was learned: 1 while nothing queues upstream.
     pub latency_inflation: f64,
     /// Keys that are open.
@@ -223,6 +225,7 @@ impl From<&Snapshot> for Gauges {
                 .unwrap_or_default(),
             batches_in_flight: snapshot.in_flight,
             window: snapshot.window,
+            concurrency_limit: None,
             latency_inflation: snapshot.inflation,
             keys: snapshot.keys,
             key_evictions: snapshot.key_evictions,

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
+use jitney_core::concurrency::Who;
 use jitney_core::grpc;
 use jitney_core::policy::{Replay, Traffic};
 use parking_lot::Mutex;
@@ -34,6 +35,7 @@ use crate::transport::Transport;
 
 pub use address::{Address, Peer, Target};
 pub use endpoint::EndpointView;
+pub(crate) use gate::Gate;
 pub use lease::Lease;
 pub use ours::Ours;
 pub(crate) use ours::Outgoing;
@@ -42,7 +44,6 @@ use again::Again;
 use balance::Balancer;
 use breaker::Watch;
 use endpoint::Endpoint;
-use gate::Gate;
 use roster::{Roster, Tried};
 use treatment::Treatment;
 
@@ -103,7 +104,7 @@ pub struct Backend {
     pub is_opaque: bool,
     roster: ArcSwap<Roster>,
     balancer: Balancer,
-    gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
     /// How short of memory the process is.
     pub(crate) memory: Memory,
     /// What new endpoints are made of. Locked while the roster changes, so that no change undoes another.
@@ -124,6 +125,8 @@ pub struct Sending {
     pub why: UpstreamCall,
     /// When it may be sent a second time.
     pub replay: Replay,
+    /// Whether the dispatcher has seen to it that there is room for it.
+    pub who: Who,
 }
 
 impl Sending {
@@ -197,6 +200,7 @@ impl Backend {
         let _changing = self.settings.lock();
         self.gate
             .limit(traffic.circuit_breaker.map(|breaker| breaker.max_requests));
+        self.gate.learn(traffic.adaptive_concurrency);
         let before = self.roster.load();
         let treatment = Treatment::of(traffic, &before.endpoints, &before.treatment);
         self.roster.store(Arc::new(before.treated(treatment)));

@@ -85,6 +85,7 @@ impl Upstream {
     pub fn start(backend: Arc<Backend>, metrics: &Metrics, others: &Others) -> Arc<Self> {
         let upstream = Arc::new_cyclic(|me: &Weak<Self>| {
             let (batches, trials) = (me.clone(), me.clone());
+            let gate = Arc::clone(&backend.gate);
             Self {
                 metrics: metrics.backend(&backend.name),
                 all_metrics: metrics.clone(),
@@ -97,8 +98,12 @@ impl Upstream {
                     detours: None,
                 }),
                 routes: DashMap::new(),
-                batches: Dispatcher::start(Settings::default(), move |left| depart(&batches, left)),
-                trials: Dispatcher::start(Settings::default(), move |left| shadow::depart(&trials, left)),
+                batches: Dispatcher::start(Settings::default(), Some(gate), move |left| {
+                    depart(&batches, left)
+                }),
+                trials: Dispatcher::start(Settings::default(), None, move |left| {
+                    shadow::depart(&trials, left)
+                }),
                 next_id: AtomicU64::new(1),
                 next_batch: AtomicU64::new(1),
                 squeeze: AtomicUsize::new(1),

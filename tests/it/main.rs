@@ -45,6 +45,7 @@ mod trust;
 
 // The real sidecar between real sockets.
 mod classes;
+mod concurrency;
 mod e2e;
 mod ejection;
 mod exactness;

@@ -18,8 +18,8 @@ pub use codec::{CodecSettings, JsonArraySettings, JsonRpcSettings, KeyedGetSetti
 pub use detour::BackendRef;
 pub use matching::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
 pub use traffic::{
-    CircuitBreaker, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryBudget, RetryCondition,
-    Timeouts, Traffic, TrafficDistribution,
+    AdaptiveConcurrency, CircuitBreaker, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry,
+    RetryBudget, RetryCondition, Timeouts, Traffic, TrafficDistribution,
 };
 
 /// Which calls are gathered into batches, and how.

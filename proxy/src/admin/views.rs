@@ -104,6 +104,7 @@ fn backend(view: &dyn BackendView) -> Value {
         "endpoints": view.endpoints(),
         "window": now.window,
         "in_flight": now.batches_in_flight,
+        "concurrency_limit": now.concurrency_limit,
         "inflation": now.latency_inflation,
         "keys": now.keys,
         "queue_items": now.queue_items,

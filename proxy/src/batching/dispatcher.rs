@@ -4,6 +4,7 @@
 //! That task is woken by the first call queued and runs after every task that the same turn of
 //! the reactor woke, so calls that arrived together travel together and nobody waited for it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::alarm::{Alarm, now};
+use crate::send::Gate;
 
 /// What the dispatching task hands on.
 #[derive(Debug)]
@@ -41,23 +43,28 @@ struct Shared<T> {
 }
 
 impl<T: Send + 'static> Dispatcher<T> {
-    /// Starts the task; it hands everything that leaves to `depart`, which must not block.
-    pub(crate) fn start(settings: Settings, depart: impl FnMut(Departure<T>) + Send + 'static) -> Self {
+    /// Starts the task; it hands everything that leaves to `depart`, which must not block. `gate` says how
+    /// many batches may be in flight; `None`: as many as are known to be of use.
+    pub(crate) fn start(
+        settings: Settings,
+        gate: Option<Arc<Gate>>,
+        depart: impl FnMut(Departure<T>) + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared {
             batcher: Mutex::new(Batcher::new(settings)),
             work: Notify::new(),
         });
-        let task = tokio::spawn(drive(Arc::clone(&shared), depart)).abort_handle();
+        let task = tokio::spawn(drive(Arc::clone(&shared), gate, depart)).abort_handle();
         Self { shared, task }
     }
 
-    /// Queues a call that arrived at that time, which saves reading the clock again; see [`Batcher::push`].
-    /// `announced` when [`Dispatcher::announce`] was called for it.
     /// Divides what may be queued by this from now on. What is queued stays.
     pub(crate) fn squeeze(&self, by: usize) {
         self.shared.batcher.lock().squeeze(by);
     }
 
+    /// Queues a call that arrived at that time, which saves reading the clock again; see [`Batcher::push`].
+    /// `announced` when [`Dispatcher::announce`] was called for it.
     pub(crate) fn push(
         &self,
         key: &[u8],
@@ -122,7 +129,11 @@ impl<T> Drop for Dispatcher<T> {
     }
 }
 
-async fn drive<T: Send>(shared: Arc<Shared<T>>, mut depart: impl FnMut(Departure<T>)) {
+async fn drive<T: Send>(
+    shared: Arc<Shared<T>>,
+    gate: Option<Arc<Gate>>,
+    mut depart: impl FnMut(Departure<T>),
+) {
     let mut alarm = Alarm::default();
     // A worker of the threaded runtime runs what it just woke next; there, stepping back lets the
     // callers that are already on their way in arrive. One thread alone queues us behind them anyway.
@@ -132,6 +143,7 @@ async fn drive<T: Send>(shared: Arc<Shared<T>>, mut depart: impl FnMut(Departure
         tokio::select! {
             biased;
             () = shared.work.notified() => {}
+            () = freed(gate.as_deref()) => {}
             fired = alarm.fired() => {
                 if let Err(error) = fired {
                     tracing::error!(%error, "the batching timer failed");
@@ -141,7 +153,12 @@ async fn drive<T: Send>(shared: Arc<Shared<T>>, mut depart: impl FnMut(Departure
         if step_back {
             tokio::task::yield_now().await;
         }
-        let next = pump(&mut shared.batcher.lock(), now(), &mut leaving);
+        let room = gate.as_ref().map_or(usize::MAX, |gate| gate.room());
+        let next = pump(&mut shared.batcher.lock(), room, now(), &mut leaving);
+        if let (None, Some(gate)) = (next, &gate) {
+            // Nothing is queued.
+            gate.need_no_room();
+        }
         leaving.drain(..).for_each(&mut depart);
         if let Err(error) = alarm.set(next) {
             tracing::error!(%error, "the batching timer cannot be set");
@@ -149,7 +166,21 @@ async fn drive<T: Send>(shared: Arc<Shared<T>>, mut depart: impl FnMut(Departure
     }
 }
 
-fn pump<T>(batcher: &mut Batcher<T>, now: Instant, leaving: &mut Vec<Departure<T>>) -> Option<Instant> {
+/// Ends when there may be more room; never without a gate.
+async fn freed(gate: Option<&Gate>) {
+    match gate {
+        Some(gate) => gate.freed().await,
+        None => pending().await,
+    }
+}
+
+fn pump<T>(
+    batcher: &mut Batcher<T>,
+    room: usize,
+    now: Instant,
+    leaving: &mut Vec<Departure<T>>,
+) -> Option<Instant> {
+    batcher.bound(room);
     while let Some(batch) = batcher.poll_batch(now) {
         leaving.push(Departure::Batch(batch));
     }

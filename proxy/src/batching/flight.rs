@@ -36,6 +36,7 @@ pub(crate) async fn fly(upstream: Arc<Upstream>, batch: Batch<Box<Pending>>) {
             size,
             waited: member.waited,
             reason,
+            expected: batch.expected,
         };
         group.extend(member.call.board(&flight, journey));
         longest = longest.max(member.waited);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use jitney_core::batch::FlushReason;
 use jitney_core::codec::AnyItem;
+use jitney_core::concurrency::Who;
 
 use super::slot::{Flight, Slot};
 use super::submission::Submission;
@@ -54,6 +55,8 @@ pub(crate) struct Journey {
     pub(crate) position: usize,
     pub(crate) waited: Duration,
     pub(crate) reason: FlushReason,
+    /// How long a batch of its size usually takes.
+    pub(crate) expected: Option<Duration>,
 }
 
 /// Calls that are sent together. Boxed, since they move from group to group and are large.
@@ -154,6 +157,9 @@ impl Pending {
             } else {
                 first
             },
+            who: self.journey.map_or(Who::Alone, |journey| Who::Dispatched {
+                expected: journey.expected.filter(|_| self.sends <= 1),
+            }),
         }
     }
 }

@@ -249,6 +249,17 @@ impl Scrape {
         self.level(to, "jitney_window", "Batches that may be in flight", |_, now| {
             now.window
         })?;
+        to.gauges(
+            "jitney_concurrency_limit",
+            "Requests that may be in flight, as learned; of backends where that is learned",
+            |family| {
+                let learned = self.backends.iter();
+                let mut learned = learned.filter_map(|(one, now)| Some((one, now.concurrency_limit?)));
+                learned.try_for_each(|(backend, limit)| {
+                    family.gauge(&[("backend", &backend.name)], &(limit as f64))
+                })
+            },
+        )?;
         self.measure(
             to,
             "jitney_cost_fixed_seconds",

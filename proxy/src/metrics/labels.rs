@@ -221,6 +221,7 @@ impl Label for ErrorKind {
         Self::Loop,
         Self::Denied,
         Self::Shed(Bound::Memory, Duration::ZERO),
+        Self::Shed(Bound::Concurrency, Duration::ZERO),
     ];
 
     fn index(self) -> usize {
@@ -244,6 +245,7 @@ impl Label for ErrorKind {
             Self::Loop => 16,
             Self::Denied => 17,
             Self::Shed(Bound::Memory, _) => 18,
+            Self::Shed(Bound::Concurrency, _) => 19,
         }
     }
 

@@ -71,6 +71,7 @@ fn every_family_is_there_before_anything_happened() {
         "jitney_queue_oldest_age_seconds",
         "jitney_batches_in_flight",
         "jitney_window",
+        "jitney_concurrency_limit",
         "jitney_cost_fixed_seconds",
         "jitney_cost_per_item_seconds",
         "jitney_latency_inflation",
@@ -167,6 +168,7 @@ fn gauges_are_read_from_their_source_while_it_lives() {
             Gauges {
                 queue_items: 3,
                 window: 2.5,
+                concurrency_limit: Some(7),
                 ..Gauges::default()
             }
         }
@@ -181,7 +183,10 @@ fn gauges_are_read_from_their_source_while_it_lives() {
         "{text}"
     );
     assert!(text.contains(r#"jitney_window{backend="users"} 2.5"#), "{text}");
+    let learned = r#"jitney_concurrency_limit{backend="users"} 7.0"#;
+    assert!(text.contains(learned), "{text}");
     drop(source);
+    assert!(!metrics.render().contains("jitney_concurrency_limit{"));
     assert!(
         metrics
             .render()

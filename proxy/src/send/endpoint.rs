@@ -10,12 +10,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use jitney_core::bias::{is_plea, retry_after};
 use jitney_core::breaker::Outcome;
+use jitney_core::concurrency::Answer;
 use jitney_core::policy::Replay;
 
 use super::address::{Address, Peer, Target};
 use super::balance::Load;
 use super::breaker::verdict;
-use super::gate::Gate;
+use super::gate::{Gate, Probe};
 use super::http1::Idle;
 use super::http2::Shared;
 use super::lease::{Held, Lease, Place};
@@ -117,12 +118,13 @@ impl Endpoint {
         from_http2: bool,
         sending: &Sending,
     ) -> Result<Response<Body>, Error> {
-        let place = Place::take(self)?;
+        let probe = self.gate.admit(sending)?;
+        let place = Place::take(self, &probe)?;
         self.metrics.upstream_calls.inc(sending.why);
         let began = Load::clock();
         let sent = match self.secured.is_used() {
             false => self.send_bare(unsent, from_http2, place, sending.replay).await,
-            true => Box::pin(self.send_secured(unsent, from_http2, place, sending.replay)).await,
+            true => Box::pin(self.send_secured(unsent, from_http2, place, &probe, sending.replay)).await,
         };
         let ended = Load::clock();
         match &sent {
@@ -136,13 +138,20 @@ impl Endpoint {
             }
             Err(error) => self.was_not_reached(error),
         }
-        match verdict(&sent) {
+        let is_refusal = sent.as_ref().is_ok_and(|reply| is_plea(said(reply)));
+        let outcome = verdict(&sent);
+        match outcome {
             // A refusal comes sooner than a reply: taken for latency it would attract more calls.
-            Outcome::Good if sent.as_ref().is_ok_and(|reply| is_plea(said(reply))) => {}
+            Outcome::Good if is_refusal => {}
             Outcome::Good => self.load.succeeded(began, ended),
             Outcome::Failed => self.load.failed(),
             Outcome::Unknown => {}
         }
+        probe.tell(match outcome {
+            Outcome::Good if !is_refusal => Some(Answer::Good),
+            Outcome::Good | Outcome::Failed => Some(Answer::Failed),
+            Outcome::Unknown => None,
+        });
         sent
     }
 
@@ -192,12 +201,13 @@ impl Endpoint {
         unsent: &mut Option<Request<Body>>,
         from_http2: bool,
         place: Place,
+        probe: &Probe,
         replay: Replay,
     ) -> Result<Response<Body>, Error> {
         let sent = self.send_http2(unsent, place, replay, Via::Secured).await;
         match sent {
             Err(error) if self.secured.gives_way(&error) => {
-                self.send_bare(unsent, from_http2, Place::take(self)?, replay)
+                self.send_bare(unsent, from_http2, Place::take(self, probe)?, replay)
                     .await
             }
             sent => sent,
@@ -314,7 +324,8 @@ impl Endpoint {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         headers::to_http1(&mut request, &self.host);
-        let place = Place::take(self)?;
+        // What is switched to may last for hours, and says nothing of load.
+        let place = Place::take(self, &Probe::default())?;
         let stream = self.connect(Inside::Http1).await?;
         let made = super::http1::handshake(stream, OpenConnection::count(&self.metrics), true).await;
         let mut sender = made.map_err(|error| Error::caused(ErrorKind::Connect, error))?;

@@ -1,23 +1,58 @@
-//! How many requests are in flight to a backend, and the bound on them.
+//! How many requests are in flight to a backend, and the bounds on them: one that the policy sets, and
+//! one that is learned. Whatever is sent passes here, batches as well as calls that travel alone.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
+use jitney_core::concurrency::{Answer, Limiter, Place, Who};
+use jitney_core::policy::AdaptiveConcurrency;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Sending;
+use crate::batching::alarm::now;
 use crate::error::{Bound, Error, ErrorKind};
 
 /// Requests in flight to a backend, from before they are sent until their replies were read.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     in_flight: AtomicUsize,
     most: AtomicUsize,
+    /// `None`: nothing is learned.
+    learned: ArcSwapOption<Mutex<Limiter>>,
+    /// The dispatcher has batches for which there is no room.
+    is_awaited: AtomicBool,
+    freed: Notify,
+}
+
+/// A request that the learned bound let in. Counted until the last handle is dropped.
+#[derive(Debug)]
+pub(super) struct Stay {
+    limiter: Arc<Mutex<Limiter>>,
+    place: Place,
+    gate: Arc<Gate>,
+}
+
+/// Tells what became of a request to what is learned. Dropped before it was told, it tells nothing,
+/// unless the request has had all the time that it may take.
+#[derive(Debug, Default)]
+pub(super) struct Probe {
+    stay: Option<Arc<Stay>>,
+    late_at: Option<Instant>,
+    is_told: bool,
 }
 
 impl Gate {
     /// Nothing in flight, no bound.
-    pub(super) const fn open() -> Self {
+    pub(super) fn open() -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
+            learned: ArcSwapOption::empty(),
+            is_awaited: AtomicBool::new(false),
+            freed: Notify::new(),
         }
     }
 
@@ -27,7 +62,22 @@ impl Gate {
         self.most.store(most.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
-    /// Lets one in, unless the bound is reached.
+    /// Has a bound be learned by these rules from now on; what was learned by them stays.
+    pub(super) fn learn(&self, rules: Option<AdaptiveConcurrency>) {
+        let known = self.learned.load();
+        if known.as_ref().map(|limiter| limiter.lock().rules()) != rules {
+            let limiter = rules.map(|rules| Arc::new(Mutex::new(Limiter::new(rules))));
+            self.learned.store(limiter);
+            self.freed.notify_one();
+        }
+    }
+
+    /// The bound that is learned.
+    pub(crate) fn learned(&self) -> Option<usize> {
+        self.learned.load().as_ref().map(|limiter| limiter.lock().limit())
+    }
+
+    /// Lets one in, unless the bound is reached that the policy sets.
     pub(super) fn enter(&self) -> Result<(), Error> {
         let most = self.most.load(Ordering::Relaxed);
         let entered = self
@@ -44,6 +94,85 @@ impl Gate {
     /// One has left.
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lets one in, unless the bound is reached that is learned.
+    pub(super) fn admit(self: &Arc<Self>, sending: &Sending) -> Result<Probe, Error> {
+        let Some(limiter) = self.learned.load_full() else {
+            return Ok(Probe::default());
+        };
+        let began = now();
+        let Some(place) = limiter.lock().enter(sending.who, began) else {
+            return Err(ErrorKind::Shed(Bound::Concurrency, RETRY_AFTER).into());
+        };
+        let tried = sending.per_try.map(|limit| began + limit);
+        let stay = Stay {
+            limiter,
+            place,
+            gate: Arc::clone(self),
+        };
+        Ok(Probe {
+            stay: Some(Arc::new(stay)),
+            late_at: sending.blamed_after().into_iter().chain(tried).min(),
+            is_told: false,
+        })
+    }
+
+    /// How many batches may be in flight now. From here on [`Gate::freed`] may wake whoever asked.
+    pub(crate) fn room(&self) -> usize {
+        let learned = self.learned.load();
+        let Some(limiter) = &*learned else {
+            return usize::MAX;
+        };
+        self.is_awaited.store(true, Ordering::SeqCst);
+        limiter.lock().room()
+    }
+
+    /// Nobody waits for room.
+    pub(crate) fn need_no_room(&self) {
+        self.is_awaited.store(false, Ordering::SeqCst);
+    }
+
+    /// There may be more room than when it was last asked for.
+    pub(crate) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+}
+
+impl Probe {
+    /// The request's stay, to be kept for as long as it is in flight.
+    pub(super) fn stay(&self) -> Option<Arc<Stay>> {
+        self.stay.clone()
+    }
+
+    /// What became of the request; `None`: nothing that speaks of the upstream.
+    pub(super) fn tell(mut self, answer: Option<Answer>) {
+        self.is_told = true;
+        if let (Some(stay), Some(answer)) = (&self.stay, answer) {
+            stay.limiter.lock().answered(&stay.place, answer, now());
+        }
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let Some(stay) = self.stay.as_ref().filter(|_| !self.is_told) else {
+            return;
+        };
+        let now = now();
+        if self.late_at.is_some_and(|late| late <= now) {
+            stay.limiter.lock().answered(&stay.place, Answer::Failed, now);
+        }
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.limiter.lock().leave(self.place);
+        // A batch that has left is reported to the dispatcher anyway.
+        if self.place.who() == Who::Alone && self.gate.is_awaited.swap(false, Ordering::SeqCst) {
+            self.gate.freed.notify_one();
+        }
     }
 }
 

@@ -26,7 +26,10 @@ impl GaugeSource for Upstream {
                     .set(class.per_item_seconds.unwrap_or_default());
             }
         }
-        Gauges::from(&snapshot)
+        Gauges {
+            concurrency_limit: self.backend.gate.learned(),
+            ..Gauges::from(&snapshot)
+        }
     }
 }
 

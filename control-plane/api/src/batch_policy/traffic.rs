@@ -23,6 +23,10 @@ pub struct Traffic {
     /// When an endpoint or the whole backend is given a rest. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// How many requests may be in flight to the backend, a batch being one, is learned; `{}` is enough.
+    /// Default: it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
     /// How many calls are let through. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
@@ -191,6 +195,31 @@ impl Default for CircuitBreaker {
             consecutive_failures: 7,
             success_rate: 0.8,
             base_ejection_time: Duration(std::time::Duration::from_secs(30)),
+        }
+    }
+}
+
+/// Bounds on what is learned. More requests in flight are not of use when each then takes longer in proportion:
+/// they only wait for each other. Nothing is measured in advance, and nothing stops to be measured; calls of
+/// other sizes and an upstream that turns slower change nothing. Timeouts, 429 and 5xx lower the limit where
+/// more than one in ten answers is one. Beyond it a call that travels alone is shed with 503, and batches wait
+/// and grow, but for those of `dispatch: Fixed`; each of the two kinds gets half where both want all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AdaptiveConcurrency {
+    /// The limit is never lower.
+    #[schemars(range(min = 1))]
+    pub min_concurrency: u32,
+    /// It is never higher; at least `minConcurrency`.
+    #[schemars(range(min = 1))]
+    pub max_concurrency: u32,
+}
+
+impl Default for AdaptiveConcurrency {
+    fn default() -> Self {
+        Self {
+            min_concurrency: 3,
+            max_concurrency: 1000,
         }
     }
 }

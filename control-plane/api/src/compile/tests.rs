@@ -629,6 +629,34 @@ fn endpoints_may_say_where_they_are() {
 }
 
 #[test]
+fn bounds_of_a_learned_limit_are_in_order() {
+    let compiled = |bounds: &str| {
+        let text = format!("{SHORT}  traffic: {{adaptiveConcurrency: {{{bounds}}}}}\n");
+        let compiled = compile_for_upstream(&read(&text)).map_err(|faults| lines(&faults));
+        compiled.map(|compiled| {
+            let learned = compiled.policy.traffic.adaptive_concurrency.unwrap();
+            (learned.min.get(), learned.max.get())
+        })
+    };
+    assert_eq!(compiled(""), Ok((3, 1000)));
+    assert_eq!(compiled("minConcurrency: 1, maxConcurrency: 8"), Ok((1, 8)));
+    for (bounds, fault) in [
+        (
+            "minConcurrency: 0",
+            "minConcurrency: found 0, expected at least 1",
+        ),
+        (
+            "maxConcurrency: 2",
+            "maxConcurrency: found 2, expected at least minConcurrency, which is 3",
+        ),
+    ] {
+        let told = compiled(bounds).unwrap_err();
+        let expected = format!("spec.traffic.adaptiveConcurrency.{fault}");
+        assert!(told.contains(&expected), "{told}");
+    }
+}
+
+#[test]
 fn what_comes_first_wins_and_the_loser_is_told() {
     let second = SHORT.replace("name: users", "name: later") + "  traffic: {}\n";
     let text = format!("{FULL}---{second}");

@@ -1,5 +1,7 @@
 //! Traffic settings.
 
+use std::num::NonZeroUsize;
+
 use http::StatusCode;
 use jitney_core::grpc::Code;
 use jitney_core::policy as core;
@@ -7,8 +9,8 @@ use jitney_core::policy as core;
 use super::{Check, detour, matching};
 use crate::node::Path;
 use crate::{
-    CircuitBreaker, Duration, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry, RetryCondition,
-    Timeouts, Traffic, TrafficDistribution,
+    AdaptiveConcurrency, CircuitBreaker, Duration, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry,
+    RetryCondition, Timeouts, Traffic, TrafficDistribution,
 };
 
 /// Traffic settings; a part at fault is as by default.
@@ -31,6 +33,10 @@ pub(super) fn traffic(check: &Check<'_>, path: &Path, settings: &Traffic) -> cor
             .circuit_breaker
             .as_ref()
             .map(|settings| circuit_breaker(check, &path.key("circuitBreaker"), settings)),
+        adaptive_concurrency: settings
+            .adaptive_concurrency
+            .as_ref()
+            .map(|settings| adaptive_concurrency(check, &path.key("adaptiveConcurrency"), settings)),
         rate_limit: settings
             .rate_limit
             .as_ref()
@@ -169,6 +175,31 @@ fn circuit_breaker(check: &Check<'_>, path: &Path, settings: &CircuitBreaker) ->
         consecutive_failures,
         success_rate,
         base_ejection_time: base_ejection_time.0,
+    }
+}
+
+fn adaptive_concurrency(
+    check: &Check<'_>,
+    path: &Path,
+    settings: &AdaptiveConcurrency,
+) -> core::AdaptiveConcurrency {
+    let &AdaptiveConcurrency {
+        min_concurrency: min,
+        max_concurrency: max,
+    } = settings;
+    if min == 0 {
+        check.fault(&path.key("minConcurrency"), "found 0, expected at least 1");
+    }
+    if max < min {
+        check.fault(
+            &path.key("maxConcurrency"),
+            format!("found {max}, expected at least minConcurrency, which is {min}"),
+        );
+    }
+    let bound = |count: u32| usize::try_from(count).ok().and_then(NonZeroUsize::new);
+    core::AdaptiveConcurrency {
+        min: bound(min).unwrap_or(NonZeroUsize::MIN),
+        max: bound(max.max(min)).unwrap_or(NonZeroUsize::MIN),
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Traffic {
     pub prefers_zone: bool,
     /// When an endpoint or the backend is given a rest; `None`: never.
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// How many requests may be in flight is learned; `None`: it is not.
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
     /// How many calls are let through; `None`: no limit.
     pub rate_limit: Option<RateLimit>,
     /// What is done to calls before they are sent on.

@@ -1,6 +1,8 @@
 //! The one body type, both ways: nothing, bytes at hand, or a stream with its trailers.
 //! A stream that came over a pooled connection carries the lease that gives the connection back.
 
+mod kept;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +19,8 @@ use crate::headers::treat_trailers;
 use crate::send::Lease;
 use crate::waking;
 
+use kept::Kept;
+
 /// A request or reply body.
 #[derive(Debug)]
 pub struct Body(Kind);
@@ -31,14 +35,16 @@ enum Kind {
     /// A stream from upstream; the lease knows when it was read to its end.
     Leased(Incoming, Lease),
     /// A stream from upstream that broke, which is not told yet.
-    Broken(Box<Broken>),
+    Cut(Box<Cut>),
+    /// A stream, which may be sent again.
+    Kept(Kept),
     /// Bytes already read, then what is still to come.
     Resumed(Box<Resumed>),
 }
 
 #[derive(Debug)]
-struct Broken {
-    error: Option<hyper::Error>,
+struct Cut {
+    error: Option<Broken>,
     until: Pin<Box<Sleep>>,
 }
 
@@ -51,6 +57,17 @@ struct Resumed {
     read: std::vec::IntoIter<Bytes>,
     rest: Body,
     trailers: Option<HeaderMap>,
+}
+
+/// Why a body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The stream that it comes over broke.
+    #[error(transparent)]
+    Stream(#[from] hyper::Error),
+    /// Another try sends it now.
+    #[error("the body is sent elsewhere")]
+    Elsewhere,
 }
 
 /// What [`take`] found.
@@ -113,8 +130,33 @@ impl Body {
             Kind::Empty => Some(Self::empty()),
             Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
             Kind::Chunks(chunks) => Some(Self(Kind::Chunks(chunks.clone()))),
-            Kind::Incoming(_) | Kind::Leased(..) | Kind::Broken(_) | Kind::Resumed(_) => None,
+            Kind::Kept(kept) => kept.try_clone().map(|kept| Self(Kind::Kept(kept))),
+            Kind::Incoming(_) | Kind::Leased(..) | Kind::Cut(_) | Kind::Resumed(_) => None,
         }
+    }
+
+    /// From now on keeps what passes of a stream, at most so many bytes, so that there are clones of it. They
+    /// are empty-handed once it was more.
+    pub(crate) fn keep(&mut self, limit: usize) {
+        let is_stream = matches!(self.0, Kind::Incoming(_) | Kind::Resumed(_));
+        if is_stream && self.size_hint().lower() <= limit as u64 {
+            let rest = std::mem::replace(self, Self::empty());
+            self.0 = Kind::Kept(Kept::new(rest, limit));
+        }
+    }
+
+    /// Whether it can be sent from its beginning.
+    pub(crate) fn is_whole(&self) -> bool {
+        let Kind::Kept(kept) = &self.0 else { return true };
+        kept.is_whole()
+    }
+
+    /// Has it be sent from its beginning, and what sends it now fail; false if too much has passed.
+    pub(crate) fn claim(&mut self) -> bool {
+        let Kind::Kept(kept) = &mut self.0 else {
+            return true;
+        };
+        kept.claim()
     }
 }
 
@@ -130,12 +172,12 @@ impl From<Incoming> for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
@@ -151,15 +193,16 @@ impl HttpBody for Body {
                 {
                     treat_trailers(trailers);
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
             }
+            Kind::Kept(kept) => kept.poll(cx),
             Kind::Leased(stream, lease) => {
                 let frame = ready!(waking::poll_piece(stream, cx));
                 let ended = match frame {
                     Some(Err(error)) => {
-                        let mut broken = Broken::new(error);
-                        let told = broken.poll(cx);
-                        self.0 = Kind::Broken(broken);
+                        let mut cut = Cut::new(Broken::Stream(error));
+                        let told = cut.poll(cx);
+                        self.0 = Kind::Cut(cut);
                         return told;
                     }
                     Some(Ok(ref frame)) => frame.is_trailers() || stream.is_end_stream(),
@@ -168,9 +211,9 @@ impl HttpBody for Body {
                 if ended {
                     lease.give_back();
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
             }
-            Kind::Broken(broken) => broken.poll(cx),
+            Kind::Cut(cut) => cut.poll(cx),
             Kind::Resumed(resumed) => resumed.poll(cx),
         }
     }
@@ -178,9 +221,10 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Full(_) | Kind::Broken(_) => false,
+            Kind::Full(_) | Kind::Cut(_) => false,
             Kind::Chunks(chunks) => chunks.len() == 0,
             Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.is_end_stream(),
+            Kind::Kept(kept) => kept.is_end_stream(),
             Kind::Resumed(resumed) => {
                 resumed.read.len() == 0 && resumed.trailers.is_none() && resumed.rest.is_end_stream()
             }
@@ -193,7 +237,8 @@ impl HttpBody for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks(chunks) => SizeHint::with_exact(total(chunks.as_slice())),
             Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.size_hint(),
-            Kind::Broken(_) => SizeHint::default(),
+            Kind::Cut(_) => SizeHint::default(),
+            Kind::Kept(kept) => kept.size_hint(),
             Kind::Resumed(resumed) if resumed.trailers.is_some() => SizeHint::default(),
             Kind::Resumed(resumed) => {
                 let read = total(resumed.read.as_slice());
@@ -209,15 +254,15 @@ impl HttpBody for Body {
     }
 }
 
-impl Broken {
-    fn new(error: hyper::Error) -> Box<Self> {
+impl Cut {
+    fn new(error: Broken) -> Box<Self> {
         Box::new(Self {
             error: Some(error),
             until: Box::pin(sleep(TOLD_AFTER)),
         })
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if self.error.is_some() {
             ready!(self.until.as_mut().poll(cx));
         }
@@ -226,7 +271,7 @@ impl Broken {
 }
 
 impl Resumed {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(bytes) = self.read.next() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
@@ -248,7 +293,7 @@ fn total(chunks: &[Bytes]) -> u64 {
 ///
 /// # Cancellation
 /// Dropping the future drops the body: its connection is closed, or its stream reset.
-pub async fn take(body: impl Into<Body>, limit: usize) -> Result<Taken, hyper::Error> {
+pub async fn take(body: impl Into<Body>, limit: usize) -> Result<Taken, Broken> {
     let mut body = body.into();
     if let Kind::Full(bytes) = &mut body.0
         && bytes.len() <= limit
@@ -287,7 +332,7 @@ pub async fn take(body: impl Into<Body>, limit: usize) -> Result<Taken, hyper::E
     Ok(Taken::Whole(join(read, size)))
 }
 
-async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Broken>> {
     std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 

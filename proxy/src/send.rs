@@ -245,7 +245,7 @@ impl Backend {
         let from_http2 = unsent
             .as_ref()
             .is_some_and(|request| request.version() == Version::HTTP_2);
-        let mut again = self.again(unsent.as_ref(), sending);
+        let mut again = self.again(unsent.as_mut(), sending);
         let mut tried = Tried::new();
         let mut sending = *sending;
         loop {
@@ -292,7 +292,7 @@ impl Backend {
     }
 
     /// The tries that the policy grants a call; a batch is isolated instead.
-    fn again(&self, request: Option<&Request<Body>>, sending: &Sending) -> Option<Box<Again>> {
+    fn again(&self, request: Option<&mut Request<Body>>, sending: &Sending) -> Option<Box<Again>> {
         if sending.why != UpstreamCall::Single {
             return None;
         }

@@ -1,9 +1,12 @@
 //! What callers of gRPC say of their calls and hear of errors, in their own words.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderValue, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use jitney_tests::caller::{Body, request};
 use jitney_tests::upstream::Ending;
 use jitney_tests::{Answer, Caller, Reply, Route, Seen, TestProxy, TestUpstream, model, policy};
@@ -71,7 +74,7 @@ async fn members_with_different_deadlines_share_a_batch_that_outlives_the_first(
     let call = |value: &str, timeout: &'static str| {
         let mut call = predict(instances(&[value]));
         call.headers_mut()
-            .insert("grpc-timeout", http::HeaderValue::from_static(timeout));
+            .insert("grpc-timeout", HeaderValue::from_static(timeout));
         call
     };
     let answers = together(proxy.address, vec![call("1", "700m"), call("2", "1M")]).await;
@@ -132,5 +135,53 @@ async fn named_code_is_tried_again_where_repeating_is_allowed() {
             (sent, expected),
             "{path}"
         );
+    }
+}
+
+/// A call whose length is not said beforehand, in pieces of a kilobyte; its path is declared safe to
+/// repeat, and the key has it travel alone, as it comes.
+fn streamed(kilobytes: usize) -> Request<Body> {
+    let piece = |n: usize| Ok::<_, Infallible>(Frame::data(vec![n.to_le_bytes()[0]; 1024].into()));
+    let mut call = request("POST", "/v1/models/m:predict", &[], "");
+    *call.body_mut() = StreamBody::new(tokio_stream::iter((0..kilobytes).map(piece))).boxed();
+    for (name, value) in [
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("idempotency-key", "1"),
+    ] {
+        call.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    call
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streamed_call_is_repeated_whole_while_it_is_short() {
+    for (kilobytes, sent, expected) in [(3, 2, "0"), (40, 2, "0"), (70, 1, "14")] {
+        let first = AtomicBool::new(true);
+        let upstream = TestUpstream::start(move |_| {
+            let code = if first.swap(false, Ordering::SeqCst) {
+                "14"
+            } else {
+                "0"
+            };
+            Reply::json(200, "")
+                .header("content-type", "application/grpc")
+                .header("grpc-status", code)
+        })
+        .await;
+        let text =
+            policy::active(&[Route::kserve()]) + "  traffic: {retry: {attempts: 2, on: [unavailable]}}\n";
+        let proxy = TestProxy::start(upstream.address, &text).await;
+        let mut caller = Caller::h2(proxy.address).await.unwrap();
+        let answer = caller.call(streamed(kilobytes)).await.unwrap();
+        assert_eq!(answer.header("grpc-status"), expected, "{kilobytes} KiB");
+        let seen = upstream.seen();
+        assert_eq!(seen.len(), sent, "{kilobytes} KiB");
+        for one in seen {
+            assert_eq!(one.header("content-length"), "");
+            let pieces: Vec<u8> = one.body.iter().step_by(1024).copied().collect();
+            assert_eq!(one.body.len(), 1024 * kilobytes);
+            assert!(pieces.iter().map(|piece| usize::from(*piece)).eq(0..kilobytes));
+        }
     }
 }

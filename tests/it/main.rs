@@ -54,6 +54,7 @@ mod failures;
 mod grpc;
 mod isolating;
 mod leaving;
+mod repeating;
 mod split;
 mod storm;
 mod traffic;

@@ -35,6 +35,11 @@ pub enum Cause {
 }
 
 impl Retry {
+    /// Whether a call that was sent may be worth another try, as far as can be said before.
+    pub fn may_repeat(&self, replay: Replay, method: &Method) -> bool {
+        self.on.refused_stream || may_replay(replay, method)
+    }
+
     /// Whether the policy asks for another try, and leave to repeat such a call is given.
     pub fn is_worth_another(&self, tried: Tried, replay: Replay, method: &Method) -> bool {
         let on = &self.on;
@@ -44,15 +49,19 @@ impl Retry {
             Cause::Reset => (on.reset, false),
             Cause::Other => (false, false),
         };
-        let leave = OnFailure {
-            replay,
-            ..OnFailure::default()
-        };
         let is_named = is_named
             || on.statuses.contains(&tried.status)
             || tried.code.is_some_and(|code| on.codes.contains(&code));
-        is_named && (nothing_ran || leave.may_replay(method))
+        is_named && (nothing_ran || may_replay(replay, method))
     }
+}
+
+fn may_replay(replay: Replay, method: &Method) -> bool {
+    let leave = OnFailure {
+        replay,
+        ..OnFailure::default()
+    };
+    leave.may_replay(method)
 }
 
 /// The leave that is left for retries: a share of the calls of the last ten seconds, and beyond it

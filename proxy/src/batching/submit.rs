@@ -90,7 +90,7 @@ enum ReadError {
     /// It goes on as the stream that it is.
     Bypass(Body, Bypass),
     /// The caller's connection broke.
-    Broken(hyper::Error),
+    Broken(body::Broken),
 }
 
 /// Reads a body up to the cap. While it is waited for, the call is announced: its companions may

@@ -45,9 +45,12 @@ impl Retries {
 }
 
 impl Again {
-    /// Counts the call.
-    pub(super) fn new(retries: Arc<Retries>, request: &Request<Body>, replay: Replay) -> Box<Self> {
+    /// Counts the call. From now on what passes of its body is kept, if it may be sent twice.
+    pub(super) fn new(retries: Arc<Retries>, request: &mut Request<Body>, replay: Replay) -> Box<Self> {
         retries.allowance.lock().called(now());
+        if retries.rules.may_repeat(replay, request.method()) {
+            request.body_mut().keep(KEPT);
+        }
         Box::new(Self {
             left: retries.rules.attempts,
             method: request.method().clone(),
@@ -72,10 +75,16 @@ impl Again {
         {
             return false;
         }
-        if unsent.is_none() && self.spare.is_none() {
+        let is_at_hand = |spare: &Request<Body>| spare.body().is_whole();
+        if unsent.is_none() && !self.spare.as_ref().is_some_and(is_at_hand) {
             return false;
         }
         if !self.retries.allowance.lock().take(now()) {
+            return false;
+        }
+        // The try before may still be sending it.
+        let claim = |spare: &mut Request<Body>| spare.body_mut().claim();
+        if unsent.is_none() && !self.spare.as_mut().is_some_and(claim) {
             return false;
         }
         self.left -= 1;
@@ -168,5 +177,7 @@ fn cause(error: &Error) -> Cause {
     }
 }
 
+/// The most of a streamed body that is kept for another try, as in linkerd.
+const KEPT: usize = 64 << 10;
 /// The first pause, as in Envoy.
 const PAUSE: Duration = Duration::from_millis(25);

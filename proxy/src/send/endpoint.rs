@@ -297,9 +297,10 @@ impl Endpoint {
             };
             *unsent = failure.take_message();
             if unsent.is_none() {
-                *unsent = again
-                    .take()
-                    .filter(|copy| is_repeatable(failure.error(), copy, replay));
+                let repeatable = |copy: &Request<Body>| is_repeatable(failure.error(), copy, replay);
+                *unsent = again.take().filter(repeatable);
+                // Too much of the body may have passed.
+                *unsent = unsent.take_if(|copy| copy.body_mut().claim());
             }
             if attempts == HTTP2_ATTEMPTS || unsent.is_none() {
                 // What listens there may have been replaced by something of HTTP/1.1.

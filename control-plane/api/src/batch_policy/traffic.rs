@@ -50,9 +50,9 @@ pub struct Timeouts {
     pub per_try: Duration,
 }
 
-/// When a call that passes through or travels alone is tried again: one that may be repeated, whose
-/// body is at hand. What was certainly not sent may be tried again whatever its method. A batch of
-/// several is isolated by `onFailure` instead.
+/// When a call that passes through or travels alone is tried again: one that may be repeated, whose body
+/// is at hand or, sent as it came, had no more than 64 KiB. What was certainly not sent may be tried again
+/// whatever its method. A batch of several is isolated by `onFailure` instead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Retry {

@@ -1,6 +1,7 @@
 //! The one body type, both ways: nothing, bytes at hand, or a stream with its trailers.
 //! A stream that came over a pooled connection carries the lease that gives the connection back.
 
+mod copied;
 mod kept;
 
 use std::pin::Pin;
@@ -18,6 +19,8 @@ use tokio::time::{Sleep, sleep};
 use crate::headers::treat_trailers;
 use crate::send::Lease;
 use crate::waking;
+
+pub(crate) use copied::{Progress, Room};
 
 use kept::Kept;
 
@@ -40,6 +43,9 @@ enum Kind {
     Kept(Kept),
     /// Bytes already read, then what is still to come.
     Resumed(Box<Resumed>),
+    /// A stream that is copied as it passes.
+    Original(Box<copied::Original>),
+    Copied(Box<copied::Copied>),
 }
 
 #[derive(Debug)]
@@ -68,6 +74,9 @@ pub enum Broken {
     /// Another try sends it now.
     #[error("the body is sent elsewhere")]
     Elsewhere,
+    /// It is a copy that was given up.
+    #[error("the copy of a call was given up")]
+    GivenUp,
 }
 
 /// What [`take`] found.
@@ -131,14 +140,19 @@ impl Body {
             Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
             Kind::Chunks(chunks) => Some(Self(Kind::Chunks(chunks.clone()))),
             Kind::Kept(kept) => kept.try_clone().map(|kept| Self(Kind::Kept(kept))),
-            Kind::Incoming(_) | Kind::Leased(..) | Kind::Cut(_) | Kind::Resumed(_) => None,
+            Kind::Incoming(_)
+            | Kind::Leased(..)
+            | Kind::Cut(_)
+            | Kind::Resumed(_)
+            | Kind::Original(_)
+            | Kind::Copied(_) => None,
         }
     }
 
     /// From now on keeps what passes of a stream, at most so many bytes, so that there are clones of it. They
     /// are empty-handed once it was more.
     pub(crate) fn keep(&mut self, limit: usize) {
-        let is_stream = matches!(self.0, Kind::Incoming(_) | Kind::Resumed(_));
+        let is_stream = matches!(self.0, Kind::Incoming(_) | Kind::Resumed(_) | Kind::Original(_));
         if is_stream && self.size_hint().lower() <= limit as u64 {
             let rest = std::mem::replace(self, Self::empty());
             self.0 = Kind::Kept(Kept::new(rest, limit));
@@ -215,6 +229,8 @@ impl HttpBody for Body {
             }
             Kind::Cut(cut) => cut.poll(cx),
             Kind::Resumed(resumed) => resumed.poll(cx),
+            Kind::Original(original) => original.poll(cx),
+            Kind::Copied(copied) => copied.poll(cx),
         }
     }
 
@@ -228,6 +244,8 @@ impl HttpBody for Body {
             Kind::Resumed(resumed) => {
                 resumed.read.len() == 0 && resumed.trailers.is_none() && resumed.rest.is_end_stream()
             }
+            Kind::Original(original) => original.body().is_end_stream(),
+            Kind::Copied(copied) => copied.is_end_stream(),
         }
     }
 
@@ -239,6 +257,8 @@ impl HttpBody for Body {
             Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.size_hint(),
             Kind::Cut(_) => SizeHint::default(),
             Kind::Kept(kept) => kept.size_hint(),
+            Kind::Original(original) => original.body().size_hint(),
+            Kind::Copied(copied) => copied.size_hint(),
             Kind::Resumed(resumed) if resumed.trailers.is_some() => SizeHint::default(),
             Kind::Resumed(resumed) => {
                 let read = total(resumed.read.as_slice());

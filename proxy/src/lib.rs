@@ -29,6 +29,7 @@ pub mod guard;
 pub mod serve;
 // in a batch with others,
 mod batching;
+mod mirror;
 mod reply;
 pub mod upstream;
 // and passed on.

@@ -20,7 +20,8 @@ mod trouble;
 pub use cell::{Counter, Gauge, Histogram, Label, Labelled, Measure};
 pub use control_plane::ControlPlane;
 pub use labels::{
-    BatchFailure, CancelStage, ItemOutcome, Protocol, Refusal, StatusClass, Unauthorized, UpstreamCall,
+    BatchFailure, CancelStage, ItemOutcome, MirrorOutcome, Protocol, Refusal, StatusClass, Unauthorized,
+    UpstreamCall,
 };
 pub use trouble::Trouble;
 
@@ -93,6 +94,8 @@ pub struct BackendMetrics {
     pub late_replies: Counter,
     /// Errors and sheds of calls to this backend, by reason.
     pub errors: Labelled<ErrorKind>,
+    /// Copies of calls that came to this backend, by what became of them.
+    pub mirrored: Labelled<MirrorOutcome>,
     source: Mutex<Option<Weak<dyn GaugeSource>>>,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
 }
@@ -362,6 +365,7 @@ impl BackendMetrics {
             upstream_connects: Counter::default(),
             late_replies: Counter::default(),
             errors: Labelled::default(),
+            mirrored: Labelled::default(),
             source: Mutex::default(),
             routes: Mutex::default(),
         }

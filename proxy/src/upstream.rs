@@ -7,7 +7,7 @@ mod limit;
 mod others;
 mod view;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::batching::pending::Pending;
 use crate::batching::shadow::{self, Trial};
 use crate::error::{Bound, ErrorKind};
 use crate::metrics::{BackendMetrics, GaugeSource, Metrics};
+use crate::mirror::Copies;
 use crate::send::Backend;
 
 /// Everything that calls to one backend share.
@@ -54,6 +55,9 @@ pub struct Upstream {
     next_batch: AtomicU64,
     /// What the bounds of the queues are divided by.
     squeeze: AtomicUsize,
+    is_draining: AtomicBool,
+    /// Copies of calls of other backends that go here.
+    pub(crate) copies: Copies,
     pub(crate) recent: RecentBatches,
 }
 
@@ -107,6 +111,8 @@ impl Upstream {
                 next_id: AtomicU64::new(1),
                 next_batch: AtomicU64::new(1),
                 squeeze: AtomicUsize::new(1),
+                is_draining: AtomicBool::new(false),
+                copies: Copies::default(),
                 recent: RecentBatches::default(),
                 backend,
             }
@@ -170,6 +176,21 @@ impl Upstream {
         self.others.find(other)
     }
 
+    /// The backend that a call which came here is copied to; `None`: to none.
+    pub(crate) fn mirrors<'d>(&self, detours: &'d Detours) -> Option<&'d Arc<str>> {
+        let mirror = detours.mirror.as_ref()?;
+        mirror.share.takes(self.chance.next()).then_some(&mirror.name)
+    }
+
+    /// Another backend of the plan in force.
+    pub(crate) fn other(&self, name: &str) -> Option<Arc<Self>> {
+        self.others.find(name)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
     /// The backend that a connection goes to which came here and is not HTTP.
     pub(crate) fn for_bytes(&self) -> Arc<Backend> {
         let detours = self.policy.load().detours.clone();
@@ -207,6 +228,7 @@ impl Upstream {
 
     /// From now on no call is held back for companions.
     pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
         self.batches.drain();
         self.trials.drain();
     }

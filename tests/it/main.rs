@@ -54,6 +54,7 @@ mod failures;
 mod grpc;
 mod isolating;
 mod leaving;
+mod mirror;
 mod repeating;
 mod split;
 mod storm;

@@ -213,6 +213,15 @@ impl Scrape {
                 })
             },
         )?;
+        to.counters(
+            "jitney_mirror_total",
+            "Copies of a backend's calls, by what became of them",
+            |family| {
+                self.backends.iter().try_for_each(|(backend, _)| {
+                    family.seen(&[("backend", &backend.name)], "outcome", &backend.mirrored)
+                })
+            },
+        )?;
         self.tally(
             to,
             "jitney_late_replies_total",

@@ -119,6 +119,32 @@ labels! {
         Replay = "replay",
         /// Another try of a call.
         Retry = "retry",
+        /// A copy of a call that came to another backend.
+        Mirror = "mirror",
+    }
+}
+
+labels! {
+    /// What became of a call's copy.
+    MirrorOutcome {
+        /// Its reply was thrown away.
+        Replied = "replied",
+        /// It got none.
+        Failed = "failed",
+        /// It took too long.
+        TimedOut = "timed_out",
+        /// It was given up: too much of its body waited to be sent.
+        Behind = "behind",
+        /// It was given up: the call itself was not read to its end.
+        CallerGone = "caller_gone",
+        /// It was not made: too many are under way.
+        TooMany = "too_many",
+        /// It was not made: memory is short.
+        Memory = "memory",
+        /// It was not made: the sidecar drains.
+        Draining = "draining",
+        /// It was not made: nothing is known of the backend.
+        Unknown = "unknown_backend",
     }
 }
 

@@ -24,6 +24,7 @@ fn touch_all(backend: &BackendMetrics, routes: &[Arc<RouteMetrics>]) {
         L::ALL.iter().for_each(|label| cells.inc(*label));
     }
     each(&backend.errors);
+    each(&backend.mirrored);
     each(&backend.upstream_calls);
     each(&backend.upstream_replies);
     each(&backend.pass_through.replies);
@@ -48,6 +49,7 @@ fn labels_are_their_own_index() {
     check::<ItemOutcome>();
     check::<BatchFailure>();
     check::<CancelStage>();
+    check::<MirrorOutcome>();
     check::<UpstreamCall>();
     check::<StatusClass>();
     check::<Protocol>();

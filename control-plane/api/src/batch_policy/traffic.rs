@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::BackendRef;
+use super::{BackendRef, RequestMirror};
 use crate::Duration;
 
 /// How the target's traffic is treated, batched or not.
@@ -37,6 +37,14 @@ pub struct Traffic {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     pub backend_refs: Option<Vec<BackendRef>>,
+    /// Copies of the calls that come to the target, wherever these go, are sent to another backend, whose
+    /// replies are thrown away. Default: none. A copy has the head of its call, host and credentials
+    /// included, and as much time; it travels alone and is not tried again. It never delays its call, but is given
+    /// up: when 1 MiB of its body waits to be sent, when the backend has 100 copies or cannot be reached, when
+    /// memory is short, when the sidecar drains, and after a minute. Calls that ask for another protocol, and
+    /// connections that are not HTTP, are not copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_mirror: Option<RequestMirror>,
 }
 
 /// How long a call may take. Unlike Envoy, which ends a call after 15 s, nothing is bounded by

@@ -12,6 +12,10 @@ pub(super) fn detours(check: &Check<'_>, path: &Path, settings: &Traffic) -> cor
     let refs = settings.backend_refs.as_deref();
     core::Detours {
         split: refs.and_then(|refs| split(check, &path.key("backendRefs"), refs)),
+        mirror: settings.request_mirror.as_ref().map(|mirror| core::Mirror {
+            name: mirror.backend_ref.name.as_str().into(),
+            share: share(check, &path.keys("requestMirror.percent"), mirror.percent),
+        }),
     }
 }
 
@@ -42,6 +46,13 @@ fn split(check: &Check<'_>, path: &Path, refs: &[BackendRef]) -> Option<core::Sp
     split
 }
 
+fn share(check: &Check<'_>, path: &Path, percent: f64) -> core::Share {
+    if !(0.0..=100.0).contains(&percent) {
+        check.fault(path, format!("found {percent}, expected 0 to 100"));
+    }
+    core::Share::percent(percent)
+}
+
 /// A backend as policies know it: its name and its protocol.
 pub(super) type Known<'a> = (&'a str, Protocol);
 
@@ -57,6 +68,17 @@ pub(super) fn check_named(check: &Check<'_>, settings: &Traffic, known: &[Known<
                 format!("found {name:?}, which is protocol: TCP and takes no calls, for those to {target}");
             check.fault(&path, message);
         }
+    }
+    let mirrored = settings.request_mirror.iter().flat_map(|mirror| {
+        let is_own = |target: &&Known<'_>| target.0 == mirror.backend_ref.name;
+        targets.iter().find(is_own)
+    });
+    for (target, _) in mirrored {
+        let path = Path::default().keys("spec.traffic.requestMirror.backendRef.name");
+        check.fault(
+            &path,
+            format!("found {target:?}, expected another backend than the target"),
+        );
     }
 }
 
@@ -84,7 +106,13 @@ pub(crate) fn named(settings: &Traffic) -> impl Iterator<Item = (Path, &str)> {
     let path = Path::default().keys("spec.traffic");
     let refs = path.key("backendRefs");
     let shares = settings.backend_refs.iter().flatten().enumerate();
-    shares.map(move |(index, one)| (refs.index(index).key("name"), one.name.as_str()))
+    let shares = shares.map(move |(index, one)| (refs.index(index).key("name"), one.name.as_str()));
+    let mirror = settings.request_mirror.iter();
+    let mirror = mirror.map(move |mirror| {
+        let path = path.keys("requestMirror.backendRef.name");
+        (path, mirror.backend_ref.name.as_str())
+    });
+    shares.chain(mirror)
 }
 
 /// As many as Gateway API takes.

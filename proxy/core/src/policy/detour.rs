@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub struct Detours {
     /// Calls are shared out over backends. One hop: where a call goes, it is not shared out again.
     pub split: Option<Split>,
+    /// A copy of calls goes to another backend, too.
+    pub mirror: Option<Mirror>,
 }
 
 /// Backends among which calls are shared out, each call on its own: what one call was given says nothing
@@ -18,6 +20,21 @@ pub struct Split {
     shares: Box<[BackendRef]>,
     /// Invariant: the sum of the weights, above 0.
     total: u64,
+}
+
+/// A backend that a share of the calls is copied to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    /// The backend, as [`BackendRef::name`].
+    pub name: Arc<str>,
+    /// The calls that are copied.
+    pub share: Share,
+}
+
+/// A share of all calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    percent: f64,
 }
 
 /// A backend by name, and its part of the calls.
@@ -34,7 +51,7 @@ pub struct BackendRef {
 impl Detours {
     /// Whether nothing is done.
     pub const fn is_none(&self) -> bool {
-        self.split.is_none()
+        self.split.is_none() && self.mirror.is_none()
     }
 
     /// As they are for the backend of this name: it may be named itself, and others are beside it, in its
@@ -46,13 +63,19 @@ impl Detours {
             share.name = format!("{namespace}{}", share.name).into();
             share.is_own = *share.name == *own;
         }
+        if let Some(mirror) = &mut self.mirror {
+            mirror.name = format!("{namespace}{}", mirror.name).into();
+        }
+        // It has the calls already.
+        self.mirror = self.mirror.filter(|mirror| *mirror.name != *own);
         self
     }
 
     /// The other backends that are named.
     pub fn others(&self) -> impl Iterator<Item = &Arc<str>> {
         let shares = self.split.iter().flat_map(|split| &split.shares);
-        shares.filter(|share| !share.is_own).map(|share| &share.name)
+        let shares = shares.filter(|share| !share.is_own).map(|share| &share.name);
+        shares.chain(self.mirror.iter().map(|mirror| &mirror.name))
     }
 }
 
@@ -64,6 +87,26 @@ impl BackendRef {
             weight,
             is_own: false,
         }
+    }
+}
+
+impl Share {
+    /// This many of a hundred calls, 0 to 100.
+    pub const fn percent(percent: f64) -> Self {
+        Self { percent }
+    }
+
+    /// Whether a call is one of them. `random` is uniform over all its values.
+    pub fn takes(self, random: u64) -> bool {
+        // Below 1 by as little as a float can be.
+        let place = (random >> 11) as f64 / (1_u64 << 53) as f64;
+        100.0 * place < self.percent
+    }
+}
+
+impl Display for Share {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", self.percent)
     }
 }
 
@@ -106,6 +149,9 @@ impl Display for Detours {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(split) = &self.split {
             writeln!(f, "shared out: {split}")?;
+        }
+        if let Some(mirror) = &self.mirror {
+            writeln!(f, "copied: {} to {}", mirror.share, mirror.name)?;
         }
         Ok(())
     }

@@ -72,6 +72,44 @@ fn shares_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn copies_that_cannot_be_are_refused() {
+    says("requestMirror: {backendRef: {name: users-v2}, percent: 0.5}", &[]);
+    for percent in ["-1", "100.5"] {
+        says(
+            &format!("requestMirror: {{backendRef: {{name: users-v2}}, percent: {percent}}}"),
+            &[&format!(
+                "p.yaml:17:68: spec.traffic.requestMirror.percent: found {percent}, expected 0 to 100"
+            )],
+        );
+    }
+    says(
+        "requestMirror: {backendRef: {name: recorder}}",
+        &[
+            "p.yaml:17:48: spec.traffic.requestMirror.backendRef.name: backend \"recorder\" is not defined in these \
+           files",
+        ],
+    );
+    says(
+        "requestMirror: {backendRef: {name: users}}",
+        &[
+            "p.yaml:17:48: spec.traffic.requestMirror.backendRef.name: found \"users\", expected another backend than \
+           the target",
+        ],
+    );
+    says(
+        "requestMirror: {backendRef: {name: bytes}}",
+        &[
+            "p.yaml:17:48: spec.traffic.requestMirror.backendRef.name: found \"bytes\", which is protocol: TCP and \
+           takes no calls, for those to users",
+        ],
+    );
+    says(
+        "requestMirror: {percent: 1}",
+        &["p.yaml:17:28: spec.traffic.requestMirror.backendRef: found nothing, but this field is required"],
+    );
+}
+
+#[test]
 fn a_sidecar_before_one_upstream_knows_no_backends() {
     let lone = "kind: BatchPolicy\nmetadata: {name: p}\nspec: {traffic: {backendRefs: [{name: users}]}}\n";
     let told = check(&read(lone));

@@ -17,7 +17,10 @@ fn split(shares: &[(&str, u32)]) -> Option<Split> {
 }
 
 fn detours(shares: &[(&str, u32)]) -> Detours {
-    Detours { split: split(shares) }
+    Detours {
+        split: split(shares),
+        ..Detours::default()
+    }
 }
 
 #[test]
@@ -81,4 +84,34 @@ fn shares_are_told_in_percent() {
     let expected = "shared out: a 33.3333 %, b 66.6667 %, c 0 %\n";
     assert_eq!(found.to_string(), expected);
     assert!(Detours::default().is_none() && Detours::default().to_string().is_empty());
+}
+
+#[test]
+fn a_share_takes_as_many_calls_as_it_says() {
+    for (percent, calls, expected) in [
+        (0.0, 1_000, 0),
+        (100.0, 1_000, 1_000),
+        (12.5, 1_000, 125),
+        (0.1, 10_000, 10),
+    ] {
+        let share = Share::percent(percent);
+        let taken = evenly(calls).filter(|random| share.takes(*random)).count();
+        assert_eq!(taken, expected, "{percent} % of {calls}");
+    }
+    assert!(Share::percent(100.0).takes(u64::MAX) && !Share::percent(0.0).takes(0));
+}
+
+#[test]
+fn a_mirror_is_another_backend() {
+    let mirrored = Detours {
+        mirror: Some(Mirror {
+            name: "b".into(),
+            share: Share::percent(2.5),
+        }),
+        ..Detours::default()
+    };
+    let found = mirrored.clone().beside("shop/a");
+    assert_eq!(found.others().map(|name| &**name).collect::<Vec<_>>(), ["shop/b"]);
+    assert_eq!(found.to_string(), "copied: 2.5 % to shop/b\n");
+    assert!(mirrored.beside("b").is_none());
 }

@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use jitney_core::policy::Injected;
+
 type Source = Box<dyn StdError + Send + Sync>;
 
 /// An error of one call.
@@ -49,6 +51,8 @@ pub enum ErrorKind {
     ReplyTooLarge,
     /// The reply to a batch does not fit its members.
     Mismatch,
+    /// The policy has the call fail on purpose.
+    FaultInjected(Injected),
 }
 
 /// The bounds at which calls are shed.
@@ -104,7 +108,9 @@ impl ErrorKind {
             Self::BadRequest(_) | Self::Denied | Self::Loop | Self::BodyTooLarge | Self::CallerGone => {
                 Side::Downstream
             }
-            Self::Shed(..) | Self::RateLimited(_) | Self::DeadlineExceeded => Side::Sidecar,
+            Self::Shed(..) | Self::RateLimited(_) | Self::DeadlineExceeded | Self::FaultInjected(_) => {
+                Side::Sidecar
+            }
             Self::NoEndpoint
             | Self::Connect
             | Self::ConnectTimeout
@@ -120,7 +126,7 @@ impl ErrorKind {
     pub const fn never_sent(self) -> bool {
         matches!(
             self,
-            Self::NoEndpoint | Self::Connect | Self::ConnectTimeout | Self::Shed(..)
+            Self::NoEndpoint | Self::Connect | Self::ConnectTimeout | Self::Shed(..) | Self::FaultInjected(_)
         )
     }
 
@@ -147,6 +153,7 @@ impl ErrorKind {
             Self::UpstreamProtocol(_) => "upstream_protocol",
             Self::ReplyTooLarge => "reply_too_large",
             Self::Mismatch => "reply_mismatch",
+            Self::FaultInjected(_) => "fault_injected",
         }
     }
 }

@@ -20,8 +20,8 @@ mod trouble;
 pub use cell::{Counter, Gauge, Histogram, Label, Labelled, Measure};
 pub use control_plane::ControlPlane;
 pub use labels::{
-    BatchFailure, CancelStage, ItemOutcome, MirrorOutcome, Protocol, Refusal, StatusClass, Unauthorized,
-    UpstreamCall,
+    BatchFailure, CancelStage, Fault, ItemOutcome, MirrorOutcome, Protocol, Refusal, StatusClass,
+    Unauthorized, UpstreamCall,
 };
 pub use trouble::Trouble;
 
@@ -96,6 +96,8 @@ pub struct BackendMetrics {
     pub errors: Labelled<ErrorKind>,
     /// Copies of calls that came to this backend, by what became of them.
     pub mirrored: Labelled<MirrorOutcome>,
+    /// Calls that came to this backend and waited or failed on purpose.
+    pub faults: Labelled<Fault>,
     source: Mutex<Option<Weak<dyn GaugeSource>>>,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
 }
@@ -366,6 +368,7 @@ impl BackendMetrics {
             late_replies: Counter::default(),
             errors: Labelled::default(),
             mirrored: Labelled::default(),
+            faults: Labelled::default(),
             source: Mutex::default(),
             routes: Mutex::default(),
         }

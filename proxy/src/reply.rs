@@ -88,7 +88,8 @@ pub(crate) fn of_error(error: &Error) -> Response<Body> {
         | ErrorKind::UpstreamReset
         | ErrorKind::UpstreamProtocol(_)
         | ErrorKind::ReplyTooLarge
-        | ErrorKind::Mismatch => {}
+        | ErrorKind::Mismatch
+        | ErrorKind::FaultInjected(_) => {}
     }
     response
 }
@@ -98,6 +99,7 @@ pub(crate) const fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::BadRequest(_) | ErrorKind::CallerGone => StatusCode::BAD_REQUEST,
         ErrorKind::Denied => StatusCode::FORBIDDEN,
+        ErrorKind::FaultInjected(injected) => injected.status(),
         ErrorKind::Loop => StatusCode::LOOP_DETECTED,
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::Shed(..) | ErrorKind::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
@@ -120,6 +122,7 @@ pub(crate) const fn code(kind: ErrorKind) -> Code {
         ErrorKind::RateLimited(_) | ErrorKind::BodyTooLarge => Code::RESOURCE_EXHAUSTED,
         ErrorKind::CallerGone => Code::CANCELLED,
         ErrorKind::Denied => Code::PERMISSION_DENIED,
+        ErrorKind::FaultInjected(injected) => injected.code(),
         ErrorKind::Shed(..)
         | ErrorKind::NoEndpoint
         | ErrorKind::Connect

@@ -70,7 +70,7 @@ fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
     let line = Line::begin(&request);
     let mut arrival = upstream.arrival(&head(&request));
     let detours = arrival.detours.take();
-    let (way, state) = Way::of(arrival.route, arrival.timeouts);
+    let (way, state) = Way::of(arrival.route, arrival.timeouts, began);
     let account = Account {
         upstream: Arc::clone(upstream),
         state,
@@ -83,7 +83,7 @@ fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
     }
     match detours {
         None => go(account, way, request),
-        Some(detours) => detour::take(account, way, request, &detours),
+        Some(detours) => Box::pin(detour::take(account, way, request, detours)),
     }
 }
 
@@ -92,15 +92,25 @@ struct Way {
     /// `None`: it passes through.
     route: Option<Arc<Route>>,
     timeouts: Timeouts,
+    /// When the call set out on it: later than it began if it had to wait on purpose.
+    set_out: Instant,
 }
 
 impl Way {
     fn of(
         route: Option<(Arc<Route>, Arc<RouteState>)>,
         timeouts: Timeouts,
+        set_out: Instant,
     ) -> (Self, Option<Arc<RouteState>>) {
         let (route, state) = route.unzip();
-        (Self { route, timeouts }, state)
+        (
+            Self {
+                route,
+                timeouts,
+                set_out,
+            },
+            state,
+        )
     }
 }
 
@@ -121,7 +131,7 @@ fn go<B: HttpBody + Into<Body>>(account: Account, way: Way, request: Request<B>)
     match state.arrived().or_else(|| head_bypass(&route, &head(&request))) {
         None => {
             let state = Arc::clone(state);
-            together(account, route, state, request)
+            together(account, route, state, way.set_out, request)
         }
         Some(why) => {
             let replay = route.on_failure.replay;
@@ -148,6 +158,7 @@ fn together<B: HttpBody + Into<Body>>(
     account: Account,
     route: Arc<Route>,
     state: Arc<RouteState>,
+    set_out: Instant,
     mut request: Request<B>,
 ) -> Serving {
     // Nothing that asks to switch protocols comes here.
@@ -159,7 +170,7 @@ fn together<B: HttpBody + Into<Body>>(
         route,
         state,
         request,
-        account.began,
+        set_out,
         sending.deadline,
     );
     Box::pin(async move {

@@ -14,9 +14,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use jitney_core::batch::{Expired, Settings};
-use jitney_core::policy::{Detours, Policy, Timeouts};
+use jitney_core::policy::{Detours, Faults, Injected, Policy, Timeouts};
 use jitney_core::pressure::Pressure;
 use jitney_core::route::{Head, Route};
+use tokio::sync::Semaphore;
 
 pub use conduct::RouteState;
 pub(crate) use conduct::{Cover, Culprit};
@@ -58,6 +59,8 @@ pub struct Upstream {
     is_draining: AtomicBool,
     /// Copies of calls of other backends that go here.
     pub(crate) copies: Copies,
+    /// Places for calls that wait on purpose.
+    pub(crate) delays: Semaphore,
     pub(crate) recent: RecentBatches,
 }
 
@@ -113,6 +116,7 @@ impl Upstream {
                 squeeze: AtomicUsize::new(1),
                 is_draining: AtomicBool::new(false),
                 copies: Copies::default(),
+                delays: Semaphore::new(DELAYED_MAX),
                 recent: RecentBatches::default(),
                 backend,
             }
@@ -180,6 +184,11 @@ impl Upstream {
     pub(crate) fn mirrors<'d>(&self, detours: &'d Detours) -> Option<&'d Arc<str>> {
         let mirror = detours.mirror.as_ref()?;
         mirror.share.takes(self.chance.next()).then_some(&mirror.name)
+    }
+
+    /// How long a call that came here waits, and what it is answered with then.
+    pub(crate) fn strikes(&self, faults: &Faults) -> (Option<Duration>, Option<Injected>) {
+        faults.strike([self.chance.next(), self.chance.next()])
     }
 
     /// Another backend of the plan in force.
@@ -260,6 +269,9 @@ fn depart(upstream: &Weak<Upstream>, left: Departure<Box<Pending>>) {
         }
     }
 }
+
+/// Calls that wait on purpose at one time; more do not wait. Each holds its head: some 30 MiB in all.
+const DELAYED_MAX: usize = 10_000;
 
 /// The next reading of memory comes after this.
 const MEMORY_RETRY_AFTER: Duration = Duration::from_secs(1);

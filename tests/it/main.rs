@@ -52,6 +52,7 @@ mod exactness;
 mod examples;
 mod failures;
 mod grpc;
+mod injection;
 mod isolating;
 mod leaving;
 mod mirror;

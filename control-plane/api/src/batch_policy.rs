@@ -15,7 +15,7 @@ pub use batching::{
     BatchSettings, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay, WindowBounds,
 };
 pub use codec::{CodecSettings, JsonArraySettings, JsonRpcSettings, KeyedGetSettings, Missing};
-pub use detour::{BackendRef, MirrorRef, RequestMirror};
+pub use detour::{BackendRef, FaultAbort, FaultDelay, FaultInjection, MirrorRef, RequestMirror};
 pub use matching::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
 pub use traffic::{
     AdaptiveConcurrency, CircuitBreaker, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry,

@@ -33,6 +33,26 @@ impl Code {
         (code <= LAST).then_some(Self(code))
     }
 
+    /// The code of this number; `None` for one that there is not.
+    pub fn new(number: u8) -> Option<Self> {
+        (number <= LAST).then_some(Self(number))
+    }
+
+    /// The code for a status of HTTP that comes without one: of those that this proxy gives itself its own, of
+    /// others what clients take it for (grpc: doc/http-grpc-status-mapping.md).
+    pub const fn of_status(status: StatusCode) -> Self {
+        match status.as_u16() {
+            400 | 508 => Self::INTERNAL,
+            401 => Self(16),
+            403 => Self::PERMISSION_DENIED,
+            404 => Self(12),
+            413 | 429 => Self::RESOURCE_EXHAUSTED,
+            502 | 503 => Self::UNAVAILABLE,
+            504 => Self::DEADLINE_EXCEEDED,
+            _ => Self(2),
+        }
+    }
+
     /// Its number, as `grpc-status` has it.
     pub const fn number(self) -> u8 {
         self.0

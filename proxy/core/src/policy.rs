@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::route::{Head, Matched, Route};
 
-pub use detour::{BackendRef, Detours, Mirror, Share, Split};
+pub use detour::{BackendRef, Detours, Faults, Injected, Mirror, Share, Split};
 pub use explain::{Explanation, Verdict, explain};
 pub use traffic::{
     AdaptiveConcurrency, CircuitBreaker, LoadBalancer, RateLimit, RatePer, Retry, RetryBudget, RetryOn,

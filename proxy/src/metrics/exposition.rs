@@ -222,6 +222,15 @@ impl Scrape {
                 })
             },
         )?;
+        to.counters(
+            "jitney_faults_injected_total",
+            "Calls that waited or failed on purpose",
+            |family| {
+                self.backends.iter().try_for_each(|(backend, _)| {
+                    family.seen(&[("backend", &backend.name)], "fault", &backend.faults)
+                })
+            },
+        )?;
         self.tally(
             to,
             "jitney_late_replies_total",

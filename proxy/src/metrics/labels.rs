@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jitney_core::Bypass;
 use jitney_core::batch::FlushReason;
+use jitney_core::policy::Injected;
 
 use super::cell::Label;
 use crate::error::{Bound, ErrorKind, Side};
@@ -149,6 +150,16 @@ labels! {
 }
 
 labels! {
+    /// What was done to a call on purpose.
+    Fault {
+        /// It had to wait.
+        Delay = "delay",
+        /// It was answered and went nowhere.
+        Abort = "abort",
+    }
+}
+
+labels! {
     /// The class of a status.
     StatusClass {
         /// 1xx, of which only 101 is final.
@@ -248,6 +259,10 @@ impl Label for ErrorKind {
         Self::Denied,
         Self::Shed(Bound::Memory, Duration::ZERO),
         Self::Shed(Bound::Concurrency, Duration::ZERO),
+        Self::FaultInjected(Injected {
+            http: None,
+            grpc: None,
+        }),
     ];
 
     fn index(self) -> usize {
@@ -272,6 +287,7 @@ impl Label for ErrorKind {
             Self::Denied => 17,
             Self::Shed(Bound::Memory, _) => 18,
             Self::Shed(Bound::Concurrency, _) => 19,
+            Self::FaultInjected(_) => 20,
         }
     }
 

@@ -25,6 +25,7 @@ fn touch_all(backend: &BackendMetrics, routes: &[Arc<RouteMetrics>]) {
     }
     each(&backend.errors);
     each(&backend.mirrored);
+    each(&backend.faults);
     each(&backend.upstream_calls);
     each(&backend.upstream_replies);
     each(&backend.pass_through.replies);
@@ -50,6 +51,7 @@ fn labels_are_their_own_index() {
     check::<BatchFailure>();
     check::<CancelStage>();
     check::<MirrorOutcome>();
+    check::<Fault>();
     check::<UpstreamCall>();
     check::<StatusClass>();
     check::<Protocol>();

@@ -142,7 +142,8 @@ fn told(kind: ErrorKind) -> (StatusCode, Code) {
         | ErrorKind::UpstreamReset
         | ErrorKind::UpstreamProtocol(_)
         | ErrorKind::ReplyTooLarge
-        | ErrorKind::Mismatch => (reply::status(kind), reply::code(kind)),
+        | ErrorKind::Mismatch
+        | ErrorKind::FaultInjected(_) => (reply::status(kind), reply::code(kind)),
     }
 }
 
@@ -173,7 +174,8 @@ fn cause(error: &Error) -> Cause {
         | ErrorKind::TryTimeout
         | ErrorKind::UpstreamProtocol(_)
         | ErrorKind::ReplyTooLarge
-        | ErrorKind::Mismatch => Cause::Other,
+        | ErrorKind::Mismatch
+        | ErrorKind::FaultInjected(_) => Cause::Other,
     }
 }
 

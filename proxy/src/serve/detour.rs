@@ -1,41 +1,86 @@
 //! What a policy has done to the calls that come to its backend before they are sent on.
 
-use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::Request;
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use jitney_core::policy::{Detours, Replay};
 
 use super::{Account, Way, go, head, sending};
+use crate::batching::alarm::now;
 use crate::body::Body;
-use crate::connection::Serving;
-use crate::metrics::UpstreamCall;
+use crate::error::{Error, ErrorKind};
+use crate::metrics::{Fault, UpstreamCall};
 use crate::mirror;
 use crate::send::Sending;
 
-/// Copies a call, and sends it to the backend that chance gives it to. From then on it is that backend's, by
-/// whose policy it is treated as one that came there, but for this: it goes no further.
-pub(super) fn take(account: Account, way: Way, request: Request<Incoming>, detours: &Detours) -> Serving {
+/// Has a call wait, fail or be copied, and sends it to the backend that chance gives it to. From then on it is
+/// that backend's, by whose policy it is treated as one that came there, but for this: it goes no further.
+///
+/// # Cancellation
+/// Dropping the future ends the call wherever it is.
+pub(super) async fn take(
+    mut account: Account,
+    mut way: Way,
+    request: Request<Incoming>,
+    detours: Arc<Detours>,
+) -> Response<Body> {
     let mut request = request.map(Body::from);
-    copy(&account, &way, &mut request, detours);
-    let Some(other) = account.upstream.diverts(detours) else {
-        return go(account, way, request);
-    };
-    let arrival = other.arrival(&head(&request));
-    let (way, state) = Way::of(arrival.route, arrival.timeouts);
-    let account = Account {
-        upstream: Arc::clone(&other),
-        state,
-        ..account
-    };
-    if let Some(refused) = arrival.refused {
-        return Box::pin(ready(account.close(Err(refused.into()), None, None)));
+    if let Err(fault) = pass(&account, &mut way, &mut request, &detours).await {
+        return account.close(Err(fault), None, None);
     }
-    if let Some(detours) = arrival.detours {
-        copy(&account, &way, &mut request, &detours);
+    if let Some(other) = account.upstream.diverts(&detours) {
+        let arrival = other.arrival(&head(&request));
+        (way, account.state) = Way::of(arrival.route, arrival.timeouts, way.set_out);
+        account.upstream = other;
+        let passed = match (arrival.refused, arrival.detours) {
+            (Some(refused), _) => Err(refused.into()),
+            (None, None) => Ok(()),
+            (None, Some(detours)) => pass(&account, &mut way, &mut request, &detours).await,
+        };
+        if let Err(fault) = passed {
+            return account.close(Err(fault), None, None);
+        }
     }
-    go(account, way, request)
+    go(account, way, request).await
+}
+
+/// Has a call wait, fail or be copied as the policy says of the backend that it is at.
+async fn pass(
+    account: &Account,
+    way: &mut Way,
+    request: &mut Request<Body>,
+    detours: &Detours,
+) -> Result<(), Error> {
+    if let Some(faults) = &detours.faults {
+        let (delay, abort) = account.upstream.strikes(faults);
+        if let Some(delay) = delay {
+            wait(account, way, request.headers(), delay).await?;
+        }
+        if let Some(injected) = abort {
+            account.upstream.metrics.faults.inc(Fault::Abort);
+            return Err(ErrorKind::FaultInjected(injected).into());
+        }
+    }
+    copy(account, way, request, detours);
+    Ok(())
+}
+
+/// Waits, but no longer than the caller does.
+async fn wait(account: &Account, way: &mut Way, headers: &HeaderMap, delay: Duration) -> Result<(), Error> {
+    let Ok(_place) = account.upstream.delays.try_acquire() else {
+        return Ok(());
+    };
+    account.upstream.metrics.faults.inc(Fault::Delay);
+    way.set_out = now() + delay;
+    let deadline = way.timeouts.wait(headers).map(|wait| account.began + wait);
+    if let Some(deadline) = deadline.filter(|deadline| *deadline < way.set_out) {
+        tokio::time::sleep_until(deadline.into()).await;
+        return Err(ErrorKind::DeadlineExceeded.into());
+    }
+    tokio::time::sleep_until(way.set_out.into()).await;
+    Ok(())
 }
 
 /// Has a call be copied, if it is one of those that are.

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Duration;
+
 /// A backend that gets a share of the calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -33,6 +35,49 @@ pub struct RequestMirror {
 pub struct MirrorRef {
     /// Name of a Backend in the policy's namespace, other than the target.
     pub name: String,
+}
+
+/// Calls that wait or fail on purpose, to see what their callers make of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct FaultInjection {
+    /// Calls that wait before they go on, no longer than they may take: then 504. At most 10,000 at one
+    /// time, others do not wait. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<FaultDelay>,
+    /// Calls that are answered at once, or after their delay, and go nowhere. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abort: Option<FaultAbort>,
+}
+
+/// Calls that wait before they go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultDelay {
+    /// How long, above 0 and at most 1h.
+    pub fixed_delay: Duration,
+    /// Share of the calls, 0 to 100.
+    #[serde(default = "all")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percentage: f64,
+}
+
+/// Calls that are answered and go nowhere; at least one of the two statuses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultAbort {
+    /// The status, 200 to 599. Default: what `grpcStatus` stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 200, max = 599))]
+    pub http_status: Option<u16>,
+    /// The code for calls of gRPC, 1 to 16. Default: what stands for `httpStatus`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub grpc_status: Option<u8>,
+    /// Share of the calls, 0 to 100.
+    #[serde(default = "all")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percentage: f64,
 }
 
 const fn all() -> f64 {

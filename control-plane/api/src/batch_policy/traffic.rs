@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRef, RequestMirror};
+use super::{BackendRef, FaultInjection, RequestMirror};
 use crate::Duration;
 
 /// How the target's traffic is treated, batched or not.
@@ -45,6 +45,10 @@ pub struct Traffic {
     /// connections that are not HTTP, are not copied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_mirror: Option<RequestMirror>,
+    /// Calls that wait or fail on purpose, before they join a batch. Connections that are not HTTP do
+    /// neither. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault_injection: Option<FaultInjection>,
 }
 
 /// How long a call may take. Unlike Envoy, which ends a call after 15 s, nothing is bounded by

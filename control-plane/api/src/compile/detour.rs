@@ -1,11 +1,14 @@
 //! What is done to calls before they are sent on.
 
+use http::StatusCode;
+use jitney_core::grpc::Code;
 use jitney_core::policy as core;
 
+use super::batching::MAX_WAIT;
 use super::targets::unknown_backend;
 use super::{Check, Faults};
 use crate::node::Path;
-use crate::{BackendRef, Diagnostic, Documents, Protocol, Resource, Traffic};
+use crate::{BackendRef, Diagnostic, Documents, FaultAbort, FaultInjection, Protocol, Resource, Traffic};
 
 /// Detours; one at fault is none.
 pub(super) fn detours(check: &Check<'_>, path: &Path, settings: &Traffic) -> core::Detours {
@@ -16,6 +19,10 @@ pub(super) fn detours(check: &Check<'_>, path: &Path, settings: &Traffic) -> cor
             name: mirror.backend_ref.name.as_str().into(),
             share: share(check, &path.keys("requestMirror.percent"), mirror.percent),
         }),
+        faults: settings
+            .fault_injection
+            .as_ref()
+            .map(|settings| faults(check, &path.key("faultInjection"), settings)),
     }
 }
 
@@ -44,6 +51,59 @@ fn split(check: &Check<'_>, path: &Path, refs: &[BackendRef]) -> Option<core::Sp
         check.fault(path, "found no weight above 0, expected at least one");
     }
     split
+}
+
+fn faults(check: &Check<'_>, path: &Path, settings: &FaultInjection) -> core::Faults {
+    if settings.delay.is_none() && settings.abort.is_none() {
+        check.fault(path, "found neither delay nor abort, expected at least one");
+    }
+    let delay = settings.delay.as_ref().map(|delay| {
+        let (path, found) = (path.key("delay"), delay.fixed_delay);
+        if found.0.is_zero() || found.0 > MAX_WAIT {
+            let message = format!("found {found}, expected a time above 0, at most 1h");
+            check.fault(&path.key("fixedDelay"), message);
+        }
+        let share = share(check, &path.key("percentage"), delay.percentage);
+        (found.0, share)
+    });
+    let abort = settings.abort.as_ref().map(|abort| {
+        let path = path.key("abort");
+        let share = share(check, &path.key("percentage"), abort.percentage);
+        (injected(check, &path, abort), share)
+    });
+    core::Faults { delay, abort }
+}
+
+fn injected(check: &Check<'_>, path: &Path, abort: &FaultAbort) -> core::Injected {
+    if abort.http_status.is_none() && abort.grpc_status.is_none() {
+        check.fault(
+            path,
+            "found neither httpStatus nor grpcStatus, expected at least one",
+        );
+    }
+    let http = abort.http_status.and_then(|found| {
+        let status = StatusCode::from_u16(found)
+            .ok()
+            .filter(|_| (200..600).contains(&found));
+        if status.is_none() {
+            check.fault(
+                &path.key("httpStatus"),
+                format!("found {found}, expected 200 to 599"),
+            );
+        }
+        status
+    });
+    let grpc = abort.grpc_status.and_then(|found| {
+        let code = Code::new(found).filter(|code| *code != Code::OK);
+        if code.is_none() {
+            check.fault(
+                &path.key("grpcStatus"),
+                format!("found {found}, expected 1 to 16"),
+            );
+        }
+        code
+    });
+    core::Injected { http, grpc }
 }
 
 fn share(check: &Check<'_>, path: &Path, percent: f64) -> core::Share {

@@ -3,6 +3,11 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::grpc::Code;
 
 /// All of it; nothing by default.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +16,8 @@ pub struct Detours {
     pub split: Option<Split>,
     /// A copy of calls goes to another backend, too.
     pub mirror: Option<Mirror>,
+    /// Calls wait or fail on purpose.
+    pub faults: Option<Faults>,
 }
 
 /// Backends among which calls are shared out, each call on its own: what one call was given says nothing
@@ -29,6 +36,24 @@ pub struct Mirror {
     pub name: Arc<str>,
     /// The calls that are copied.
     pub share: Share,
+}
+
+/// Calls that wait or fail on purpose; a call may do both.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Faults {
+    /// How long some wait before they go on.
+    pub delay: Option<(Duration, Share)>,
+    /// What some are answered with, who then go nowhere.
+    pub abort: Option<(Injected, Share)>,
+}
+
+/// What an injected fault is told as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Injected {
+    /// To callers of HTTP; `None`: what `grpc` stands for.
+    pub http: Option<StatusCode>,
+    /// To callers of gRPC; `None`: what stands for `http`.
+    pub grpc: Option<Code>,
 }
 
 /// A share of all calls.
@@ -51,7 +76,7 @@ pub struct BackendRef {
 impl Detours {
     /// Whether nothing is done.
     pub const fn is_none(&self) -> bool {
-        self.split.is_none() && self.mirror.is_none()
+        self.split.is_none() && self.mirror.is_none() && self.faults.is_none()
     }
 
     /// As they are for the backend of this name: it may be named itself, and others are beside it, in its
@@ -86,6 +111,35 @@ impl BackendRef {
             name: name.into(),
             weight,
             is_own: false,
+        }
+    }
+}
+
+impl Faults {
+    /// What becomes of a call: how long it waits, and what it is answered with then. Both numbers are uniform
+    /// over all their values.
+    pub fn strike(&self, random: [u64; 2]) -> (Option<Duration>, Option<Injected>) {
+        let delay = self.delay.filter(|(_, share)| share.takes(random[0]));
+        let abort = self.abort.filter(|(_, share)| share.takes(random[1]));
+        (delay.map(|(delay, _)| delay), abort.map(|(injected, _)| injected))
+    }
+}
+
+impl Injected {
+    /// The status for callers of HTTP.
+    pub const fn status(self) -> StatusCode {
+        match (self.http, self.grpc) {
+            (Some(status), _) => status,
+            (None, Some(code)) => code.status(),
+            (None, None) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The code for callers of gRPC.
+    pub const fn code(self) -> Code {
+        match self.grpc {
+            Some(code) => code,
+            None => Code::of_status(self.status()),
         }
     }
 }
@@ -152,6 +206,14 @@ impl Display for Detours {
         }
         if let Some(mirror) = &self.mirror {
             writeln!(f, "copied: {} to {}", mirror.share, mirror.name)?;
+        }
+        let faults = self.faults.unwrap_or_default();
+        if let Some((delay, share)) = faults.delay {
+            writeln!(f, "fault: {share} wait {delay:?}")?;
+        }
+        if let Some((injected, share)) = faults.abort {
+            let (status, code) = (injected.status().as_u16(), injected.code().number());
+            writeln!(f, "fault: {share} get {status}, or code {code} of gRPC")?;
         }
         Ok(())
     }

@@ -110,6 +110,43 @@ fn copies_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn faults_that_cannot_be_are_refused() {
+    says(
+        "faultInjection: {delay: {fixedDelay: 1s}, abort: {httpStatus: 503, grpcStatus: 14, percentage: 0.1}}",
+        &[],
+    );
+    says(
+        "faultInjection: {}",
+        &["p.yaml:17:29: spec.traffic.faultInjection: found neither delay nor abort, expected at least one"],
+    );
+    says(
+        "faultInjection: {abort: {percentage: 101}}",
+        &[
+            "p.yaml:17:37: spec.traffic.faultInjection.abort: found neither httpStatus nor grpcStatus, expected at \
+             least one",
+            "p.yaml:17:50: spec.traffic.faultInjection.abort.percentage: found 101, expected 0 to 100",
+        ],
+    );
+    says(
+        "faultInjection: {abort: {httpStatus: 199}}",
+        &["p.yaml:17:50: spec.traffic.faultInjection.abort.httpStatus: found 199, expected 200 to 599"],
+    );
+    says(
+        "faultInjection: {abort: {grpcStatus: 0}}",
+        &["p.yaml:17:50: spec.traffic.faultInjection.abort.grpcStatus: found 0, expected 1 to 16"],
+    );
+    for found in ["0s", "2h"] {
+        says(
+            &format!("faultInjection: {{delay: {{fixedDelay: {found}}}}}"),
+            &[&format!(
+                "p.yaml:17:50: spec.traffic.faultInjection.delay.fixedDelay: found {found}, expected a time above 0, \
+                 at most 1h"
+            )],
+        );
+    }
+}
+
+#[test]
 fn a_sidecar_before_one_upstream_knows_no_backends() {
     let lone = "kind: BatchPolicy\nmetadata: {name: p}\nspec: {traffic: {backendRefs: [{name: users}]}}\n";
     let told = check(&read(lone));

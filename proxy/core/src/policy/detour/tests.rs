@@ -115,3 +115,52 @@ fn a_mirror_is_another_backend() {
     assert_eq!(found.to_string(), "copied: 2.5 % to shop/b\n");
     assert!(mirrored.beside("b").is_none());
 }
+
+#[test]
+fn faults_strike_as_many_calls_as_they_say() {
+    let injected = Injected {
+        http: Some(StatusCode::IM_A_TEAPOT),
+        grpc: None,
+    };
+    let faults = Faults {
+        delay: Some((Duration::from_millis(1500), Share::percent(10.0))),
+        abort: Some((injected, Share::percent(50.0))),
+    };
+    let struck = evenly(100).map(|random| faults.strike([random, u64::MAX - random]));
+    let struck: Vec<_> = struck.collect();
+    let delayed = struck.iter().filter(|(delay, _)| delay.is_some()).count();
+    let aborted = struck
+        .iter()
+        .filter(|(_, abort)| *abort == Some(injected))
+        .count();
+    assert_eq!((delayed, aborted), (10, 50));
+    assert_eq!(Faults::default().strike([0, 0]), (None, None));
+    let told = Detours {
+        faults: Some(faults),
+        ..Detours::default()
+    };
+    let expected = "fault: 10 % wait 1.5s\nfault: 50 % get 418, or code 2 of gRPC\n";
+    assert_eq!(told.to_string(), expected);
+    assert!(!told.is_none());
+}
+
+#[test]
+fn a_fault_is_told_in_either_tongue() {
+    for (http, grpc, status, code) in [
+        (Some(503), None, 503, 14),
+        (Some(429), None, 429, 8),
+        (Some(404), None, 404, 12),
+        (Some(418), None, 418, 2),
+        (None, Some(8), 429, 8),
+        (None, Some(14), 503, 14),
+        (Some(500), Some(4), 500, 4),
+    ] {
+        let injected = Injected {
+            http: http.map(|status| StatusCode::from_u16(status).unwrap()),
+            grpc: grpc.map(|code| Code::new(code).unwrap()),
+        };
+        let told = (injected.status().as_u16(), injected.code().number());
+        assert_eq!(told, (status, code), "{injected:?}");
+    }
+    assert_eq!(Code::new(17), None);
+}

@@ -129,7 +129,9 @@ impl Stage {
         self.upstreams[0].forget();
         let answers = together(self.proxy.address, calls()).await;
         assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
-        assert_eq!(self.upstreams[0].seen().len(), 1, "one on trial, which failed");
+        // Sent twice, if it was given an idle connection that proved dead.
+        let seen = self.upstreams[0].seen().len();
+        assert!((1..=2).contains(&seen), "one on trial, which failed: {seen}");
         self.until_noted("gets none for").await;
         self.bad.store(false, Ordering::SeqCst);
         self.until_noted("the next one is a trial").await;

@@ -49,6 +49,12 @@ impl Wiretap {
         crossed.windows(bytes.len()).any(|window| window == bytes)
     }
 
+    /// What has crossed it, both ways.
+    pub fn crossed(&self) -> Vec<u8> {
+        let crossed = self.crossed.lock();
+        crossed.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How many bytes have crossed it.
     pub fn count(&self) -> usize {
         self.crossed.lock().unwrap_or_else(PoisonError::into_inner).len()

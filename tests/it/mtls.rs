@@ -381,3 +381,28 @@ async fn bytes_that_are_passed_on_end_when_the_rules_let_them_in_no_more() {
         );
     }
 }
+
+#[tokio::test]
+async fn c11_a_handshake_that_is_never_finished_ends_and_harms_nobody() {
+    let users = TestUpstream::start(echo).await;
+    let mesh = Mesh::of(&users.address.to_string(), "mtls: Strict", STRICT).await;
+    assert_eq!(get(mesh.caller.address, "/first").await.unwrap().status, 200);
+    // A caller's hello comes first, as one record.
+    let crossed = mesh.wire.crossed();
+    let length = 5 + usize::from(u16::from_be_bytes([crossed[3], crossed[4]]));
+    let mut ends = JoinSet::new();
+    for sent in [3, length / 2, length] {
+        for _ in 0..50 {
+            let mut stream = TcpStream::connect(mesh.callee.address).await.unwrap();
+            stream.write_all(&crossed[..sent]).await.unwrap();
+            ends.spawn(async move {
+                let mut answer = Vec::new();
+                let answered = stream.read_to_end(&mut answer);
+                tokio::time::timeout(wait::PATIENCE, answered).await.is_ok()
+            });
+        }
+    }
+    assert_eq!(get(mesh.caller.address, "/beside").await.unwrap().status, 200);
+    assert!(ends.join_all().await.iter().all(|ended| *ended));
+    assert_eq!(get(mesh.caller.address, "/after").await.unwrap().status, 200);
+}

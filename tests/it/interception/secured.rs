@@ -1,7 +1,7 @@
 //! Strict mTLS between two hosts: clients and services as they are, and nothing but TLS on the wire.
 
 use jitney_tests::wait::until;
-use jitney_tests::{Host, Process, TestUpstream, model};
+use jitney_tests::{Host, Process, Reply, Seen, TestUpstream, model};
 
 use super::hosts::{Mesh, output, says, told};
 use super::services::Served;
@@ -70,11 +70,35 @@ with open(sys.argv[1], 'wb', buffering=0) as kept:
         kept.write(wire.recv(65536))
 ";
 
+/// A page whose script calls six times at once, as a browser does at most over HTTP/1.1; and what it asks for.
+const PAGE: &str = "<!doctype html><body>loading<script>
+const calls = [0, 1, 2, 3, 4, 5].map(id => fetch(`/users/${id}`).then(reply => reply.text()))
+Promise.all(calls).then(replies => { document.body.textContent = replies.join(' ') })
+</script>";
+
+fn page_or_users(seen: &Seen) -> Reply {
+    if seen.target == "/users/of/a/page" {
+        return Reply::json(200, PAGE).header("content-type", "text/html");
+    }
+    model::users(seen)
+}
+
+/// A real browser shows what its page asked for.
+async fn browse(mesh: &Mesh) {
+    let script = "HOME=$(mktemp -d) exec chromium-headless-shell --no-sandbox --disable-gpu --disable-dev-shm-usage \
+        --virtual-time-budget=20000 --dump-dom http://10.77.0.2:8080/users/of/a/page";
+    let shown = told(&mesh.call("sh", &["-c", script]).await);
+    for id in 0..6 {
+        let direct = model::user(&id.to_string(), "");
+        assert!(shown.contains(&direct), "{direct} is missing: {shown}");
+    }
+}
+
 #[tokio::test]
 async fn everything_works_unchanged_and_the_wire_shows_tls_only() {
     let mesh = Mesh::secured(&documents()).await;
     let users = mesh.network.listen(Host::B, "[::]:8080");
-    let users = TestUpstream::start_on(users, model::users);
+    let users = TestUpstream::start_on(users, page_or_users);
     let databases = [
         Served::redis(&mesh).await,
         Served::postgresql(&mesh).await,
@@ -110,18 +134,12 @@ async fn everything_works_unchanged_and_the_wire_shows_tls_only() {
                 .all(|one| one.header("x-jitney-client-id") == front)
         );
     }
-    let post = mesh.call(
-        "curl",
-        &[
-            "-sS",
-            "--max-time",
-            "20",
-            "-d",
-            "{}",
-            "http://10.77.0.2:8080/users/1",
-        ],
-    );
-    assert_eq!(told(&post.await), "jitney: denied\n");
+    let post = "-sS --max-time 20 -d {} http://10.77.0.2:8080/users/1";
+    let post: Vec<&str> = post.split(' ').collect();
+    assert_eq!(told(&mesh.call("curl", &post).await), "jitney: denied\n");
+    users.forget();
+    browse(&mesh).await;
+    assert!(!users.seen_at("/users?ids=").is_empty(), "{:?}", users.seen());
     for database in &databases {
         database.answers(&mesh).await;
     }

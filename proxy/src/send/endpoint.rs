@@ -262,8 +262,7 @@ impl Endpoint {
 
     async fn new_http1(&self) -> Result<http1::SendRequest<Body>, Error> {
         let stream = self.connect_bare().await?;
-        let made = super::http1::handshake(stream, OpenConnection::count(&self.metrics), false).await;
-        made.map_err(|error| Error::caused(ErrorKind::Connect, error))
+        super::http1::handshake(stream, OpenConnection::count(&self.metrics), false).await
     }
 
     async fn send_http2(
@@ -315,8 +314,7 @@ impl Endpoint {
             Via::Bare => self.connect_bare().await?,
             Via::Secured => self.connect_secured(Inside::Http2).await?,
         };
-        let made = super::http2::handshake(stream, OpenConnection::count(&self.metrics)).await;
-        made.map_err(|error| Error::caused(ErrorKind::Connect, error))
+        super::http2::handshake(stream, OpenConnection::count(&self.metrics)).await
     }
 
     /// Sends a request that asks to switch protocols, over a connection of its own.
@@ -328,8 +326,8 @@ impl Endpoint {
         // What is switched to may last for hours, and says nothing of load.
         let place = Place::take(self, &Probe::default())?;
         let stream = self.connect(Inside::Http1).await?;
-        let made = super::http1::handshake(stream, OpenConnection::count(&self.metrics), true).await;
-        let mut sender = made.map_err(|error| Error::caused(ErrorKind::Connect, error))?;
+        let open = OpenConnection::count(&self.metrics);
+        let mut sender = super::http1::handshake(stream, open, true).await?;
         let (mut head, stream) = sender
             .try_send_request(request)
             .await

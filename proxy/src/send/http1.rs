@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::ours::Outgoing;
 use crate::body::Body;
+use crate::error::{Error, ErrorKind};
 use crate::metrics::OpenConnection;
 use crate::transport::Transport;
 use crate::waking;
@@ -139,11 +140,12 @@ pub(super) async fn handshake(
     stream: Transport<Outgoing>,
     open: OpenConnection,
     is_for_upgrade: bool,
-) -> hyper::Result<SendRequest<Body>> {
+) -> Result<SendRequest<Body>, Error> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_BUFFER)
         .handshake(TokioIo::new(Wire::new(stream)))
-        .await?;
+        .await
+        .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
     // The task ends when its sender is dropped and the last reply was read, or when the peer closes.
     if is_for_upgrade {
         tokio::spawn(async move { log_end(waking::run(connection.with_upgrades()).await, &open) });

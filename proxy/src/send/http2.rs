@@ -165,7 +165,7 @@ async fn probe(mut stream: Transport<Outgoing>) -> bool {
 pub(super) async fn handshake(
     stream: Transport<Outgoing>,
     open: OpenConnection,
-) -> hyper::Result<SendRequest<Body>> {
+) -> Result<SendRequest<Body>, Error> {
     let keep_alive = match stream {
         Transport::Bare(_) => KEEP_ALIVE,
         Transport::Secured(_) => KEEP_ALIVE_OF_SIDECAR,
@@ -179,7 +179,8 @@ pub(super) async fn handshake(
         .keep_alive_interval(keep_alive)
         .keep_alive_timeout(keep_alive)
         .handshake(TokioIo::new(Wire::new(stream)))
-        .await?;
+        .await
+        .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "upstream connection ended");

@@ -109,21 +109,22 @@ async fn callers_in_a_hurry_take_no_endpoint_out() {
     assert!(!shown.contains("its calls failed"), "{shown}");
 }
 
+/// A service whose first call comes to this code, and all others go well.
+async fn failing_first(code: &'static str) -> TestUpstream {
+    let first = AtomicBool::new(true);
+    TestUpstream::start(move |_| {
+        let is_first = first.swap(false, Ordering::SeqCst);
+        Reply::json(200, "")
+            .header("content-type", "application/grpc")
+            .header("grpc-status", if is_first { code } else { "0" })
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn named_code_is_tried_again_where_repeating_is_allowed() {
     for (path, sent, expected) in [("/v1/models/m:predict", 2, "0"), ("/shop.Orders/Place", 1, "8")] {
-        let first = AtomicBool::new(true);
-        let upstream = TestUpstream::start(move |_| {
-            let code = if first.swap(false, Ordering::SeqCst) {
-                "8"
-            } else {
-                "0"
-            };
-            Reply::json(200, "")
-                .header("content-type", "application/grpc")
-                .header("grpc-status", code)
-        })
-        .await;
+        let upstream = failing_first("8").await;
         // The path of the route is declared safe to repeat; a POST elsewhere is not.
         let text = policy::active(&[Route::kserve()])
             + "  traffic: {retry: {attempts: 2, on: [resource-exhausted, unavailable]}}\n";
@@ -157,18 +158,7 @@ fn streamed(kilobytes: usize) -> Request<Body> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streamed_call_is_repeated_whole_while_it_is_short() {
     for (kilobytes, sent, expected) in [(3, 2, "0"), (40, 2, "0"), (70, 1, "14")] {
-        let first = AtomicBool::new(true);
-        let upstream = TestUpstream::start(move |_| {
-            let code = if first.swap(false, Ordering::SeqCst) {
-                "14"
-            } else {
-                "0"
-            };
-            Reply::json(200, "")
-                .header("content-type", "application/grpc")
-                .header("grpc-status", code)
-        })
-        .await;
+        let upstream = failing_first("14").await;
         let text =
             policy::active(&[Route::kserve()]) + "  traffic: {retry: {attempts: 2, on: [unavailable]}}\n";
         let proxy = TestProxy::start(upstream.address, &text).await;

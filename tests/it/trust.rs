@@ -329,3 +329,33 @@ async fn a_root_is_dropped_when_a_sidecar_that_was_killed_has_another_certificat
     let dropped = step("drop").await;
     assert_eq!(dropped.status, 200, "{}\n{}", dropped.text(), proxy.log());
 }
+
+#[tokio::test]
+async fn a_sidecar_that_was_away_while_roots_were_exchanged_comes_back_with_those_of_before() {
+    let upstream = TestUpstream::start(model::users).await;
+    let plane = TestControlPlane::start(USERS).await;
+    let roots = plane.folder().join("state/roots.pem");
+    let before = fs::read(&roots).unwrap();
+    let step = async |name: &str| post(plane.admin, &format!("/trust/{name}"), "").await.unwrap();
+    assert_eq!(step("add").await.status, 200);
+    assert_eq!(step("switch?force=true").await.status, 200);
+    // Its roots are a copy that nobody has renewed.
+    fs::write(&roots, before).unwrap();
+    let settings = plane.sidecar("shop/users", "users-1");
+    let proxy = settings.upstream(upstream.address).start().await;
+    let acked = |told: &Value| told["sidecars"]["acked"] == 1;
+    plane.until_policy("shop/users", acked).await;
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    while step("drop").await.status != 200 {
+        assert!(tokio::time::Instant::now() < end, "{}", plane.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    plane.write(&USERS.replace("key: /id}}", "key: /id}}\n    batch: {maxSize: 3}"));
+    let told = |told: &Value| told["generation"] != 1 && told["sidecars"]["acked"] == 1;
+    plane.until_policy("shop/users", told).await;
+    assert!(
+        !proxy.log().contains("invalid peer certificate"),
+        "{}",
+        proxy.log()
+    );
+}

@@ -254,6 +254,14 @@ impl Roots {
             .expect("of() lets nothing through without one")
     }
 
+    /// The one that signs for the control plane itself: the oldest, which everybody knows who has ever had
+    /// roots that are not all dropped. Who was away while others were added comes back by it, and is told of
+    /// them. Where its own time is up, the one that signs for everybody.
+    pub fn vouching(&self, now: SystemTime) -> &Root {
+        let oldest = self.all.iter().find(|root| root.not_after > now);
+        oldest.unwrap_or_else(|| self.issuing())
+    }
+
     /// The root whose key has this identifier.
     pub fn by_key(&self, key_id: &[u8]) -> Option<&Root> {
         self.all.iter().find(|root| root.key_id == key_id)

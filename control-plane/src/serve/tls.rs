@@ -1,5 +1,5 @@
-//! TLS of the port: TLS 1.3 only, HTTP/2 only, the certificate our own authority's, and whoever shows a
-//! certificate shows one of the roots in force.
+//! TLS of the port: TLS 1.3 only, HTTP/2 only, the certificate our own authority's, by the root that everybody
+//! knows, and whoever shows a certificate shows one of the roots in force.
 
 use std::fmt;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ impl Tls {
         Arc::clone(&self.present.load().config)
     }
 
-    /// Takes another key and certificate, signed by the root that signs now, and the roots in force.
+    /// Takes another key and certificate, signed by the root that everybody knows, and the roots in force.
     ///
     /// # Errors
     /// When the authority cannot sign. What there was stays.
@@ -113,7 +113,7 @@ fn present(provider: &Arc<CryptoProvider>, roots: &Roots, now: SystemTime) -> Re
     let request = CertificateParams::default().serialize_request(&key)?;
     let request = CertificateRequest::read(request.der())?;
     let issued = roots
-        .issuing()
+        .vouching(now)
         .authority
         .sign(&request, &Workload::control_plane(), now)?;
     let mut trusted = RootCertStore::empty();

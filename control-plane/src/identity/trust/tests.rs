@@ -22,6 +22,10 @@ fn ids(trust: &Trust) -> Vec<RootId> {
     trust.roots().all().iter().map(|root| root.id).collect()
 }
 
+fn vouching(trust: &Trust) -> RootId {
+    trust.roots().vouching(now()).id
+}
+
 #[test]
 fn a_restart_keeps_the_roots() {
     let folder = tempfile::tempdir().unwrap();
@@ -50,11 +54,13 @@ fn a_rotation_adds_switches_and_drops() {
     assert!(changed.has_changed().unwrap());
     assert!(matches!(trust.add(now()), Err(TrustError::NextExists)));
     assert_eq!(states(&trust), [Issuing, Next]);
+    assert_eq!(vouching(&trust), old);
     let bundle = trust.roots().bundle();
     assert_eq!((bundle.roots.len(), &bundle.issuer), (2, &bundle.roots[0]));
     let next = ids(&trust)[1];
     trust.switch(next, now() + Duration::from_secs(60)).unwrap();
     assert_eq!(states(&trust), [Old, Issuing]);
+    assert_eq!(vouching(&trust), old, "who was away knows no other");
     let bundle = trust.roots().bundle();
     assert_eq!((bundle.roots.len(), &bundle.issuer), (2, &bundle.roots[1]));
     assert_eq!(trust.roots().issuing().since, now() + Duration::from_secs(60));
@@ -65,6 +71,7 @@ fn a_rotation_adds_switches_and_drops() {
     trust.drop_old(&[old]).unwrap();
     assert_eq!(states(&trust), [Issuing]);
     assert_ne!(trust.roots().issuing().id, old);
+    assert_eq!(vouching(&trust), trust.roots().issuing().id);
     assert_eq!(ids(&open(&folder)), ids(&trust), "and all of that is kept");
 }
 

@@ -19,7 +19,7 @@ mod used;
 // and who somebody is who has.
 mod peer;
 
-pub use alive::{Alive, AliveError, Living, Signed};
+pub use alive::{Alive, AliveError, Living, Signed, Those};
 pub use attest::{Attest, AttestError, Bootstrap};
 pub use authority::{Authority, AuthorityError, CertificateRequest, Issued, KeyHash, LIFETIME, Stored};
 pub use folder::{Folder, FolderError, Lock, Readable};

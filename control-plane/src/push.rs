@@ -26,7 +26,7 @@ pub use places::{NoPlace, Place, Places};
 use term::Waiting;
 pub use term::{Ending, Term, TermEnd};
 
-use crate::identity::RootId;
+use crate::identity::{KeyHash, RootId};
 use crate::rollout::Rollouts;
 use crate::status::{Connected, Sidecars};
 use crate::store::{Recipient, Snapshot, Store};
@@ -55,6 +55,8 @@ pub struct Admitted {
     pub workload: Workload,
     /// The root that signed its certificate, where there is one.
     pub root: Option<RootId>,
+    /// The key that it is for.
+    pub key: Option<KeyHash>,
     /// The number of its connection, where that has one.
     pub connection: Option<u64>,
     /// How long it lasts.
@@ -77,6 +79,7 @@ impl From<Workload> for Admitted {
         Self {
             workload,
             root: None,
+            key: None,
             connection: None,
             term: Term::default(),
             room: None,

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Folder, FolderError, Readable, RootId, Trust};
+use crate::identity::{Alive, AliveError, Folder, FolderError, Readable, RootId, RootState, Trust};
 use crate::status::{Sidecars, Trusting};
 
 /// This one's file, and those of the others.
@@ -132,6 +132,20 @@ impl Replicas {
         told.last = Some(word);
         told.seen = seen;
         Ok(())
+    }
+
+    /// Has noted which certificates' sidecars, connected here, trust the next root: that one is safe once nobody
+    /// has a certificate and has not been seen with the root, wherever and whenever that was. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    pub fn note_trust(&self, alive: &Alive, now: SystemTime) -> Result<(), AliveError> {
+        let roots = self.trust.roots();
+        let Some(next) = roots.in_state(RootState::Next) else {
+            return Ok(());
+        };
+        let keys = self.sidecars.that_trust(next.id, &self.trust);
+        alive.trusted(next.id, &keys, now)
     }
 
     /// What the others have written. Blocks.

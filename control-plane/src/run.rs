@@ -343,6 +343,9 @@ fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> 
         if let Err(error) = kept.replicas.tell(SystemTime::now()) {
             tracing::warn!(%error, "other replicas are not told how the sidecars stand to the roots");
         }
+        if let Err(error) = kept.replicas.note_trust(&kept.alive, SystemTime::now()) {
+            tracing::warn!(%error, "who trusts the next root is not noted");
+        }
         if let Err(error) = kept.alive.look() {
             tracing::debug!(%error, "what other replicas have signed is not known");
         }

@@ -23,7 +23,7 @@ pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
 pub use refusals::{Refusals, Refused};
 pub use trusting::{A_FEW, Trusting};
 
-use crate::identity::RootId;
+use crate::identity::{KeyHash, RootId};
 use crate::metrics::Counts;
 use crate::push::Admitted;
 use crate::store::{Recipient, Sight};
@@ -56,6 +56,8 @@ pub struct Sidecar {
     pub since: SystemTime,
     /// The root that signed its certificate.
     pub root: Option<RootId>,
+    /// The key that it is for.
+    pub key: Option<KeyHash>,
     /// The generation that there was when its stream was opened: what is older is no news to it.
     opened: u64,
     /// By type and name.
@@ -102,6 +104,7 @@ impl Sidecars {
             recipient,
             since: SystemTime::now(),
             root: admitted.root,
+            key: admitted.key,
             opened,
             runs: Default::default(),
             under_way: Default::default(),

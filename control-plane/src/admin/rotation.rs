@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::Admin;
 use super::views::at;
-use crate::identity::{LIFETIME, Living, Root, RootId, RootState, Trust, TrustError};
+use crate::identity::{LIFETIME, Living, Root, RootId, RootState, Those, Trust, TrustError};
 use crate::replicas::{Others, SILENT};
 use crate::status::{A_FEW, Trusting};
 
@@ -23,8 +23,10 @@ pub(super) struct Standing {
     pub own: Trusting,
     /// Those of the others.
     pub others: Others,
-    /// Certificates, whoever signed them and wherever their owners are.
+    /// Certificates, whoever signed them and wherever their owners are; more of those that old roots signed.
     pub living: Living,
+    /// The same; more of those whose sidecars have not said that they trust the next root.
+    pub unaware: Living,
 }
 
 /// The next step, and what it waits for.
@@ -56,6 +58,8 @@ impl Standing {
             let now = SystemTime::now();
             let roots = trust.roots();
             let old = roots.all().iter().filter(|root| root.state == RootState::Old);
+            let old = Those::Of(old.map(|root| root.id).collect());
+            let next = roots.in_state(RootState::Next);
             let others = replicas.others(now).unwrap_or_else(|error| Others {
                 faults: vec![error.to_string()],
                 ..Others::default()
@@ -63,7 +67,10 @@ impl Standing {
             Self {
                 own: replicas.own(),
                 others,
-                living: alive.of(&old.map(|root| root.id).collect(), now),
+                living: alive.of(&old, now),
+                unaware: next.map_or_else(Living::default, |next| {
+                    alive.of(&Those::NotTrusting(next.id), now)
+                }),
             }
         };
         tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
@@ -124,11 +131,21 @@ impl Standing {
                 SILENT.as_secs()
             ));
         }
-        self.doubted(Step {
+        let away: usize = self.unaware.workloads.values().sum();
+        if away > waits_for {
+            text.push_str(&format!(
+                "; {away} alive of the certificates whose sidecars have not said that they trust it: {}",
+                owners(&self.unaware)
+            ));
+            text.push_str(&expiry(&self.unaware));
+            text.push_str(WAITED_FOR);
+        }
+        let step = Step {
             name: "switch",
-            waits_for: waits_for.max(unaware),
+            waits_for: waits_for.max(unaware).max(away),
             text,
-        })
+        };
+        self.doubted(not_noted(step, &self.unaware, true))
     }
 
     fn drop_old(&self, roots: &[&Root], now: SystemTime) -> Step {
@@ -138,68 +155,24 @@ impl Standing {
         let mut text = format!("{alive} alive of the certificates that root {names} signed");
         if !self.living.workloads.is_empty() {
             text.push_str(": ");
-            text.push_str(&self.owners());
+            text.push_str(&owners(&self.living));
         }
-        if let Some(last) = self.living.last {
-            text.push_str(&format!("; the last one expires at {}", at(last)));
-        }
+        text.push_str(&expiry(&self.living));
         let connected: usize = roots.iter().map(|root| self.connected_by(root.id)).sum();
         text.push_str(&format!(
             "; {connected} of {} connected sidecars use one",
             self.connected()
         ));
         if alive > connected {
-            text.push_str(
-                "; who is away is waited for until it comes back, is started anew under its name, or its certificate \
-                 expires",
-            );
+            text.push_str(WAITED_FOR);
         }
-        let mut step = Step {
+        let step = Step {
             name: "drop",
             waits_for: alive,
             text,
         };
         let may_sign = |root: &&Root| last_certificate(root).is_none_or(|last| last > now);
-        if let Some(until) = self.living.unknown_until.filter(|_| roots.iter().any(may_sign)) {
-            step.waits_for = step.waits_for.max(1);
-            let told = format!(
-                "; there may be others, which were never noted, until {}",
-                at(until)
-            );
-            step.text.push_str(&told);
-        }
-        if let Some(fault) = &self.living.fault {
-            step.waits_for = step.waits_for.max(1);
-            step.text.push_str(&format!("; {fault}"));
-        }
-        self.doubted(step)
-    }
-
-    /// Workloads with most of the certificates.
-    fn owners(&self) -> String {
-        let mut of: Vec<_> = self.living.workloads.iter().collect();
-        of.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let named: Vec<String> = of
-            .iter()
-            .take(A_FEW)
-            .map(|(workload, count)| format!("{count} of {workload}{}", self.nodes(workload, **count)))
-            .collect();
-        let rest: usize = of.iter().skip(A_FEW).map(|(_, count)| **count).sum();
-        let rest = rest + self.living.uncounted;
-        let mut text = named.join(", ");
-        if rest > 0 {
-            text.push_str(&format!(" and {rest} others"));
-        }
-        text
-    }
-
-    /// A few of a workload's sidecars that have so many certificates, by name.
-    fn nodes(&self, workload: &Workload, count: usize) -> String {
-        let Some(nodes) = self.living.nodes.get(workload) else {
-            return String::new();
-        };
-        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-        format!(" ({})", a_few(&nodes, count))
+        self.doubted(not_noted(step, &self.living, roots.iter().any(may_sign)))
     }
 
     /// Says what is not known of other replicas, too.
@@ -231,6 +204,54 @@ impl Standing {
     }
 }
 
+/// Workloads with most of the certificates.
+fn owners(living: &Living) -> String {
+    let mut of: Vec<_> = living.workloads.iter().collect();
+    of.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let named: Vec<String> = of
+        .iter()
+        .take(A_FEW)
+        .map(|(workload, count)| format!("{count} of {workload}{}", nodes(living, workload, **count)))
+        .collect();
+    let rest: usize = of.iter().skip(A_FEW).map(|(_, count)| **count).sum();
+    let rest = rest + living.uncounted;
+    let mut text = named.join(", ");
+    if rest > 0 {
+        text.push_str(&format!(" and {rest} others"));
+    }
+    text
+}
+
+/// A few of a workload's sidecars that have so many certificates, by name.
+fn nodes(living: &Living, workload: &Workload, count: usize) -> String {
+    let Some(nodes) = living.nodes.get(workload) else {
+        return String::new();
+    };
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    format!(" ({})", a_few(&nodes, count))
+}
+
+fn expiry(living: &Living) -> String {
+    let last = living.last.map(at);
+    last.map_or_else(String::new, |last| format!("; the last one expires at {last}"))
+}
+
+/// Has a step wait for certificates of which nobody knows, where there may be any.
+fn not_noted(mut step: Step, living: &Living, may_be: bool) -> Step {
+    let unknown = living.unknown_until.filter(|_| may_be).map(|until| {
+        format!(
+            "; there may be others, which were never noted, until {}",
+            at(until)
+        )
+    });
+    let fault = living.fault.as_ref().map(|fault| format!("; {fault}"));
+    for told in unknown.into_iter().chain(fault) {
+        step.waits_for = step.waits_for.max(1);
+        step.text.push_str(&told);
+    }
+    step
+}
+
 /// Some of so many.
 fn a_few(names: &[&str], of: usize) -> String {
     let named = names.len().min(A_FEW);
@@ -246,12 +267,14 @@ pub(super) async fn add(State(admin): State<Admin>) -> Response {
     done(&admin, "added", |trust| trust.add(SystemTime::now())).await
 }
 
-/// Has the next root sign, once every sidecar that is connected to any replica trusts it.
+/// Has the next root sign, once every sidecar trusts it that is connected to any replica, or is away and may
+/// come back with a certificate.
 pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
     let roots = admin.trust.roots();
     let Some(next) = roots.in_state(RootState::Next) else {
         return told(Err(TrustError::NoNext), "switched", &admin);
     };
+    note_trust(&admin).await;
     let step = Standing::of(&admin).await.switch(next);
     if let Some(refusal) = refuse(&step, &how) {
         return refusal;
@@ -261,6 +284,17 @@ pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -
         trust.switch(to, SystemTime::now())
     })
     .await
+}
+
+/// Who has just said so is not waited for until that is noted some time.
+async fn note_trust(admin: &Admin) {
+    let (replicas, alive) = (Arc::clone(&admin.replicas), Arc::clone(&admin.alive));
+    let note = move || replicas.note_trust(&alive, SystemTime::now());
+    match tokio::task::spawn_blocking(note).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "who trusts the next root is not noted"),
+        Err(error) => tracing::warn!(%error, "who trusts the next root is not noted"),
+    }
 }
 
 /// Trusts the old roots no more, once no certificate is alive that one of them signed.
@@ -328,6 +362,10 @@ fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {
         }
     }
 }
+
+/// Until when a step waits for who is away.
+const WAITED_FOR: &str = "; who is away is waited for until it comes back, is started anew under its name, or its \
+                          certificate expires";
 
 /// When the last certificate expires that a root has signed; `None` while it may sign more.
 pub(super) fn last_certificate(root: &Root) -> Option<SystemTime> {

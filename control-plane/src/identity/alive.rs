@@ -3,20 +3,20 @@
 //! They are kept in a journal, to which a signing adds a line or two however many there are; when most
 //! lines are about what is no more, it is written anew. Each replica knows by heart what it has read, and
 //! reads what was added since. A line is written before its certificate is sent, so that none is alive
-//! and unknown; what a loss of power takes all the same is noted again when its sidecar comes back.
+//! and unknown, and the one before counts until its owner comes with the new one; what a loss of power takes all the same is noted again when its sidecar comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jitney_api::Workload;
 use parking_lot::Mutex;
 
+mod journal;
 mod known;
 
+use journal::Journal;
 use known::{Entry, Held, Key, Known, Uncounted};
 
 use super::authority::{KeyHash, LIFETIME};
@@ -35,14 +35,6 @@ pub struct Alive {
     known: Mutex<Known>,
 }
 
-/// The file, as far as it was read.
-#[derive(Debug)]
-struct Journal {
-    file: File,
-    inode: u64,
-    read: u64,
-}
-
 /// What was signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
@@ -58,18 +50,27 @@ pub struct Signed {
     pub not_after: SystemTime,
 }
 
-/// What is alive of some roots.
+/// Those certificates of which more is asked than how many there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Those {
+    /// The ones that these roots have signed.
+    Of(BTreeSet<RootId>),
+    /// The ones whose sidecars have not said that they trust this root.
+    NotTrusting(RootId),
+}
+
+/// What is alive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Living {
     /// How many certificates each root has.
     pub certificates: BTreeMap<RootId, usize>,
-    /// How many each workload has of the roots that were asked for.
+    /// How many each workload has of those that were asked for.
     pub workloads: BTreeMap<Workload, usize>,
     /// A few of the sidecars that they are for, by what these call themselves.
     pub nodes: BTreeMap<Workload, BTreeSet<String>>,
-    /// Of these roots, how many certificates were signed for which there was no room.
+    /// How many there may be among them for which there was no room.
     pub uncounted: usize,
-    /// When the last one of these roots expires.
+    /// When the last one of those expires.
     pub last: Option<SystemTime>,
     /// Until when there may be others, which nobody has noted.
     pub unknown_until: Option<SystemTime>,
@@ -152,8 +153,10 @@ impl Alive {
         self.write_anew(&mut journal, &text, lock)
     }
 
-    /// Notes that a certificate is about to be handed out, in the place of another one if its owner has
-    /// one. Blocks for as long as a line is written, and somebody else may be at it.
+    /// Notes that a certificate is about to be handed out. It takes the place of the one that its owner has, and
+    /// of the last one that was signed for a sidecar of its name, as soon as it is [`Alive::seen`]: until then the
+    /// answer may be lost, and the one before is all that its owner has. Blocks for as long as a line is written,
+    /// and somebody else may be at it.
     ///
     /// # Errors
     /// When it cannot be noted, and so is not to be handed out.
@@ -164,18 +167,20 @@ impl Alive {
         now: SystemTime,
     ) -> Result<(), AliveError> {
         let key = Key::from(&signed.key);
-        let before = before.map(Key::from).filter(|before| *before != key);
+        let before = before.map(Key::from);
         self.change(now, |known| {
-            let superseded = before.map(Entry::Superseded);
-            superseded
-                .into_iter()
-                .chain([self.entry(known, key, signed, now)])
-                .collect()
+            let entry = self.entry(known, key, signed, now);
+            let mut replaced = Vec::new();
+            if let Entry::Signed(_, held) = &entry {
+                replaced = known.replaced_by(key, held, before);
+            }
+            let replaced = replaced.into_iter().map(|before| Entry::Replaces(key, before));
+            [entry].into_iter().chain(replaced).collect()
         })
     }
 
-    /// Notes that a certificate is in use which is not known to be alive: of before the journal began, or
-    /// superseded by one that never reached its owner. Blocks as [`Alive::signed`] does.
+    /// Notes that a certificate is in use: whatever it takes the place of is needed no more, and it is alive
+    /// even if nobody knew, as one of before the journal began. Blocks as [`Alive::signed`] does.
     ///
     /// # Errors
     /// When it cannot be noted.
@@ -189,19 +194,44 @@ impl Alive {
         };
         let key = Key::from(&signed.key);
         self.change(now, |known| {
+            if known.certificates.contains_key(&key) {
+                let past = known.all_replaced_by(key).into_iter();
+                return past.map(Entry::Superseded).collect();
+            }
             let entry = self.entry(known, key, &signed, now);
             // One that was counted is not counted again, whenever it comes.
-            let is_new = match &entry {
-                Entry::Uncounted(root, _) => !known.uncounted.contains_key(root),
-                Entry::Signed(..) | Entry::Superseded(_) => !known.certificates.contains_key(&key),
-            };
-            is_new.then_some(entry).into_iter().collect()
+            let is_counted =
+                matches!(&entry, Entry::Uncounted(root, _) if known.uncounted.contains_key(root));
+            (!is_counted).then_some(entry).into_iter().collect()
         })
     }
 
-    /// Whether a certificate of this key is known to be alive. Does not block.
-    pub fn knows(&self, key: &KeyHash) -> bool {
-        self.known.lock().certificates.contains_key(&Key::from(key))
+    /// Whether there is nothing to note when a certificate of this key is seen. Does not block.
+    pub fn is_settled(&self, key: &KeyHash) -> bool {
+        let (known, key) = (self.known.lock(), Key::from(key));
+        known.certificates.contains_key(&key) && known.all_replaced_by(key).is_empty()
+    }
+
+    /// Notes that the sidecars which have these certificates trust a root. Those that are not noted yet are
+    /// left out. Blocks where that is news.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    pub fn trusted(&self, root: RootId, by: &[KeyHash], now: SystemTime) -> Result<(), AliveError> {
+        let news = |known: &Known| -> Vec<Entry> {
+            let keys = by.iter().map(Key::from);
+            let is_news = |key: &Key| {
+                known
+                    .certificates
+                    .get(key)
+                    .is_some_and(|held| held.trusts != Some(root))
+            };
+            keys.filter(is_news).map(|key| Entry::Trusts(key, root)).collect()
+        };
+        if news(&self.known.lock()).is_empty() {
+            return Ok(());
+        }
+        self.change(now, |known| news(known))
     }
 
     /// Takes in what other replicas have noted, so that it is known when their sidecars come here. Blocks
@@ -213,10 +243,11 @@ impl Alive {
         self.locked(|journal| self.catch_up(journal))
     }
 
-    /// What is alive of these roots. Blocks for as long as is read what other replicas have noted.
-    pub fn of(&self, roots: &BTreeSet<RootId>, now: SystemTime) -> Living {
+    /// What is alive, and more of those that are asked for. Blocks for as long as is read what other replicas
+    /// have noted.
+    pub fn of(&self, those: &Those, now: SystemTime) -> Living {
         let caught_up = self.look();
-        let mut living = self.known.lock().living(roots, seconds(now));
+        let mut living = self.known.lock().living(those, seconds(now));
         if let Err(error) = caught_up {
             living.fault = Some(error.to_string());
         }
@@ -250,6 +281,8 @@ impl Alive {
                 expires,
                 workload: signed.workload.clone(),
                 node: known::node(&signed.node),
+                trusts: None,
+                replaces: Vec::new(),
             };
             return Entry::Signed(key, held);
         }
@@ -334,12 +367,12 @@ impl Known {
         self.text()
     }
 
-    fn living(&self, roots: &BTreeSet<RootId>, now: u64) -> Living {
+    fn living(&self, those: &Those, now: u64) -> Living {
         let mut living = Living::default();
         let mut last = None;
         for held in self.certificates.values().filter(|held| held.expires > now) {
             *living.certificates.entry(held.root).or_default() += 1;
-            if roots.contains(&held.root) {
+            if those.contain(held) {
                 *living.workloads.entry(held.workload.clone()).or_default() += 1;
                 living.name(held);
                 last = last.max(Some(held.expires));
@@ -347,7 +380,7 @@ impl Known {
         }
         for (root, more) in self.uncounted.iter().filter(|(_, more)| more.expires > now) {
             *living.certificates.entry(*root).or_default() += more.count;
-            if roots.contains(root) {
+            if those.may_be_of(*root) {
                 living.uncounted += more.count;
                 last = last.max(Some(more.expires));
             }
@@ -360,6 +393,23 @@ impl Known {
             .as_ref()
             .map(|fault| format!("{FOLDER}/{FILE}: {fault}"));
         living
+    }
+}
+
+impl Those {
+    fn contain(&self, held: &Held) -> bool {
+        match self {
+            Self::Of(roots) => roots.contains(&held.root),
+            Self::NotTrusting(root) => held.trusts != Some(*root) && held.root != *root,
+        }
+    }
+
+    /// Whether certificates that are not remembered one by one may be among them.
+    fn may_be_of(&self, root: RootId) -> bool {
+        match self {
+            Self::Of(roots) => roots.contains(&root),
+            Self::NotTrusting(next) => root != *next,
+        }
     }
 }
 
@@ -377,71 +427,12 @@ impl Living {
     }
 }
 
-impl Journal {
-    /// The file, and its first line.
-    fn open(path: &std::path::Path) -> io::Result<(Self, Known)> {
-        let mut file = OpenOptions::new().read(true).append(true).open(path)?;
-        let inode = file.metadata()?.ino();
-        let mut first = [0; FIRST_MAX];
-        let read = file.read(&mut first)?;
-        let line = first[..read].split(|byte| *byte == b'\n').next();
-        let line = line.filter(|line| line.len() < read).unwrap_or_default();
-        let known = std::str::from_utf8(line).ok().and_then(Known::of);
-        let known = known.ok_or_else(|| invalid("line 1: expected jitney-certificates 1 and a time"))?;
-        let read = line.len() as u64 + 1;
-        Ok((Self { file, inode, read }, known))
-    }
-
-    /// Whether it is still the file of this path. As long as it is open, no other has its inode.
-    fn is_at(&self, path: &std::path::Path) -> io::Result<bool> {
-        let present = std::fs::metadata(path)?;
-        Ok(present.ino() == self.inode && present.len() >= self.read)
-    }
-
-    /// Whether there is more than whole lines, all of which were read.
-    fn is_torn(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.len() > self.read)
-    }
-
-    /// Whole lines that were not read yet; empty when there are none.
-    fn rest(&mut self) -> io::Result<String> {
-        if self.file.metadata()?.len() == self.read {
-            return Ok(String::new());
-        }
-        self.file.seek(SeekFrom::Start(self.read))?;
-        let mut rest = Vec::new();
-        (&self.file).take(READ_MAX).read_to_end(&mut rest)?;
-        let whole = rest
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |last| last + 1);
-        rest.truncate(whole);
-        self.read += whole as u64;
-        Ok(String::from_utf8_lossy(&rest).into_owned())
-    }
-
-    /// Adds lines. Whoever does holds the folder's lock, so that what comes after the last whole line was
-    /// left by a process that has ended in the middle of it, and has handed nothing out.
-    fn add(&mut self, text: &str) -> io::Result<()> {
-        if self.is_torn()? {
-            self.file.set_len(self.read)?;
-        }
-        self.file.write_all(text.as_bytes())?;
-        self.read += text.len() as u64;
-        Ok(())
-    }
-}
-
 fn failed(folder: &Folder) -> impl Fn(io::Error) -> AliveError + use<> {
     let path = folder.path(FILE);
     move |cause| AliveError::Journal {
         path: path.clone(),
         cause,
     }
-}
-
-fn invalid(told: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, told)
 }
 
 fn seconds(at: SystemTime) -> u64 {
@@ -461,10 +452,6 @@ const FILE: &str = "journal";
 const MOST_ALIVE: usize = 100_000;
 /// Sidecars of a workload that are named.
 const A_FEW: usize = 3;
-/// More than the first line has.
-const FIRST_MAX: usize = 64;
-/// Bytes that are read at once: thousands of lines.
-const READ_MAX: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests;

@@ -137,9 +137,9 @@ impl Gate {
         }
     }
 
-    /// Has a certificate noted that is in use, and of which nobody knew.
+    /// Has a certificate noted that is in use, where nobody knew of it or of that.
     fn note(&self, peer: &Peer) {
-        if self.alive.knows(&peer.key) {
+        if self.alive.is_settled(&peer.key) {
             return;
         }
         let (alive, peer) = (Arc::clone(&self.alive), peer.clone());
@@ -183,6 +183,7 @@ impl Authenticate for Gate {
         Ok(Admitted {
             workload: peer.id.workload.clone(),
             root: Some(peer.root),
+            key: Some(peer.key),
             connection: Some(caller.connection),
             term: caller.term.clone(),
             room: Some(room),

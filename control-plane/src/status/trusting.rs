@@ -6,7 +6,7 @@ use jitney_api::push::{Kind, Version};
 use serde::{Deserialize, Serialize};
 
 use super::Sidecars;
-use crate::identity::{RootId, Trust};
+use crate::identity::{KeyHash, RootId, Trust};
 
 /// How many trust which root, and whose certificates are of which.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +68,21 @@ impl Sidecars {
         }
         found.behind.truncate(A_FEW);
         found
+    }
+}
+
+impl Sidecars {
+    /// The keys of those that trust a root, as far as they have certificates.
+    pub fn that_trust(&self, root: RootId, trust: &Trust) -> Vec<KeyHash> {
+        let mut keys = Vec::new();
+        self.each(|sidecar| {
+            let bundle = sidecar.runs[Kind::TrustBundle as usize].values().next();
+            let roots = bundle.and_then(|version| trust.in_bundle(*version));
+            if roots.is_some_and(|roots| roots.contains(&root)) {
+                keys.extend(sidecar.key);
+            }
+        });
+        keys
     }
 }
 

@@ -14,6 +14,13 @@ fn root(state: RootState) -> Root {
     Root::generate("example.org", state, now()).unwrap()
 }
 
+fn workload(account: &str) -> Workload {
+    Workload {
+        namespace: "shop".into(),
+        account: account.into(),
+    }
+}
+
 fn sidecars(connected: usize, trust: &[(&Root, usize)], behind: &[&str]) -> Trusting {
     Trusting {
         connected,
@@ -71,12 +78,33 @@ fn a_switch_waits_for_replicas_that_have_not_heard_of_the_root() {
 }
 
 #[test]
+fn a_switch_waits_for_who_is_away_and_names_it() {
+    let mut standing = Standing {
+        own: sidecars(0, &[], &[]),
+        ..Standing::default()
+    };
+    standing.unaware.workloads = [(workload("users"), 2)].into();
+    standing.unaware.nodes = [(workload("users"), ["a".to_owned(), "b".to_owned()].into())].into();
+    standing.unaware.last = Some(now() + LIFETIME);
+    // Of these nobody can say whose they are: they would be waited for for ever.
+    standing.unaware.uncounted = 3;
+    let text = "0 of 0 connected sidecars do not trust root X yet; 2 alive of the certificates whose sidecars have \
+                not said that they trust it: 2 of shop/users (a, b) and 3 others; the last one expires at \
+                2027-01-16T08:00:00Z; who is away is waited for until it comes back, is started anew under its \
+                name, or its certificate expires";
+    check(&standing, root(RootState::Next), 2, text);
+    standing.unaware = Living {
+        unknown_until: Some(now() + LIFETIME),
+        ..Living::default()
+    };
+    let text = "0 of 0 connected sidecars do not trust root X yet; there may be others, which were never noted, until \
+                2027-01-16T08:00:00Z";
+    check(&standing, root(RootState::Next), 1, text);
+}
+
+#[test]
 fn a_drop_waits_for_certificates_wherever_their_owners_are() {
     let old = root(RootState::Old);
-    let workload = |account: &str| Workload {
-        namespace: "shop".into(),
-        account: account.into(),
-    };
     let mut standing = Standing::default();
     standing.own.connected = 7;
     standing.own.holding = [(old.id, 2)].into();

@@ -24,6 +24,10 @@ pub(super) struct Held {
     pub(super) workload: Workload,
     /// What its sidecar calls itself; empty where that is not known.
     pub(super) node: String,
+    /// The root that its sidecar has last said to trust. What it trusted before it still does, or it was dropped.
+    pub(super) trusts: Option<RootId>,
+    /// Whose place it takes once it is in use; they may be gone.
+    pub(super) replaces: Vec<Key>,
 }
 
 /// Certificates for which there was no room.
@@ -37,12 +41,14 @@ pub(super) struct Uncounted {
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// `+ <key> <root> <expires> <namespace>/<account> [<node>]`: signed, or seen. It takes the place of the
-    /// one before of the same workload and node: a key is in its sidecar's memory alone, so that whoever asks
-    /// for another one under this name has lost it.
+    /// `+ <key> <root> <expires> <namespace>/<account> [<node>]`: signed, or seen.
     Signed(Key, Held),
+    /// `~ <key> <key>`: the first is to take the place of the second, once it is in use.
+    Replaces(Key, Key),
     /// `- <key>`: another one has taken its place.
     Superseded(Key),
+    /// `= <key> <root>`: its sidecar trusts the root.
+    Trusts(Key, RootId),
     /// `* <root> <expires> <count>`: signed, and no room for more than that.
     Uncounted(RootId, Uncounted),
 }
@@ -96,21 +102,59 @@ impl Known {
     pub(super) fn note(&mut self, entry: Entry) {
         self.lines += 1;
         match entry {
-            Entry::Signed(key, held) => {
-                let node = (!held.node.is_empty()).then(|| (held.workload.clone(), held.node.clone()));
-                let before = node.and_then(|node| self.nodes.insert(node, key));
-                if let Some(before) = before.filter(|before| *before != key) {
-                    self.certificates.remove(&before);
+            Entry::Signed(key, mut held) => {
+                self.nodes.extend(held.name().map(|name| (name, key)));
+                if let Some(same) = self.certificates.remove(&key) {
+                    (held.trusts, held.replaces) = (same.trusts, same.replaces);
                 }
                 self.certificates.insert(key, held);
             }
+            Entry::Replaces(key, before) => {
+                if let Some(held) = self.certificates.get_mut(&key) {
+                    held.replaces.push(before);
+                }
+            }
             Entry::Superseded(key) => drop(self.certificates.remove(&key)),
+            Entry::Trusts(key, root) => {
+                if let Some(held) = self.certificates.get_mut(&key) {
+                    held.trusts = Some(root);
+                }
+            }
             Entry::Uncounted(root, more) => {
                 let sum = self.uncounted.entry(root).or_default();
                 sum.count += more.count;
                 sum.expires = sum.expires.max(more.expires);
             }
         }
+    }
+
+    /// Whose place a certificate takes that is about to be signed, once it is in use: its owner's, and that of the
+    /// last one of the same workload and node. A key is in its sidecar's memory alone, so that whoever asks for
+    /// another one under this name has lost it.
+    pub(super) fn replaced_by(&self, key: Key, held: &Held, owners: Option<Key>) -> Vec<Key> {
+        let last = held.name().and_then(|name| self.nodes.get(&name)).copied();
+        let mut before: Vec<Key> = owners.into_iter().chain(last).collect();
+        before.dedup();
+        let noted = self.certificates.get(&key).map(|same| same.replaces.as_slice());
+        before.retain(|before| {
+            let is_noted = noted.is_some_and(|noted| noted.contains(before));
+            *before != key && !is_noted && self.certificates.contains_key(before)
+        });
+        before
+    }
+
+    /// Whose place a certificate has taken that is in use: also of those that were never in use themselves.
+    pub(super) fn all_replaced_by(&self, key: Key) -> Vec<Key> {
+        let (mut found, mut open) = (Vec::new(), vec![key]);
+        while let Some(held) = open.pop().and_then(|key| self.certificates.get(&key)) {
+            for before in &held.replaces {
+                if *before != key && !found.contains(before) && self.certificates.contains_key(before) {
+                    found.push(*before);
+                    open.push(*before);
+                }
+            }
+        }
+        found
     }
 
     /// Forgets what has expired.
@@ -124,19 +168,39 @@ impl Known {
     /// Whether most lines are about what is no more.
     pub(super) fn is_mostly_past(&self) -> bool {
         let alive = self.certificates.len() + self.uncounted.len();
-        self.lines > 2 * alive + SPARE_LINES
+        self.lines > LINES_OF_ONE * alive + SPARE_LINES
     }
 
     /// As few lines as say the same.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{HEAD}{}\n", self.began);
-        for (key, held) in &self.certificates {
+        let is_last =
+            |key: &Key, held: &Held| held.name().is_some_and(|name| self.nodes.get(&name) == Some(key));
+        let (last, others): (Vec<_>, Vec<_>) = self
+            .certificates
+            .iter()
+            .partition(|(key, held)| is_last(key, held));
+        for (key, held) in others.into_iter().chain(last) {
             Entry::Signed(*key, held.clone()).write(&mut text);
+            let before = held.replaces.iter();
+            before
+                .filter(|before| self.certificates.contains_key(before))
+                .for_each(|before| Entry::Replaces(*key, *before).write(&mut text));
+            held.trusts
+                .iter()
+                .for_each(|root| Entry::Trusts(*key, *root).write(&mut text));
         }
         for (root, more) in &self.uncounted {
             Entry::Uncounted(*root, *more).write(&mut text);
         }
         text
+    }
+}
+
+impl Held {
+    /// By which its sidecar is told from others, where it has said that.
+    fn name(&self) -> Option<(Workload, String)> {
+        (!self.node.is_empty()).then(|| (self.workload.clone(), self.node.clone()))
     }
 }
 
@@ -150,11 +214,14 @@ impl Entry {
                     expires,
                     workload,
                     node,
+                    ..
                 } = held;
                 let space = if node.is_empty() { "" } else { " " };
                 writeln!(text, "+ {} {root} {expires} {workload}{space}{node}", hex(&key.0))
             }
+            Self::Replaces(key, before) => writeln!(text, "~ {} {}", hex(&key.0), hex(&before.0)),
             Self::Superseded(key) => writeln!(text, "- {}", hex(&key.0)),
+            Self::Trusts(key, root) => writeln!(text, "= {} {root}", hex(&key.0)),
             Self::Uncounted(root, Uncounted { count, expires }) => {
                 writeln!(text, "* {root} {expires} {count}")
             }
@@ -171,11 +238,15 @@ impl FromStr for Entry {
         let entry = match words[..] {
             ["+", key, root, expires, workload] => signed(key, root, expires, workload, ""),
             ["+", key, root, expires, workload, node] => signed(key, root, expires, workload, node),
+            ["~", key, before] => replaces(key, before),
             ["-", key] => read_key(key).map(Self::Superseded),
+            ["=", key, root] => trusts(key, root),
             ["*", root, expires, count] => uncounted(root, expires, count),
             _ => None,
         };
-        entry.ok_or("expected + key root expiry workload node, - key, or * root expiry count")
+        entry.ok_or(
+            "expected + key root expiry workload node, ~ key key, - key, = key root, or * root expiry count",
+        )
     }
 }
 
@@ -192,8 +263,18 @@ fn signed(key: &str, root: &str, expires: &str, workload: &str, node: &str) -> O
         expires: expires.parse().ok()?,
         workload: workload.parse().ok()?,
         node: node.to_owned(),
+        trusts: None,
+        replaces: Vec::new(),
     };
     Some(Entry::Signed(read_key(key)?, held))
+}
+
+fn replaces(key: &str, before: &str) -> Option<Entry> {
+    Some(Entry::Replaces(read_key(key)?, read_key(before)?))
+}
+
+fn trusts(key: &str, root: &str) -> Option<Entry> {
+    Some(Entry::Trusts(read_key(key)?, root.parse().ok()?))
 }
 
 fn uncounted(root: &str, expires: &str, count: &str) -> Option<Entry> {
@@ -214,6 +295,9 @@ const HEAD: &str = "jitney-certificates 1 ";
 
 /// As long as a name in DNS.
 const NODE_BYTES: usize = 253;
+
+/// Most certificates have no more: signed, trusts, and replaces until it is in use.
+const LINES_OF_ONE: usize = 3;
 
 /// Lines about what is no more that are left even where little is alive.
 const SPARE_LINES: usize = 1000;

@@ -56,7 +56,7 @@ fn open(folder: &tempfile::TempDir, most: usize) -> Alive {
 }
 
 fn of(alive: &Alive, root_number: u8, at: SystemTime) -> Living {
-    alive.of(&BTreeSet::from([root(root_number)]), at)
+    alive.of(&Those::Of([root(root_number)].into()), at)
 }
 
 fn count(alive: &Alive, root_number: u8) -> usize {
@@ -67,6 +67,10 @@ fn count(alive: &Alive, root_number: u8) -> usize {
         .get(&root(root_number))
         .copied()
         .unwrap_or_default()
+}
+
+fn knows(alive: &Alive, key: &KeyHash) -> bool {
+    alive.known.lock().certificates.contains_key(&Key::from(key))
 }
 
 fn journal(folder: &tempfile::TempDir) -> PathBuf {
@@ -84,9 +88,15 @@ fn what_is_renewed_is_superseded_wherever_that_happens() {
     one.signed(&signed(1, "users", 1), None, now()).unwrap();
     one.signed(&signed(2, "orders", 1), None, now()).unwrap();
     assert_eq!(count(&other, 1), 2);
-    other
-        .signed(&signed(3, "users", 2), Some(&key(1)), now())
-        .unwrap();
+    let renewed = signed(3, "users", 2);
+    other.signed(&renewed, Some(&key(1)), now()).unwrap();
+    assert_eq!((count(&one, 1), count(&one, 2)), (2, 1), "the answer may be lost");
+    assert!(!one.is_settled(&key(3)));
+    // It was, and the same was asked for again.
+    one.signed(&renewed, Some(&key(1)), now()).unwrap();
+    assert_eq!((count(&one, 1), count(&one, 2)), (2, 1));
+    one.seen(&peer(&renewed), now()).unwrap();
+    assert!(one.is_settled(&key(3)));
     for replica in [&one, &other, &open(&folder, 9)] {
         assert_eq!((count(replica, 1), count(replica, 2)), (1, 1));
         let living = of(replica, 1, now());
@@ -94,11 +104,6 @@ fn what_is_renewed_is_superseded_wherever_that_happens() {
         assert_eq!(living.last, Some(now() + LIFETIME));
         assert_eq!((living.uncounted, living.unknown_until), (0, None));
     }
-    // The answer was lost, and the same was asked for again.
-    other
-        .signed(&signed(3, "users", 2), Some(&key(1)), now())
-        .unwrap();
-    assert_eq!(count(&one, 2), 1);
     one.signed(&signed(3, "users", 2), Some(&key(3)), now()).unwrap();
     assert_eq!(count(&other, 2), 1, "for the same key as before");
 }
@@ -121,15 +126,66 @@ fn a_sidecar_that_was_started_anew_has_one_certificate() {
         (6, "users", "a b", 5),
         (7, "users", "a\nb", 6),
     ] {
-        one.signed(&named(number, account, node), None, now()).unwrap();
+        let signed = named(number, account, node);
+        other.signed(&signed, None, now()).unwrap();
+        one.seen(&peer(&signed), now()).unwrap();
         assert_eq!((count(&one, 1), count(&other, 1)), (alive, alive), "{number}");
     }
-    assert!(!other.knows(&key(1)) && other.knows(&key(2)));
+    assert!(!knows(&other, &key(1)) && knows(&other, &key(2)));
     let names = &of(&other, 1, now()).nodes[&workload("users")];
     assert!(names.iter().eq(["a", "b"]), "{names:?}");
     // It has it still, and comes with it.
     other.seen(&peer(&named(1, "users", "a")), now()).unwrap();
     assert_eq!(count(&one, 1), 7);
+}
+
+#[test]
+fn what_never_arrived_is_superseded_with_what_it_was_to_replace() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (open(&folder, 9), open(&folder, 9));
+    let named = |number| Signed {
+        node: "a".into(),
+        ..signed(number, "users", 1)
+    };
+    one.signed(&named(1), None, now()).unwrap();
+    // Its renewal is lost, it is killed, and started anew under its name.
+    one.signed(&named(2), Some(&key(1)), now()).unwrap();
+    let compacted = one.known.lock().text();
+    fs::write(journal(&folder), compacted).unwrap();
+    other.signed(&named(3), None, now()).unwrap();
+    assert_eq!(count(&other, 1), 3);
+    assert!(!other.is_settled(&key(3)));
+    other.seen(&peer(&named(3)), now()).unwrap();
+    for replica in [&one, &other, &open(&folder, 9)] {
+        assert_eq!(count(replica, 1), 1);
+        assert!(replica.is_settled(&key(3)));
+    }
+}
+
+#[test]
+fn who_has_not_said_that_it_trusts_a_root_is_known_wherever_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (open(&folder, 9), open(&folder, 9));
+    let unaware = |alive: &Alive| alive.of(&Those::NotTrusting(root(2)), now()).workloads;
+    for number in 1..4 {
+        one.signed(&signed(number, "users", 1), None, now()).unwrap();
+    }
+    assert_eq!(unaware(&other)[&workload("users")], 3);
+    // The last is of nobody who is known.
+    one.trusted(root(2), &[key(1), key(2), key(9)], now()).unwrap();
+    for replica in [&one, &other, &open(&folder, 9)] {
+        assert_eq!(unaware(replica)[&workload("users")], 1);
+    }
+    let before = lines(&folder);
+    other.trusted(root(2), &[key(1), key(2)], now()).unwrap();
+    assert_eq!(lines(&folder), before, "it is noted once");
+    other.trusted(root(2), &[key(3)], now()).unwrap();
+    one.signed(&signed(1, "users", 1), None, now()).unwrap();
+    assert_eq!(unaware(&one), BTreeMap::new());
+    other
+        .signed(&signed(4, "users", 1), Some(&key(1)), now())
+        .unwrap();
+    assert_eq!(unaware(&one)[&workload("users")], 1, "it has yet to say so");
 }
 
 #[test]
@@ -140,9 +196,9 @@ fn what_has_expired_is_forgotten() {
     let before = of(&alive, 1, now() + LIFETIME - Duration::from_secs(1));
     assert_eq!(before.certificates, BTreeMap::from([(root(1), 1)]));
     assert_eq!(of(&alive, 1, now() + LIFETIME), Living::default());
-    assert!(alive.knows(&key(1)));
+    assert!(knows(&alive, &key(1)));
     alive.forget_expired(now() + LIFETIME);
-    assert!(!alive.knows(&key(1)));
+    assert!(!knows(&alive, &key(1)));
 }
 
 #[test]
@@ -185,6 +241,7 @@ fn renewals_do_not_make_it_grow() {
         let before = key(number - 1);
         let before = (number > 1).then_some(&before);
         one.signed(&signed(number, "users", 1), before, now()).unwrap();
+        one.seen(&peer(&signed(number, "users", 1)), now()).unwrap();
         if number % 700 == 0 {
             assert_eq!(count(&other, 1), 2);
         }
@@ -194,6 +251,7 @@ fn renewals_do_not_make_it_grow() {
     other
         .signed(&signed(5000, "users", 2), Some(&key(2999)), now())
         .unwrap();
+    other.seen(&peer(&signed(5000, "users", 2)), now()).unwrap();
     assert_eq!((count(&one, 1), count(&one, 2)), (1, 1));
 }
 
@@ -206,9 +264,10 @@ fn what_is_in_use_and_unknown_is_noted_once() {
     other.seen(&peer(&first), now()).unwrap();
     assert_eq!(lines(&folder), 2, "another replica knew it");
     one.signed(&signed(2, "users", 1), Some(&key(1)), now()).unwrap();
-    assert!(!one.knows(&key(1)));
+    one.seen(&peer(&signed(2, "users", 1)), now()).unwrap();
+    assert!(!knows(&one, &key(1)));
     one.seen(&peer(&first), now()).unwrap();
-    assert_eq!(count(&other, 1), 2, "what superseded it has not arrived");
+    assert_eq!(count(&other, 1), 2, "it is somebody else's as well");
 }
 
 #[test]
@@ -268,6 +327,7 @@ fn a_line_that_is_none_is_told_and_stops_no_signing() {
         assert!(fault.contains(expected), "{fault}");
     }
     for number in 3..2000 {
+        alive.seen(&peer(&signed(number - 1, "users", 1)), now()).unwrap();
         alive
             .signed(&signed(number, "users", 1), Some(&key(number - 1)), now())
             .unwrap();

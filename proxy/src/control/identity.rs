@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+mod renewal;
+
 use jitney_api::SpiffeId;
 use jitney_api::push::config::certificates_client::CertificatesClient;
 use jitney_api::push::config::{SignedCertificate, SigningRequest};
@@ -17,12 +19,12 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::CertificateDer;
 
-use super::backoff::random;
 use super::channel::{Channel, ControlPlaneUrl};
 use super::session::Broken;
 use super::trust::Trust;
 use super::{Papers, Settings, Shared, SharedPapers};
 use crate::mtls::{Credentials, Mesh, spiffe_id};
+use renewal::Renewal;
 
 /// The certificate, and how to get another.
 #[derive(Debug)]
@@ -38,8 +40,6 @@ pub(super) struct Identity {
     next_key: Option<KeyPair>,
     /// The control plane does not take the certificate, although its time is not up.
     is_doubted: bool,
-    /// When to take one from the new issuer, once there is one.
-    switch_at: Option<SystemTime>,
 }
 
 /// The certificate in use.
@@ -48,8 +48,8 @@ struct Held {
     credentials: Credentials,
     /// As it came.
     signed: SignedCertificate,
-    /// Jittered: sidecars that started together do not come back together.
-    renew_at: SystemTime,
+    /// When there is to be another one.
+    renewal: Renewal,
 }
 
 /// Why there is no certificate.
@@ -86,7 +86,6 @@ impl Identity {
             present: None,
             next_key: None,
             is_doubted: false,
-            switch_at: None,
         }
     }
 
@@ -129,22 +128,22 @@ impl Identity {
 
     /// How long the certificate is good without being renewed; zero when there is none.
     pub(super) fn fresh_for(&mut self, trust: &Trust, now: SystemTime) -> Duration {
-        let Some(present) = self.present.as_ref().filter(|_| !self.is_doubted) else {
+        let Some(present) = self.present.as_mut().filter(|_| !self.is_doubted) else {
             return Duration::ZERO;
         };
-        let left = present.renew_at.duration_since(now).unwrap_or_default();
-        if !trust.is_outdated(present.issuer()) {
-            self.switch_at = None;
-            return left;
+        let is_outdated = trust.is_outdated(present.issuer());
+        present.renewal.wait(is_outdated, now)
+    }
+
+    /// A stream is open: what could not be had of the control plane before may be had of this one.
+    pub(super) const fn connected(&mut self) {
+        if let Some(present) = &mut self.present {
+            present.renewal.connected();
         }
-        let switch_at = *self
-            .switch_at
-            .get_or_insert_with(|| now + SWITCHING.mul_f64(random()));
-        left.min(switch_at.duration_since(now).unwrap_or_default())
     }
 
     /// Whether a stream can be opened with it.
-    fn is_good(&self, now: SystemTime) -> bool {
+    pub(super) fn is_good(&self, now: SystemTime) -> bool {
         let is_in_time = |present: &Held| present.credentials.not_after > now;
         !self.is_doubted && self.present.as_ref().is_some_and(is_in_time)
     }
@@ -238,17 +237,12 @@ impl Identity {
         IdentityError::Refused(status)
     }
 
-    /// It could not be renewed: after a pause it is tried again, several times before it expires.
-    pub(super) fn postpone(&mut self, now: SystemTime) {
+    /// It could not be renewed: after a pause it is tried again.
+    pub(super) fn postpone(&mut self, trust: &Trust, now: SystemTime) {
         if let Some(present) = &mut self.present {
-            let left = present
-                .credentials
-                .not_after
-                .duration_since(now)
-                .unwrap_or_default();
-            let again = now + left.mul_f64(0.05 + 0.05 * random()).max(PATIENCE);
-            present.renew_at = again;
-            self.switch_at = Some(again);
+            let is_outdated = trust.is_outdated(present.issuer());
+            let left = present.credentials.not_after.duration_since(now);
+            present.renewal.failed(is_outdated, left.unwrap_or_default(), now);
         }
     }
 
@@ -296,7 +290,7 @@ impl Held {
                 not_after,
             },
             signed,
-            renew_at: not_before + lifetime.mul_f64(0.63 + 0.14 * random()),
+            renewal: Renewal::new(not_before, lifetime),
         })
     }
 
@@ -325,6 +319,3 @@ const TOKEN_MAX: usize = 16 << 10;
 
 /// The longest that the control plane may take to sign.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// All sidecars get a certificate from the new issuer within this time.
-const SWITCHING: Duration = Duration::from_secs(10);

@@ -154,7 +154,7 @@ impl Session {
 
     async fn stream(&mut self, url: &ControlPlaneUrl) -> Result<Ended, Broken> {
         if self.identity.fresh_for(&self.trust, SystemTime::now()).is_zero() {
-            self.identity.renew(url, &self.trust).await?;
+            self.renewed_before(url).await?;
         }
         let Some(id) = self.identity.id() else {
             return Ok(Ended::Renewed);
@@ -169,6 +169,7 @@ impl Session {
         let opened = tokio::time::timeout(PATIENCE, opening).await;
         let mut responses = opened.map_err(|_| stuck())??.into_inner();
         self.connected(url);
+        self.identity.connected();
         let (mut save_at, mut listeners) = (None, self.duty.listeners());
         let (mut told, mut look_at) = (BTreeMap::new(), Instant::now());
         loop {
@@ -213,12 +214,27 @@ impl Session {
                         Err(error) => {
                             tracing::warn!(%error, "the certificate is not renewed");
                             self.doubt(&error);
-                            self.identity.postpone(SystemTime::now());
+                            self.identity.postpone(&self.trust, SystemTime::now());
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Gets a certificate before a stream is opened. One that is good still does where the control plane is there
+    /// and has none.
+    async fn renewed_before(&mut self, url: &ControlPlaneUrl) -> Result<(), Broken> {
+        let Err(error) = self.identity.renew(url, &self.trust).await else {
+            return Ok(());
+        };
+        let now = SystemTime::now();
+        if matches!(error, Broken::Connect(_)) || !self.identity.is_good(now) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "the certificate is not renewed");
+        self.identity.postpone(&self.trust, now);
+        Ok(())
     }
 
     fn take(&mut self, response: DeltaDiscoveryResponse) {

@@ -72,6 +72,11 @@ struct OfRoot {
     root: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStep {
+    step: &'static str,
+}
+
 /// What became of a request for a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signing {
@@ -231,8 +236,8 @@ pub struct Levels {
     pub generation: u64,
     /// By root: sidecars that trust it, and certificates that it signed and that are alive.
     pub roots: Vec<(String, usize, usize)>,
-    /// What the next step of a rotation waits for.
-    pub rotation_waits_for: usize,
+    /// The next step of a rotation, and what it waits for.
+    pub rotation_waits_for: (&'static str, usize),
 }
 
 /// What a scrape says.
@@ -256,7 +261,7 @@ struct Scrape {
     generation: Gauge,
     bundle: Family<OfRoot, Gauge>,
     certificates: Family<OfRoot, Gauge>,
-    rotation: Gauge,
+    rotation: Family<OfStep, Gauge>,
 }
 
 impl Default for Metrics {
@@ -281,7 +286,7 @@ impl Metrics {
             generation: Gauge::default(),
             bundle: Family::default(),
             certificates: Family::default(),
-            rotation: Gauge::default(),
+            rotation: Family::default(),
         };
         scrape.register(&counts);
         Self {
@@ -433,7 +438,9 @@ impl Scrape {
         set(&self.unkept, levels.unkept);
         self.generation
             .set(i64::try_from(levels.generation).unwrap_or(i64::MAX));
-        set(&self.rotation, levels.rotation_waits_for);
+        let (step, waits_for) = levels.rotation_waits_for;
+        self.rotation.clear();
+        set(&self.rotation.get_or_create(&OfStep { step }), waits_for);
         // Roots come and go; four at most.
         self.bundle.clear();
         self.certificates.clear();

@@ -3,12 +3,14 @@
 //! Each has a small file of its own in the state, which it writes when something has changed, and now and
 //! then to say that it is there. One that says nothing any more is left out, and named.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::identity::{Alive, AliveError, Folder, FolderError, Readable, RootId, RootState, Trust};
 use crate::status::{Sidecars, Trusting};
@@ -21,6 +23,8 @@ pub struct Replicas {
     sidecars: Arc<Sidecars>,
     trust: Arc<Trust>,
     told: Mutex<Told>,
+    /// What the others have said last, by file, and since when that is known here: their clocks are not ours.
+    heard: Mutex<HashMap<String, (Word, Instant)>>,
 }
 
 /// What this one has written.
@@ -36,7 +40,7 @@ struct Told {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Word {
-    /// Seconds since the epoch.
+    /// Seconds since the epoch, by its own clock: another number each time, and no more than that to others.
     at: u64,
     /// The roots that it has told its sidecars of.
     roots: Vec<RootId>,
@@ -89,6 +93,7 @@ impl Replicas {
             sidecars: Arc::clone(sidecars),
             trust: Arc::clone(trust),
             told: Mutex::default(),
+            heard: Mutex::default(),
         };
         replicas.tell(now)?;
         Ok(replicas)
@@ -148,19 +153,22 @@ impl Replicas {
         alive.trusted(next.id, &keys, now)
     }
 
-    /// What the others have written. Blocks.
+    /// What the others have written. One is silent when it has said nothing new since it was first asked here, so
+    /// that this is to be asked now and then. Blocks.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn others(&self, now: SystemTime) -> Result<Others, FolderError> {
+    pub fn others(&self, now: Instant) -> Result<Others, FolderError> {
         let mut others = Others::default();
-        for name in self.folder.names()?.iter().filter(|name| **name != self.name) {
+        let names = self.folder.names()?;
+        self.heard.lock().retain(|name, _| names.contains(name));
+        for name in names.iter().filter(|name| **name != self.name) {
             // It may have left meanwhile.
             let Some(text) = self.folder.read(name)? else {
                 continue;
             };
             match self.word(name, &text) {
-                Ok(word) => self.note(&mut others, name, word, seconds(now)),
+                Ok(word) => self.note(&mut others, name, word, now),
                 Err(error) => {
                     let told = format!("{error}; remove it if that replica is no more");
                     others.faults.push(told);
@@ -194,9 +202,16 @@ impl Replicas {
         })
     }
 
-    fn note(&self, others: &mut Others, name: &str, word: Word, now: u64) {
-        // Their clocks may be ahead of ours.
-        let silent = Duration::from_secs(now.abs_diff(word.at));
+    fn note(&self, others: &mut Others, name: &str, word: Word, now: Instant) {
+        let mut heard = self.heard.lock();
+        let last = heard
+            .entry(name.to_owned())
+            .or_insert_with(|| (word.clone(), now));
+        if last.0 != word {
+            *last = (word.clone(), now);
+        }
+        let silent = now.saturating_duration_since(last.1);
+        drop(heard);
         if silent <= SILENT {
             others.sidecars.push(word.sidecars);
             others.roots.push(word.roots);

@@ -346,6 +346,10 @@ fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> 
         if let Err(error) = kept.replicas.note_trust(&kept.alive, SystemTime::now()) {
             tracing::warn!(%error, "who trusts the next root is not noted");
         }
+        // Whoever is silent is known by being listened to.
+        if let Err(error) = kept.replicas.others(Instant::now()) {
+            tracing::warn!(%error, "what other replicas say is not known");
+        }
         if let Err(error) = kept.alive.look() {
             tracing::debug!(%error, "what other replicas have signed is not known");
         }

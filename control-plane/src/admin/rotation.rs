@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jitney_api::Workload;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::Admin;
 use super::views::at;
@@ -38,6 +39,8 @@ pub(super) struct Step {
     pub waits_for: usize,
     /// That in words.
     pub text: String,
+    /// What becomes of them if it is forced.
+    forced: &'static str,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +63,7 @@ impl Standing {
             let old = roots.all().iter().filter(|root| root.state == RootState::Old);
             let old = Those::Of(old.map(|root| root.id).collect());
             let next = roots.in_state(RootState::Next);
-            let others = replicas.others(now).unwrap_or_else(|error| Others {
+            let others = replicas.others(Instant::now()).unwrap_or_else(|error| Others {
                 faults: vec![error.to_string()],
                 ..Others::default()
             });
@@ -144,6 +147,8 @@ impl Standing {
             name: "switch",
             waits_for: waits_for.max(unaware).max(away),
             text,
+            forced: "who does not trust the root yet cannot verify certificates of sidecars that have switched, so that \
+                     calls to and from these fail with mtls Strict, until it is connected to a control plane again",
         };
         self.doubted(not_noted(step, &self.unaware, true))
     }
@@ -170,6 +175,8 @@ impl Standing {
             name: "drop",
             waits_for: alive,
             text,
+            forced: "whoever has one of these certificates is turned away by control planes and by other sidecars, and \
+                     needs a new token (jitney-control-plane token) and the roots of now in its --trust-bundle",
         };
         let may_sign = |root: &&Root| last_certificate(root).is_none_or(|last| last > now);
         self.doubted(not_noted(step, &self.living, roots.iter().any(may_sign)))
@@ -200,6 +207,7 @@ impl Standing {
             name: "add",
             waits_for: 0,
             text: "no rotation is under way".to_owned(),
+            forced: "there is nothing to force",
         }
     }
 }
@@ -270,11 +278,11 @@ pub(super) async fn add(State(admin): State<Admin>) -> Response {
 /// Has the next root sign, once every sidecar trusts it that is connected to any replica, or is away and may
 /// come back with a certificate.
 pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
+    catch_up(&admin).await;
     let roots = admin.trust.roots();
     let Some(next) = roots.in_state(RootState::Next) else {
         return told(Err(TrustError::NoNext), "switched", &admin);
     };
-    note_trust(&admin).await;
     let step = Standing::of(&admin).await.switch(next);
     if let Some(refusal) = refuse(&step, &how) {
         return refusal;
@@ -286,19 +294,29 @@ pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -
     .await
 }
 
-/// Who has just said so is not waited for until that is noted some time.
-async fn note_trust(admin: &Admin) {
-    let (replicas, alive) = (Arc::clone(&admin.replicas), Arc::clone(&admin.alive));
-    let note = move || replicas.note_trust(&alive, SystemTime::now());
-    match tokio::task::spawn_blocking(note).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "who trusts the next root is not noted"),
-        Err(error) => tracing::warn!(%error, "who trusts the next root is not noted"),
-    }
+/// Takes in what another replica has just done, and notes what sidecars have just said: neither is noticed here
+/// before a moment has passed. What fails is told by the step itself.
+async fn catch_up(admin: &Admin) {
+    let (trust, replicas, alive) = (
+        Arc::clone(&admin.trust),
+        Arc::clone(&admin.replicas),
+        Arc::clone(&admin.alive),
+    );
+    let looked = tokio::task::spawn_blocking(move || {
+        if let Err(error) = trust.reload() {
+            tracing::error!(%error, "the roots in the state cannot be used, the last good ones stay");
+        }
+        if let Err(error) = replicas.note_trust(&alive, SystemTime::now()) {
+            tracing::warn!(%error, "who trusts the next root is not noted");
+        }
+    });
+    // A panic in there was logged.
+    drop(looked.await);
 }
 
 /// Trusts the old roots no more, once no certificate is alive that one of them signed.
 pub(super) async fn drop_old(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
+    catch_up(&admin).await;
     let roots = admin.trust.roots();
     let old = roots.all().iter().filter(|root| root.state == RootState::Old);
     let old: Vec<&Root> = old.collect();
@@ -321,7 +339,10 @@ fn refuse(step: &Step, how: &How) -> Option<Response> {
         tracing::warn!(step = step.name, "forced although {}", step.text);
         return None;
     }
-    let told = format!("{}; ?force=true does it all the same\n", step.text);
+    let told = format!(
+        "{}; ?force=true does it all the same: {}\n",
+        step.text, step.forced
+    );
     Some((StatusCode::CONFLICT, told).into_response())
 }
 
@@ -353,9 +374,9 @@ fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {
             tracing::info!("root {what} on the admin endpoint");
             format!("{what}\n{}", roots.concat()).into_response()
         }
-        Err(error @ (TrustError::NextExists | TrustError::NoNext | TrustError::NoOld)) => {
-            (StatusCode::CONFLICT, format!("{error}\n")).into_response()
-        }
+        Err(
+            error @ (TrustError::NextExists | TrustError::NoNext | TrustError::NoOld | TrustError::Full(_)),
+        ) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
         Err(error @ (TrustError::Folder(_) | TrustError::Unusable { .. } | TrustError::Roots(_))) => {
             tracing::error!(%error, "the roots cannot be changed");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()

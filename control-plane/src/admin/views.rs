@@ -276,7 +276,7 @@ pub(super) fn levels(admin: &Admin, standing_to_roots: &Standing) -> Levels {
                 )
             })
             .collect(),
-        rotation_waits_for: step.waits_for,
+        rotation_waits_for: (step.name, step.waits_for),
     }
 }
 

@@ -3,7 +3,8 @@
 //! They are kept in a journal, to which a signing adds a line or two however many there are; when most
 //! lines are about what is no more, it is written anew. Each replica knows by heart what it has read, and
 //! reads what was added since. A line is written before its certificate is sent, so that none is alive
-//! and unknown, and the one before counts until its owner comes with the new one; what a loss of power takes all the same is noted again when its sidecar comes back.
+//! and unknown, and the one before counts until its owner comes with the new one; what a loss of power takes
+//! all the same is noted again when its sidecar comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -243,6 +243,11 @@ impl Roots {
         &self.all
     }
 
+    /// Whether there is no room for another one.
+    pub fn is_full(&self) -> bool {
+        self.all.len() >= MOST_ROOTS
+    }
+
     /// The root in a state; of several old ones the oldest.
     pub fn in_state(&self, state: RootState) -> Option<&Root> {
         self.all.iter().find(|root| root.state == state)

@@ -54,6 +54,9 @@ pub enum TrustError {
     /// There is one already.
     #[error("there is a next root already: switch to it first")]
     NextExists,
+    /// Each makes what every sidecar is told larger.
+    #[error("there are {0} roots already: drop the old ones first")]
+    Full(usize),
     /// There is none.
     #[error("there is no next root: add one first")]
     NoNext,
@@ -77,7 +80,10 @@ impl Trust {
                 roots
             }
         };
-        lock.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
+        // What is there already may be watched, or on a file system that can only be read.
+        if folder.read(BUNDLE_FILE)?.as_deref() != Some(&roots.pem()) {
+            lock.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
+        }
         let trust = Self {
             folder: folder.clone(),
             trust_domain: trust_domain.to_owned(),
@@ -96,6 +102,15 @@ impl Trust {
     /// When that cannot be read.
     pub fn is_kept(folder: &Folder) -> Result<bool, FolderError> {
         Ok(folder.read(FILE)?.is_some())
+    }
+
+    /// Looks whether the trust that is kept in a folder, if there is one, is this mesh's. Changes nothing.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be used.
+    pub fn check(folder: &Folder, trust_domain: &str) -> Result<(), TrustError> {
+        let kept = folder.read(FILE)?;
+        kept.map_or(Ok(()), |text| read(folder, trust_domain, &text).map(drop))
     }
 
     /// The mesh.
@@ -139,10 +154,11 @@ impl Trust {
     /// it do: a few files are written, and somebody else may be at it.
     ///
     /// # Errors
-    /// When there is one already, or the folder cannot be written.
+    /// When there is one already, there are too many, or the folder cannot be written.
     pub fn add(&self, now: SystemTime) -> Result<(), TrustError> {
         self.change(|roots| match roots.in_state(RootState::Next) {
             Some(_) => Err(TrustError::NextExists),
+            None if roots.is_full() => Err(TrustError::Full(roots.all().len())),
             None => Ok(roots.with_next(&self.trust_domain, now)?),
         })
     }

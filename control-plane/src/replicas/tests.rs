@@ -54,7 +54,10 @@ fn users() -> Admitted {
 fn each_knows_of_the_sidecars_of_the_others() {
     let mesh = Mesh::new();
     let ((one, sidecars), (other, _)) = (mesh.replica(), mesh.replica());
-    assert_eq!(other.others(now()).unwrap().sidecars, [Trusting::default()]);
+    assert_eq!(
+        other.others(Instant::now()).unwrap().sidecars,
+        [Trusting::default()]
+    );
     let stream = sidecars.open(&users(), 0);
     stream.named("users-1");
     one.tell(now()).unwrap();
@@ -65,10 +68,14 @@ fn each_knows_of_the_sidecars_of_the_others() {
         ..Trusting::default()
     };
     assert_eq!(one.own(), told);
-    assert_eq!(other.others(now()).unwrap().sidecars, [told]);
+    assert_eq!(other.others(Instant::now()).unwrap().sidecars, [told]);
     one.leave();
     one.tell(later(60)).unwrap();
-    assert_eq!(other.others(now()).unwrap(), Others::default(), "it has left");
+    assert_eq!(
+        other.others(Instant::now()).unwrap(),
+        Others::default(),
+        "it has left"
+    );
 }
 
 #[test]
@@ -80,7 +87,7 @@ fn what_was_said_before_a_root_was_known_does_not_count_for_it() {
     let other = Replicas::open(&folder, &Arc::default(), &trust, now()).unwrap();
     mesh.trust.add(now()).unwrap();
     let next = mesh.trust.roots().in_state(RootState::Next).unwrap().id;
-    let unaware = || one.others(now()).unwrap().unaware_of(next);
+    let unaware = || one.others(Instant::now()).unwrap().unaware_of(next);
     other.tell(later(9)).unwrap();
     assert_eq!(unaware(), 1, "it has not heard of the root");
     assert!(trust.reload().unwrap());
@@ -106,16 +113,32 @@ fn nothing_is_written_where_nothing_is_new_but_now_and_then() {
 fn who_is_silent_is_named_for_a_while_and_not_counted_on() {
     let mesh = Mesh::new();
     let ((_one, _), (other, _)) = (mesh.replica(), mesh.replica());
-    assert_eq!(other.others(later(30)).unwrap().sidecars.len(), 1);
-    let others = other.others(later(31)).unwrap();
+    let began = Instant::now();
+    let at = |seconds| other.others(began + Duration::from_secs(seconds)).unwrap();
+    assert_eq!(at(0).sidecars.len(), 1);
+    assert_eq!(at(30).sidecars.len(), 1);
+    let others = at(31);
     assert_eq!((others.sidecars.len(), others.silent.len()), (0, 1));
     assert!(
         others.silent[0].ends_with("silent for 31 s"),
         "{}",
         others.silent[0]
     );
-    assert_eq!(other.others(later(3601)).unwrap(), Others::default());
+    assert_eq!(at(3601), Others::default());
     assert_eq!(mesh.files().len(), 1, "and then forgotten");
+}
+
+#[test]
+fn who_speaks_is_heard_whatever_its_clock_says() {
+    let mesh = Mesh::new();
+    let ((one, _), (other, _)) = (mesh.replica(), mesh.replica());
+    let began = Instant::now();
+    for seconds in [0, 20, 40] {
+        // A day ahead, and another step back each time.
+        one.tell(later(86_400 - 100 * seconds)).unwrap();
+        let others = other.others(began + Duration::from_secs(seconds)).unwrap();
+        assert_eq!((others.sidecars.len(), others.silent.len()), (1, 0), "{seconds}");
+    }
 }
 
 #[test]
@@ -129,7 +152,7 @@ fn a_file_that_says_nothing_is_named() {
         ("{\"at\": 1, \"since\": 2}", "unknown field"),
     ] {
         fs::write(&file, text).unwrap();
-        let others = one.others(now()).unwrap();
+        let others = one.others(Instant::now()).unwrap();
         let [fault] = &others.faults[..] else {
             panic!("{others:?}");
         };

@@ -137,6 +137,18 @@ fn a_token_says_whose_it_is_for_and_of_which_mesh() {
         "{told}"
     );
     assert_eq!(token("shop/anybody", &elsewhere), "", "it is there now");
+    let other = ended(&[
+        "token",
+        "shop/users",
+        "--state",
+        &state,
+        "--trust-domain",
+        "other.local",
+    ]);
+    assert_eq!(other.status.code(), Some(1));
+    assert_eq!(text(&other.stdout), "");
+    let why = format!("of trust domain {TRUST_DOMAIN:?}, expected \"other.local\"");
+    assert!(text(&other.stderr).contains(&why), "{other:?}");
 }
 
 #[test]

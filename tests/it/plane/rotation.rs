@@ -59,7 +59,10 @@ async fn each_step_waits_for_the_sidecars() {
     });
     let metrics = plane.get("/metrics").body;
     assert_eq!(metrics.matches("jitney_trust_bundle_sidecars{root=").count(), 2);
-    assert!(metrics.contains("jitney_rotation_waits_for 0\n"), "{metrics}");
+    assert!(
+        metrics.contains("jitney_rotation_waits_for{step=\"drop\"} 0\n"),
+        "{metrics}"
+    );
     assert_eq!(plane.post("/trust/drop").status, 200);
     users.take_until(Kind::TrustBundle).await.unwrap();
     assert_eq!(plane.folder.roots().matches("BEGIN").count(), 1);
@@ -88,6 +91,8 @@ async fn a_replica_takes_over_what_another_one_changed() {
     let plane = Plane::start(&[]);
     let replica = plane.replica();
     plane.post("/trust/add");
+    let at_once = ask(replica.admin, "POST", "/trust/switch", "").body;
+    assert!(!at_once.contains("there is no next root"), "{at_once}");
     let ids = |status: &serde_json::Value| {
         let roots = status["trust"]["roots"].as_array().unwrap();
         roots
@@ -176,7 +181,7 @@ async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_
         plane
             .get("/metrics")
             .body
-            .contains("jitney_rotation_waits_for 1\n")
+            .contains("jitney_rotation_waits_for{step=\"drop\"} 1\n")
     );
     // A replica that starts now knows of it as well.
     let third = plane.replica();

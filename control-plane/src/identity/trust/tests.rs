@@ -1,5 +1,6 @@
 //! Rotation, and what survives a restart.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::super::roots::RootId;
@@ -36,6 +37,10 @@ fn a_restart_keeps_the_roots() {
     let written = std::fs::read_to_string(folder.path().join(BUNDLE_FILE)).unwrap();
     assert_eq!(written, first.roots().pem());
     assert_eq!(written.matches("BEGIN CERTIFICATE").count(), 1);
+    let inode = || std::fs::metadata(folder.path().join(BUNDLE_FILE)).unwrap().ino();
+    let before = inode();
+    drop(open(&folder));
+    assert_eq!(inode(), before, "it is the same file");
     let error = Trust::open(&Folder::open(folder.path()).unwrap(), "example.com", now()).unwrap_err();
     assert!(error.to_string().contains("\"example.org\""), "{error}");
 }
@@ -114,4 +119,19 @@ fn what_is_kept_is_checked() {
         let error = Roots::from_json("example.org", &text.replace(from, to)).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[test]
+fn a_root_too_many_is_refused_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let trust = open(&folder);
+    for _ in 0..3 {
+        trust.add(now()).unwrap();
+        trust.switch(*ids(&trust).last().unwrap(), now()).unwrap();
+    }
+    let told = trust.add(now()).unwrap_err().to_string();
+    assert_eq!(told, "there are 4 roots already: drop the old ones first");
+    let old = ids(&trust);
+    trust.drop_old(&old[..1]).unwrap();
+    trust.add(now()).unwrap();
 }

@@ -1,5 +1,7 @@
 //! The exchange of the root, with sidecars that are connected meanwhile.
 
+use std::net::SocketAddr;
+
 use jitney_api::push::Kind;
 use jitney_control_plane::identity::Folder;
 use tonic::Code;
@@ -122,6 +124,20 @@ async fn a_replica_takes_over_what_another_one_changed() {
     );
 }
 
+fn until_away(admin: SocketAddr) {
+    until(
+        admin,
+        "nobody is connected, and one has a certificate",
+        |status| {
+            let rotation = &status["trust"]["rotation"];
+            let text = rotation["text"].as_str().unwrap();
+            rotation["step"] == "drop"
+                && rotation["waitsFor"] == 1
+                && text.contains("; 0 of 0 connected sidecars use one; who is away ")
+        },
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_away() {
     let plane = Plane::start(&[]);
@@ -157,17 +173,7 @@ async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_
     });
     assert_eq!(plane.post("/trust/switch").status, 200);
     drop(users);
-    until(
-        replica.admin,
-        "nobody is connected, and one has a certificate",
-        |status| {
-            let rotation = &status["trust"]["rotation"];
-            let text = rotation["text"].as_str().unwrap();
-            rotation["step"] == "drop"
-                && rotation["waitsFor"] == 1
-                && text.contains("; 0 of 0 connected sidecars use one; who is away ")
-        },
-    );
+    until_away(replica.admin);
     let early = plane.post("/trust/drop");
     assert_eq!(early.status, 409);
     assert!(

@@ -22,6 +22,7 @@ mod warnings;
 
 use rotation::Standing;
 
+use crate::faults::Faults;
 use crate::files::Files;
 use crate::identity::{Alive, Trust};
 use crate::lifecycle::Lifecycle;
@@ -52,10 +53,21 @@ pub struct Admin {
     pub refusals: Arc<Refusals>,
     /// Who else does, and for whom.
     pub replicas: Arc<Replicas>,
+    /// What is wrong with what is shared with them.
+    pub faults: Arc<Faults>,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether sidecars should come here.
     pub lifecycle: Lifecycle,
+}
+
+impl Admin {
+    /// What is wrong with the state folder, a line each.
+    fn state_faults(&self) -> Vec<String> {
+        let mut faults = self.rollouts.faults();
+        faults.extend(self.faults.texts());
+        faults
+    }
 }
 
 /// The routes, to be served by [`jitney_api::program::serve`].

@@ -8,41 +8,33 @@ use jitney_api::push::config::certificates_server::Certificates;
 use jitney_api::push::config::{SignedCertificate, SigningRequest};
 use tonic::{Request, Response, Status, async_trait};
 
+use crate::faults::{Doing, Faults};
 use crate::identity::{
-    Alive, Attest, AttestError, AuthorityError, CertificateRequest, KeyHash, Signed, Trust,
+    Alive, AliveError, Attest, AttestError, AuthorityError, CertificateRequest, Issued, KeyHash, Roots,
+    Signed, Trust,
 };
 use crate::metrics::{Counts, Signing};
 use crate::serve::Caller;
 use crate::status::Refusals;
 
-/// The service.
+/// The service: signs with the root that signs now.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    trust: Arc<Trust>,
-    attest: Arc<dyn Attest>,
-    alive: Arc<Alive>,
-    refusals: Arc<Refusals>,
-    counts: Counts,
+    /// Whose root that is.
+    pub trust: Arc<Trust>,
+    /// Who vouches for those that show tokens.
+    pub attest: Arc<dyn Attest>,
+    /// Where what is signed is noted.
+    pub alive: Arc<Alive>,
+    /// Where it is noted for whom nothing is signed.
+    pub refusals: Arc<Refusals>,
+    /// Where it is noted when nothing can be.
+    pub faults: Arc<Faults>,
+    /// Where it is counted.
+    pub counts: Counts,
 }
 
 impl Signer {
-    /// Signs with the root that signs now, for whom `attest` vouches.
-    pub fn new(
-        trust: Arc<Trust>,
-        attest: Arc<dyn Attest>,
-        alive: Arc<Alive>,
-        refusals: Arc<Refusals>,
-        counts: Counts,
-    ) -> Self {
-        Self {
-            trust,
-            attest,
-            alive,
-            refusals,
-            counts,
-        }
-    }
-
     async fn certificate(
         &self,
         caller: &Caller,
@@ -61,20 +53,7 @@ impl Signer {
             let told = format!("{workload} is the control plane itself");
             return Err(Status::permission_denied(told));
         }
-        let roots = self.trust.roots();
-        let issued = roots
-            .issuing()
-            .authority
-            .sign(&request, &workload, SystemTime::now())
-            .map_err(|error| refused(&error))?;
-        let signed = Signed {
-            key: request.key_hash(),
-            workload: workload.clone(),
-            node: asked.node.clone(),
-            root: roots.issuing().id,
-            not_after: issued.not_after,
-        };
-        self.remember(signed, before).await?;
+        let (issued, roots) = self.issued(&request, &workload, &asked.node, before).await?;
         self.refusals.signed(&workload, &asked.node);
         let signing = before.map_or(Signing::Token, |_| Signing::Renewal);
         let signed = SignedCertificate {
@@ -97,20 +76,56 @@ impl Signer {
         }
     }
 
-    /// Has it noted before it is sent: a root is not dropped as long as a sidecar may need it.
+    /// Signs, and has that noted before it is sent: a root is not dropped as long as a sidecar may need it. Another
+    /// replica may have switched roots, or dropped one, before it was noted; then it is signed anew. A root is
+    /// dropped while nothing can be noted, so that what is noted before the roots are read again stays good.
+    async fn issued(
+        &self,
+        request: &CertificateRequest,
+        workload: &Workload,
+        node: &str,
+        before: Option<KeyHash>,
+    ) -> Result<(Issued, Arc<Roots>), Status> {
+        for _ in 0..SIGNINGS_MAX {
+            let roots = self.trust.roots();
+            let root = roots.issuing();
+            let issued = root.authority.sign(request, workload, SystemTime::now());
+            let issued = issued.map_err(|error| refused(&error))?;
+            let signed = Signed {
+                key: request.key_hash(),
+                workload: workload.clone(),
+                node: node.to_owned(),
+                root: root.id,
+                not_after: issued.not_after,
+            };
+            self.remember(signed, before).await?;
+            let roots = self.trust.roots();
+            if roots.issuing().id == root.id {
+                return Ok((issued, roots));
+            }
+        }
+        Err(Status::unavailable(
+            "the roots are being changed: try again later",
+        ))
+    }
+
+    /// Has it noted, and takes over what another replica has changed of the roots meanwhile.
     async fn remember(&self, signed: Signed, before: Option<KeyHash>) -> Result<(), Status> {
-        let alive = Arc::clone(&self.alive);
-        let note = move || alive.signed(&signed, before.as_ref(), SystemTime::now());
-        let noted = tokio::task::spawn_blocking(note).await;
-        let told = match noted {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(
-            error = told,
-            "a certificate cannot be noted, and is not handed out"
-        );
+        let (alive, trust) = (Arc::clone(&self.alive), Arc::clone(&self.trust));
+        let noted = tokio::task::spawn_blocking(move || {
+            alive.signed(&signed, before.as_ref(), SystemTime::now())?;
+            if let Err(error) = trust.reload() {
+                tracing::debug!(%error, "signed by the last good roots");
+            }
+            Ok::<(), AliveError>(())
+        });
+        let noted = noted.await.map_err(|error| error.to_string());
+        let noted = noted.and_then(|noted| noted.map_err(|error| error.to_string()));
+        let is_noted = noted.is_ok();
+        self.faults.note(Doing::Signing, noted);
+        if is_noted {
+            return Ok(());
+        }
         Err(Status::unavailable(
             "the certificate cannot be noted: try again later",
         ))
@@ -147,6 +162,50 @@ fn refused(error: &AuthorityError) -> Status {
     }
 }
 
+/// Roots are exchanged by people.
+const SIGNINGS_MAX: usize = 3;
+
 fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::identity::{Bootstrap, Folder, Tokens, Used};
+
+    #[tokio::test]
+    async fn a_replica_that_lags_signs_anew() {
+        let (state, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let folder = Folder::open(state.path()).unwrap();
+        let trust = || Arc::new(Trust::open(&folder, "example.org", now).unwrap());
+        let (late, other) = (trust(), trust());
+        let tokens = Tokens::open(&folder, "example.org").unwrap();
+        let used = Used::open(&folder, now).unwrap();
+        let signer = Signer {
+            trust: late,
+            attest: Arc::new(Bootstrap::new(Arc::new(tokens), Arc::new(used))),
+            alive: Arc::new(Alive::open(&folder, true, now).unwrap()),
+            refusals: Arc::default(),
+            faults: Arc::default(),
+            counts: Counts::default(),
+        };
+        let old = other.roots().issuing().id;
+        other.add(now).unwrap();
+        other.switch(other.roots().all()[1].id, now).unwrap();
+        other.drop_old(&[old]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap();
+        let request = CertificateRequest::read(request.der()).unwrap();
+        let workload = "shop/users".parse().unwrap();
+        let (_, roots) = signer.issued(&request, &workload, "a", None).await.unwrap();
+        let signs_now = other.roots().issuing().id;
+        assert_eq!(roots.issuing().id, signs_now);
+        let living = signer
+            .alive
+            .of(&crate::identity::Those::Of([old, signs_now].into()), now);
+        assert_eq!(living.certificates, [(signs_now, 1)].into());
+    }
 }

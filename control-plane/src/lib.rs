@@ -27,5 +27,6 @@ pub mod reports;
 pub mod serve;
 
 // and what became of it.
+pub mod faults;
 pub mod replicas;
 pub mod status;

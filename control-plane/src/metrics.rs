@@ -408,7 +408,7 @@ impl Scrape {
         );
         to.register(
             "jitney_state_faults",
-            "What could not be kept in the state for a restart",
+            "What is wrong with the state: what could not be kept for a restart, read, or told to other replicas",
             self.unkept.clone(),
         );
         to.register(

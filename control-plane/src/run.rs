@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::admin::{self, Admin};
 use crate::certificates::Signer;
 use crate::config::RunArgs;
+use crate::faults::{Doing, Faults};
 use crate::files::{Files, FilesError};
 use crate::identity::{
     Alive, AliveError, Bootstrap, FORGET_EVERY, Folder, FolderError, Tokens, TokensError, Trust, TrustError,
@@ -118,6 +119,7 @@ struct State {
     used: Arc<Used>,
     refusals: Arc<Refusals>,
     replicas: Arc<Replicas>,
+    faults: Arc<Faults>,
 }
 
 impl Process {
@@ -147,6 +149,7 @@ impl Process {
             alive: Arc::clone(&state.alive),
             refusals: Arc::clone(&state.refusals),
             replicas: Arc::clone(&state.replicas),
+            faults: Arc::clone(&state.faults),
             metrics: metrics.clone(),
             lifecycle: lifecycle.clone(),
         };
@@ -154,8 +157,7 @@ impl Process {
         let listener = listen(args.listen)?;
         // Whoever is told so may come at once.
         lifecycle.synced();
-        let watches = watches(&state.trust, &state.rollouts)
-            .map_err(|error| RunError::System("watch the state", error))?;
+        let watches = watches(&state).map_err(|error| RunError::System("watch the state", error))?;
         let mut background = background(&state, &store, &tls);
         let arrivals = watch_over(&mut background, &sidecars, &state.rollouts);
         let reporter = Reporter {
@@ -215,6 +217,7 @@ impl State {
             used: Arc::new(Used::open(&folder, now)?),
             refusals: Arc::default(),
             replicas: Arc::new(Replicas::open(&folder, sidecars, &trust, now)?),
+            faults: Arc::default(),
             rollouts,
             alive,
             trust,
@@ -239,13 +242,33 @@ impl State {
             authenticate: gate,
         };
         let attest = Arc::new(Bootstrap::new(Arc::clone(&self.tokens), Arc::clone(&self.used)));
-        let (trust, alive, refusals) = (
-            Arc::clone(&self.trust),
-            Arc::clone(&self.alive),
-            Arc::clone(&self.refusals),
-        );
-        let signer = Signer::new(trust, attest, alive, refusals, counts.clone());
+        let signer = Signer {
+            trust: Arc::clone(&self.trust),
+            attest,
+            alive: Arc::clone(&self.alive),
+            refusals: Arc::clone(&self.refusals),
+            faults: Arc::clone(&self.faults),
+            counts: counts.clone(),
+        };
         Routes::new(push, signer, reporter)
+    }
+
+    /// Tells the other replicas what is known here, and hears what is known there. Blocks.
+    fn exchange(&self, now: SystemTime) {
+        let note = |doing, done: Result<(), String>| self.faults.note(doing, done);
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let roots = self.trust.reload().map(drop);
+        note(Doing::Roots, roots.map_err(|error| told(&error)));
+        let said = self.replicas.tell(now);
+        note(Doing::Telling, said.map_err(|error| told(&error)));
+        // Whoever is silent is known by being listened to.
+        let heard = self.replicas.others(Instant::now()).map(drop);
+        note(Doing::Hearing, heard.map_err(|error| told(&error)));
+        let known = self
+            .alive
+            .look()
+            .and_then(|()| self.replicas.note_trust(&self.alive, now));
+        note(Doing::Certificates, known.map_err(|error| told(&error)));
     }
 
     /// Rids it of what nobody needs any more. Blocks.
@@ -301,18 +324,23 @@ fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, RunError> {
 }
 
 /// Takes over what another replica changes in the state.
-fn watches(trust: &Arc<Trust>, rollouts: &Arc<Rollouts>) -> io::Result<[Watch; 2]> {
-    let (of_trust, of_rollouts) = (Arc::clone(trust), Arc::clone(rollouts));
+fn watches(state: &State) -> io::Result<[Watch; 2]> {
+    let (trust, rollouts) = (Arc::clone(&state.trust), Arc::clone(&state.rollouts));
+    let (of_trust, of_rollouts, faults) = (
+        Arc::clone(&trust),
+        Arc::clone(&rollouts),
+        Arc::clone(&state.faults),
+    );
     // What is read at first differs from nothing, and so is looked at once more: that does no harm.
     let watch = |file, changed: Box<dyn Fn() + Send>| {
         Watch::start(vec![file], Sources::default(), move |_| changed())
     };
-    let reload_trust = move || match of_trust.reload() {
-        Ok(true) => tracing::info!("another replica has changed the roots"),
-        Ok(false) => {}
-        Err(error) => {
-            tracing::error!(%error, "the roots in the state cannot be used, the last good ones stay")
+    let reload_trust = move || {
+        let reloaded = of_trust.reload();
+        if matches!(reloaded, Ok(true)) {
+            tracing::info!("another replica has changed the roots");
         }
+        faults.note(Doing::Roots, reloaded.map(drop));
     };
     Ok([
         watch(trust.file(), Box::new(reload_trust))?,
@@ -339,21 +367,7 @@ fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> 
     let kept = state.clone();
     background.spawn(every(FORGET_EVERY, move || kept.tidy(SystemTime::now())));
     let kept = state.clone();
-    background.spawn(every(TELL_EVERY, move || {
-        if let Err(error) = kept.replicas.tell(SystemTime::now()) {
-            tracing::warn!(%error, "other replicas are not told how the sidecars stand to the roots");
-        }
-        if let Err(error) = kept.replicas.note_trust(&kept.alive, SystemTime::now()) {
-            tracing::warn!(%error, "who trusts the next root is not noted");
-        }
-        // Whoever is silent is known by being listened to.
-        if let Err(error) = kept.replicas.others(Instant::now()) {
-            tracing::warn!(%error, "what other replicas say is not known");
-        }
-        if let Err(error) = kept.alive.look() {
-            tracing::debug!(%error, "what other replicas have signed is not known");
-        }
-    }));
+    background.spawn(every(TELL_EVERY, move || kept.exchange(SystemTime::now())));
     background
 }
 

@@ -271,7 +271,17 @@ fn a_few(names: &[&str], of: usize) -> String {
 }
 
 /// Makes another root, which every sidecar is told to trust.
-pub(super) async fn add(State(admin): State<Admin>) -> Response {
+pub(super) async fn add(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
+    let faults = admin.faults.texts();
+    let step = Step {
+        name: "add",
+        waits_for: faults.len(),
+        text: faults.join("; "),
+        forced: "the exchange then waits at its next step",
+    };
+    if let Some(refusal) = refuse(&step, &how) {
+        return refusal;
+    }
     done(&admin, "added", |trust| trust.add(SystemTime::now())).await
 }
 
@@ -328,7 +338,20 @@ pub(super) async fn drop_old(State(admin): State<Admin>, Query(how): Query<How>)
         return refusal;
     }
     let old: Vec<RootId> = old.iter().map(|root| root.id).collect();
-    done(&admin, "dropped", move |trust| trust.drop_old(&old)).await
+    if how.force {
+        return done(&admin, "dropped", move |trust| trust.drop_old(&old)).await;
+    }
+    let alive = Arc::clone(&admin.alive);
+    done(&admin, "dropped", move |trust| {
+        // A replica may have signed with one of them since it was looked.
+        let of = old.iter().copied().collect();
+        match alive.while_none(&of, SystemTime::now(), || trust.drop_old(&old)) {
+            Ok(Ok(dropped)) => dropped,
+            Ok(Err(alive)) => Err(TrustError::Needed(alive)),
+            Err(error) => Err(TrustError::Unknown(error.to_string())),
+        }
+    })
+    .await
 }
 
 fn refuse(step: &Step, how: &How) -> Option<Response> {
@@ -375,7 +398,12 @@ fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {
             format!("{what}\n{}", roots.concat()).into_response()
         }
         Err(
-            error @ (TrustError::NextExists | TrustError::NoNext | TrustError::NoOld | TrustError::Full(_)),
+            error @ (TrustError::NextExists
+            | TrustError::NoNext
+            | TrustError::NoOld
+            | TrustError::Full(_)
+            | TrustError::Needed(_)
+            | TrustError::Unknown(_)),
         ) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
         Err(error @ (TrustError::Folder(_) | TrustError::Unusable { .. } | TrustError::Roots(_))) => {
             tracing::error!(%error, "the roots cannot be changed");

@@ -47,7 +47,7 @@ pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
         },
         "warnings": warnings(admin, &snapshot, &standing, &shares, &overview, &elsewhere),
         "certificates": { "refused": refused.iter().map(refusal).collect::<Vec<_>>() },
-        "state": { "faults": admin.rollouts.faults() },
+        "state": { "faults": admin.state_faults() },
         "sidecars": totals(overview.sidecars),
         "workloads": workloads.collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
@@ -265,7 +265,7 @@ pub(super) fn levels(admin: &Admin, standing_to_roots: &Standing) -> Levels {
         rollouts,
         conflicts: standing.conflicts.len(),
         is_source_good: standing.refused.is_empty(),
-        unkept: admin.rollouts.faults().len(),
+        unkept: admin.state_faults().len(),
         generation: snapshot.generation(),
         roots: roots
             .map(|root| {

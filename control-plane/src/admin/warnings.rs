@@ -21,7 +21,8 @@ pub(super) fn warnings(
     overview: &Overview,
     elsewhere: &BTreeSet<Workload>,
 ) -> Vec<String> {
-    let mut warnings = admin.rollouts.warnings();
+    let mut warnings = admin.faults.texts();
+    warnings.extend(admin.rollouts.warnings());
     warnings.extend(shares.warnings(overview));
     for (policy, progress) in &overview.policies {
         if let Some(stop) = progress.stage().and_then(|stage| stage.stop.as_ref()) {

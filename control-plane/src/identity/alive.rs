@@ -255,6 +255,29 @@ impl Alive {
         living
     }
 
+    /// Does something while nothing more can be noted, if no certificate of these roots is alive; else says how many
+    /// are. Blocks, as [`Alive::signed`] does.
+    ///
+    /// # Errors
+    /// When that is not known.
+    pub fn while_none<T>(
+        &self,
+        roots: &BTreeSet<RootId>,
+        now: SystemTime,
+        then: impl FnOnce() -> T,
+    ) -> Result<Result<T, usize>, AliveError> {
+        self.locked(|journal| {
+            let _lock = self.folder.lock()?;
+            self.catch_up(journal)?;
+            let living = self.known.lock().living(&Those::Of(roots.clone()), seconds(now));
+            let alive = living.workloads.values().sum::<usize>() + living.uncounted;
+            if alive > 0 {
+                return Ok(Err(alive));
+            }
+            Ok(Ok(then()))
+        })
+    }
+
     /// Removes what a process that crashed has left half written. Blocks.
     ///
     /// # Errors

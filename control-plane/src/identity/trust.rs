@@ -40,7 +40,7 @@ pub enum TrustError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// What is kept there cannot be used.
-    #[error("cannot use {}: {cause}", path.display())]
+    #[error("cannot use {}: {cause}; {}", path.display(), way_out(cause))]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -63,6 +63,12 @@ pub enum TrustError {
     /// There is none.
     #[error("there is no old root to drop")]
     NoOld,
+    /// Certificates of it are alive.
+    #[error("{0} certificates of the old roots were signed just now: try again")]
+    Needed(usize),
+    /// It is not known whether any are.
+    #[error("{0}; try again")]
+    Unknown(String),
 }
 
 impl Trust {
@@ -195,10 +201,10 @@ impl Trust {
     pub fn reload(&self) -> Result<bool, TrustError> {
         let replacing = self.replacing.lock();
         let text = self.folder.read(FILE)?.unwrap_or_default();
-        let roots = read(&self.folder, &self.trust_domain, &text)?;
         if text == self.roots().to_json(&self.trust_domain)? {
             return Ok(false);
         }
+        let roots = read(&self.folder, &self.trust_domain, &text)?;
         self.put_in_force(roots, replacing);
         Ok(true)
     }
@@ -229,6 +235,20 @@ impl Trust {
         bundles.push_back((self.pushed().held.version, roots));
         if bundles.len() > MOST_BUNDLES {
             bundles.pop_front();
+        }
+    }
+}
+
+const fn way_out(cause: &RootsError) -> &'static str {
+    match cause {
+        RootsError::TrustDomain { .. } => "say so with --trust-domain, or use another --state",
+        RootsError::Json(_)
+        | RootsError::Issuing(_)
+        | RootsError::TooMany(_)
+        | RootsError::NoKeyId
+        | RootsError::Authority(_) => {
+            "restore it from a copy; without it another authority is made, of which every sidecar needs a new token and \
+             the new roots in its --trust-bundle"
         }
     }
 }

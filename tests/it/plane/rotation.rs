@@ -208,6 +208,31 @@ async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_
     assert_eq!(plane.post("/trust/drop").status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_gone_is_told_with_the_way_out_until_it_is_back() {
+    let plane = Plane::start(&[]);
+    let journal = plane.folder.state().join("certificates/journal");
+    let kept = std::fs::read(&journal).unwrap();
+    std::fs::remove_file(&journal).unwrap();
+    plane.until("it is told", |status| {
+        let told = |fault: &serde_json::Value| {
+            let told = fault.as_str().unwrap();
+            told.contains("none can be signed: ") && told.contains("start the control plane again")
+        };
+        status["state"]["faults"].as_array().unwrap().iter().any(told)
+            && status["warnings"].as_array().unwrap().iter().any(told)
+    });
+    assert!(plane.get("/metrics").body.contains("jitney_state_faults 1\n"));
+    let refused = plane.post("/trust/add");
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    assert!(refused.body.contains("certificates/journal"), "{}", refused.body);
+    std::fs::write(&journal, kept).unwrap();
+    plane.until("it is over", |status| {
+        status["state"]["faults"] == serde_json::json!([])
+    });
+    assert_eq!(plane.post("/trust/add").status, 200);
+}
+
 #[test]
 fn who_keeps_the_state_locked_holds_up_one_step_and_nothing_else() {
     let plane = Plane::start(&[]);

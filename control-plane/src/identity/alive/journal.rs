@@ -24,7 +24,10 @@ impl Journal {
         let line = first[..read].split(|byte| *byte == b'\n').next();
         let line = line.filter(|line| line.len() < read).unwrap_or_default();
         let known = std::str::from_utf8(line).ok().and_then(Known::of);
-        let known = known.ok_or_else(|| invalid("line 1: expected jitney-certificates 1 and a time"))?;
+        let known = known.ok_or_else(|| invalid(
+                "line 1: expected jitney-certificates 1 and a time; restore it from a copy, or remove it: for a day it is \
+                 then waited for certificates that nobody has noted before a root is exchanged",
+            ))?;
         let read = line.len() as u64 + 1;
         Ok((Self { file, inode, read }, known))
     }

@@ -189,6 +189,19 @@ fn who_has_not_said_that_it_trusts_a_root_is_known_wherever_it_was() {
 }
 
 #[test]
+fn nothing_is_done_while_a_certificate_of_a_root_is_alive() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (open(&folder, 9), open(&folder, 9));
+    let of = [root(1)].into();
+    one.signed(&signed(1, "users", 1), None, now()).unwrap();
+    let done = other.while_none(&of, now(), || panic!("it is alive"));
+    assert_eq!(done.unwrap(), Err::<(), _>(1));
+    let late = now() + LIFETIME;
+    let is_locked = || one.folder.lock().is_err();
+    assert_eq!(other.while_none(&of, late, is_locked).unwrap(), Ok(true));
+}
+
+#[test]
 fn what_has_expired_is_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let alive = open(&folder, 9);

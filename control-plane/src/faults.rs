@@ -1,0 +1,98 @@
+//! What is wrong with the state folder now, told for as long as it is, with what can be done about it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use parking_lot::Mutex;
+
+/// What goes on in the state folder besides rollouts, which tell of themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doing {
+    /// To know the certificates that are alive.
+    Certificates,
+    /// To note one before it is handed out.
+    Signing,
+    /// To know the roots.
+    Roots,
+    /// To tell the other replicas how the sidecars stand to them.
+    Telling,
+    /// To hear that of them.
+    Hearing,
+}
+
+/// What does not go on, and why.
+#[derive(Debug, Default)]
+pub struct Faults(Mutex<BTreeMap<Doing, String>>);
+
+impl Faults {
+    /// Notes how it goes. Logged when that is news.
+    pub fn note<E: Display>(&self, doing: Doing, done: Result<(), E>) {
+        let mut faults = self.0.lock();
+        match done {
+            Ok(()) => {
+                if faults.remove(&doing).is_some() {
+                    tracing::info!("over: {}", doing.fault());
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if faults.get(&doing) != Some(&error) {
+                    tracing::error!(error, "{}", doing.fault());
+                }
+                faults.insert(doing, error);
+            }
+        }
+    }
+
+    /// A line each, with the way out.
+    pub fn texts(&self) -> Vec<String> {
+        let faults = self.0.lock();
+        let text =
+            |(doing, error): (&Doing, &String)| format!("{}: {error}; {}", doing.fault(), doing.way_out());
+        faults.iter().map(text).collect()
+    }
+}
+
+impl Doing {
+    const fn fault(self) -> &'static str {
+        match self {
+            Self::Certificates => "it is not known which certificates are alive, and none can be signed",
+            Self::Signing => "a certificate could not be noted, and was not handed out",
+            Self::Roots => "the roots in the state cannot be used, the last good ones stay",
+            Self::Telling => "other replicas are not told how the sidecars stand to the roots",
+            Self::Hearing => "it is not known how the sidecars of other replicas stand to the roots",
+        }
+    }
+
+    const fn way_out(self) -> &'static str {
+        match self {
+            Self::Certificates | Self::Signing => {
+                "if the folder is there and has room, restore the file, or remove it and start the control plane \
+                 again: for a day it then waits for certificates that it does not know of before a root is exchanged"
+            }
+            Self::Roots => "restore the file from a copy; nothing else has its keys",
+            Self::Telling | Self::Hearing => {
+                "see that the folder of --state is there, can be written and has room"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_told_until_it_is_over() {
+        let faults = Faults::default();
+        faults.note(Doing::Certificates, Err("no such file"));
+        faults.note(Doing::Roots, Ok::<_, String>(()));
+        let [told] = &faults.texts()[..] else {
+            panic!("{faults:?}");
+        };
+        assert!(told.contains("none can be signed: no such file; "), "{told}");
+        assert!(told.contains("start the control plane again"), "{told}");
+        faults.note(Doing::Certificates, Ok::<_, String>(()));
+        assert_eq!(faults.texts(), Vec::<String>::new());
+    }
+}

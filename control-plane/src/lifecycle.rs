@@ -16,6 +16,7 @@ pub struct Lifecycle {
 struct Inner {
     synced: AtomicBool,
     draining: watch::Sender<bool>,
+    apart: watch::Sender<bool>,
 }
 
 impl Default for Lifecycle {
@@ -23,6 +24,7 @@ impl Default for Lifecycle {
         let inner = Inner {
             synced: AtomicBool::new(false),
             draining: watch::Sender::new(false),
+            apart: watch::Sender::new(false),
         };
         Self {
             inner: Arc::new(inner),
@@ -46,6 +48,22 @@ impl Lifecycle {
         self.inner.draining.subscribe()
     }
 
+    /// Other replicas hear this one no more, or do again.
+    pub fn set_apart(&self, is_apart: bool) {
+        let change = |apart: &mut bool| std::mem::replace(apart, is_apart) != is_apart;
+        if self.inner.apart.send_if_modified(change) {
+            tracing::warn!(
+                is_apart,
+                "whether the other replicas hear nothing of this one has changed"
+            );
+        }
+    }
+
+    /// True while sidecars are better off with other replicas.
+    pub fn apart(&self) -> watch::Receiver<bool> {
+        self.inner.apart.subscribe()
+    }
+
     /// Whether sidecars should come here.
     ///
     /// # Errors
@@ -53,6 +71,9 @@ impl Lifecycle {
     pub fn ready(&self) -> Result<(), &'static str> {
         if *self.inner.draining.borrow() {
             return Err("draining");
+        }
+        if *self.inner.apart.borrow() {
+            return Err("the other replicas hear nothing of this one: its state cannot be written");
         }
         if !self.inner.synced.load(Ordering::Acquire) {
             return Err("the source is not read yet");

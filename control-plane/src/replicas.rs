@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ pub struct Replicas {
     told: Mutex<Told>,
     /// What the others have said last, by file, and since when that is known here: their clocks are not ours.
     heard: Mutex<HashMap<String, (Word, Instant)>>,
+    /// Whether any of them was there at the last look that succeeded.
+    has_others: AtomicBool,
 }
 
 /// What this one has written.
@@ -34,6 +37,8 @@ struct Told {
     /// What that was found at: a look at thousands of sidecars is not for nothing.
     seen: Option<(u64, Vec<RootId>)>,
     has_left: bool,
+    /// When the last one was written.
+    at: Option<Instant>,
 }
 
 /// What a file says.
@@ -94,6 +99,7 @@ impl Replicas {
             trust: Arc::clone(trust),
             told: Mutex::default(),
             heard: Mutex::default(),
+            has_others: AtomicBool::default(),
         };
         replicas.tell(now)?;
         Ok(replicas)
@@ -136,6 +142,7 @@ impl Replicas {
         self.folder.lock()?.write(&self.name, &text, Readable::ByOwner)?;
         told.last = Some(word);
         told.seen = seen;
+        told.at = Some(Instant::now());
         Ok(())
     }
 
@@ -175,7 +182,17 @@ impl Replicas {
                 }
             }
         }
+        let has_others = !others.sidecars.is_empty();
+        self.has_others.store(has_others, Ordering::Release);
         Ok(others)
+    }
+
+    /// Whether others were there to the last, and hear nothing of this one for so long that they do not count on
+    /// it: its sidecars are better off with them.
+    pub fn is_unheard(&self, now: Instant) -> bool {
+        let last = self.told.lock().at;
+        let is_mute = last.is_some_and(|last| now.saturating_duration_since(last) > SILENT);
+        is_mute && self.has_others.load(Ordering::Acquire)
     }
 
     /// Says that this one goes away.

@@ -158,7 +158,7 @@ impl Process {
         // Whoever is told so may come at once.
         lifecycle.synced();
         let watches = watches(&state).map_err(|error| RunError::System("watch the state", error))?;
-        let mut background = background(&state, &store, &tls);
+        let mut background = background(&state, &store, &tls, &lifecycle);
         let arrivals = watch_over(&mut background, &sidecars, &state.rollouts);
         let reporter = Reporter {
             trust: Arc::clone(&state.trust),
@@ -175,6 +175,7 @@ impl Process {
             places: Places::new(args.max_sidecars.get().saturating_add(COMING_BACK)),
             counts: metrics.counts,
             draining: lifecycle.draining(),
+            apart: lifecycle.apart(),
         };
         Ok(Self {
             port,
@@ -349,7 +350,7 @@ fn watches(state: &State) -> io::Result<[Watch; 2]> {
 }
 
 /// What goes on beside the serving.
-fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> {
+fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>, lifecycle: &Lifecycle) -> JoinSet<()> {
     let mut background = JoinSet::new();
     let (to, of, with) = (Arc::clone(store), Arc::clone(&state.trust), Arc::clone(tls));
     let mut changed = of.subscribe();
@@ -366,8 +367,11 @@ fn background(state: &State, store: &Arc<Store>, tls: &Arc<Tls>) -> JoinSet<()> 
     background.spawn(async move { renewed.keep_renewed().await });
     let kept = state.clone();
     background.spawn(every(FORGET_EVERY, move || kept.tidy(SystemTime::now())));
-    let kept = state.clone();
-    background.spawn(every(TELL_EVERY, move || kept.exchange(SystemTime::now())));
+    let (kept, lifecycle) = (state.clone(), lifecycle.clone());
+    background.spawn(every(TELL_EVERY, move || {
+        kept.exchange(SystemTime::now());
+        lifecycle.set_apart(kept.replicas.is_unheard(Instant::now()));
+    }));
     background
 }
 

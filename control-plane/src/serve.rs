@@ -50,6 +50,8 @@ pub struct Port {
     pub counts: Counts,
     /// True once the control plane goes away.
     pub draining: watch::Receiver<bool>,
+    /// True while sidecars are better off with other replicas.
+    pub apart: watch::Receiver<bool>,
 }
 
 /// Rooms on the way to a place. Whoever has no name has a place in one of these, and in no other.
@@ -115,6 +117,9 @@ impl Port {
         entrance: &Entrance,
         arriving: Option<OwnedSemaphorePermit>,
     ) {
+        if *self.apart.borrow() {
+            return;
+        }
         let Ok(handshake) = entrance.handshakes.acquire().await else {
             return;
         };
@@ -206,12 +211,13 @@ impl Port {
             .max_header_list_size(HEADERS_MAX)
             .serve_connection(TokioIo::new(stream), service);
         let mut served = std::pin::pin!(served);
-        let mut draining = self.draining.clone();
+        let (mut draining, mut apart) = (self.draining.clone(), self.apart.clone());
         let ending = tokio::select! {
             ended = served.as_mut() => return told(ended),
             () = sleep(spread(self.age)) => Ending::Age,
             () = caller.until_nobody(&self.trust) => Ending::Certificate,
             () = begun(&mut draining) => Ending::Drain,
+            () = begun(&mut apart) => Ending::Apart,
         };
         end.end(ending);
         served.as_mut().graceful_shutdown();
@@ -239,7 +245,7 @@ async fn patience(asked: Arc<Notify>) {
     }
 }
 
-/// Returns when the control plane goes away.
+/// Returns when the control plane goes away, or is to be left alone.
 async fn begun(draining: &mut watch::Receiver<bool>) {
     // An error means that whoever could say so is gone, and that is the same.
     drop(draining.wait_for(|draining| *draining).await);

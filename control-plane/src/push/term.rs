@@ -16,6 +16,8 @@ pub enum Ending {
     Age,
     /// The control plane goes away.
     Drain,
+    /// Other replicas hear nothing of the control plane.
+    Apart,
     /// Its certificate has expired, or the root that signed it is trusted no more.
     Certificate,
 }
@@ -73,6 +75,9 @@ impl Ending {
         match self {
             Self::Age => Status::unavailable("the stream has reached its age: connect again"),
             Self::Drain => Status::unavailable("the control plane is going away: connect again"),
+            Self::Apart => {
+                Status::unavailable("other replicas hear nothing of this one: connect to one of them")
+            }
             Self::Certificate => Status::unauthenticated("the certificate is good no more: get another one"),
         }
     }

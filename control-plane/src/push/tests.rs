@@ -381,6 +381,7 @@ async fn a_term_ends_the_stream_and_says_why() {
     for (ending, code) in [
         (Ending::Age, tonic::Code::Unavailable),
         (Ending::Drain, tonic::Code::Unavailable),
+        (Ending::Apart, tonic::Code::Unavailable),
         (Ending::Certificate, tonic::Code::Unauthenticated),
     ] {
         let (end, term) = TermEnd::new();

@@ -142,6 +142,26 @@ fn who_speaks_is_heard_whatever_its_clock_says() {
 }
 
 #[test]
+fn who_cannot_be_heard_knows_it_where_others_are_there() {
+    let mesh = Mesh::new();
+    let ((one, _), (other, _)) = (mesh.replica(), mesh.replica());
+    let late = || Instant::now() + SILENT + Duration::from_secs(1);
+    one.others(Instant::now()).unwrap();
+    assert!(!one.is_unheard(Instant::now()));
+    assert!(!other.is_unheard(late()), "it has heard of nobody");
+    let (folder, gone) = (mesh.state.path().join(FOLDER), mesh.state.path().join("gone"));
+    fs::rename(&folder, &gone).unwrap();
+    assert!(one.tell(later(60)).is_err() && one.others(late()).is_err());
+    assert!(one.is_unheard(late()));
+    fs::rename(&gone, &folder).unwrap();
+    one.tell(later(61)).unwrap();
+    assert!(!one.is_unheard(Instant::now()));
+    other.leave();
+    one.others(Instant::now()).unwrap();
+    assert!(!one.is_unheard(late()), "there is nobody to go to");
+}
+
+#[test]
 fn a_file_that_says_nothing_is_named() {
     let mesh = Mesh::new();
     let (one, _) = mesh.replica();

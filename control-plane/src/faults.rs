@@ -70,7 +70,7 @@ impl Doing {
                 "if the folder is there and has room, restore the file, or remove it and start the control plane \
                  again: for a day it then waits for certificates that it does not know of before a root is exchanged"
             }
-            Self::Roots => "restore the file from a copy; nothing else has its keys",
+            Self::Roots => "no root can be exchanged meanwhile",
             Self::Telling | Self::Hearing => {
                 "see that the folder of --state is there, can be written and has room"
             }

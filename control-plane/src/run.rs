@@ -71,6 +71,10 @@ pub enum RunError {
 pub fn run(args: &RunArgs) -> Result<ExitCode, RunError> {
     let log = Log::start(args.log_format, &args.log_level);
     let log = log.map_err(|error| RunError::System("log", error))?;
+    if args.stream_age < SHORT_AGE {
+        let told = "sidecars stay away longer and longer from who ends their streams so soon";
+        tracing::warn!(stream_age = ?args.stream_age, expected = ?SHORT_AGE, "--stream-age: {told}");
+    }
     allow_many_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("worker")
@@ -405,6 +409,9 @@ fn watch_over(
     background.spawn(every(KEEP_EVERY, move || rollouts.keep_again()));
     arrivals
 }
+
+/// Twice what a stream has to last for a sidecar to think well of it.
+const SHORT_AGE: Duration = Duration::from_secs(10);
 
 /// A disk that was full has room again some time.
 const KEEP_EVERY: Duration = Duration::from_secs(10);

@@ -28,6 +28,8 @@ pub(super) struct Standing {
     pub living: Living,
     /// The same; more of those whose sidecars have not said that they trust the next root.
     pub unaware: Living,
+    /// What is wrong with the state folder.
+    pub faults: Vec<String>,
 }
 
 /// The next step, and what it waits for.
@@ -57,6 +59,7 @@ impl Standing {
             Arc::clone(&admin.alive),
             Arc::clone(&admin.trust),
         );
+        let faults = admin.faults.texts();
         let look = move || {
             let now = SystemTime::now();
             let roots = trust.roots();
@@ -74,6 +77,7 @@ impl Standing {
                 unaware: next.map_or_else(Living::default, |next| {
                     alive.of(&Those::NotTrusting(next.id), now)
                 }),
+                faults,
             }
         };
         tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
@@ -203,11 +207,20 @@ impl Standing {
         if !old.is_empty() {
             return self.drop_old(&old, now);
         }
+        self.add()
+    }
+
+    /// A rotation is not begun where it cannot go on.
+    fn add(&self) -> Step {
+        let text = match &self.faults[..] {
+            [] => "no rotation is under way".to_owned(),
+            faults => faults.join("; "),
+        };
         Step {
             name: "add",
-            waits_for: 0,
-            text: "no rotation is under way".to_owned(),
-            forced: "there is nothing to force",
+            waits_for: self.faults.len(),
+            text,
+            forced: "the exchange then waits at its next step",
         }
     }
 }
@@ -272,13 +285,7 @@ fn a_few(names: &[&str], of: usize) -> String {
 
 /// Makes another root, which every sidecar is told to trust.
 pub(super) async fn add(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
-    let faults = admin.faults.texts();
-    let step = Step {
-        name: "add",
-        waits_for: faults.len(),
-        text: faults.join("; "),
-        forced: "the exchange then waits at its next step",
-    };
+    let step = Standing::of(&admin).await.add();
     if let Some(refusal) = refuse(&step, &how) {
         return refusal;
     }

@@ -176,19 +176,11 @@ async fn a_step_waits_for_the_sidecars_of_other_replicas_and_for_those_that_are_
     until_away(replica.admin);
     let early = plane.post("/trust/drop");
     assert_eq!(early.status, 409);
-    assert!(
-        early
-            .body
-            .contains(" signed: 1 of shop/users; the last one expires at 2"),
-        "{}",
-        early.body
-    );
-    assert!(
-        plane
-            .get("/metrics")
-            .body
-            .contains("jitney_rotation_waits_for{step=\"drop\"} 1\n")
-    );
+    let who = " signed: 1 of shop/users; the last one expires at 2";
+    assert!(early.body.contains(who), "{}", early.body);
+    let metrics = plane.get("/metrics").body;
+    let waits = "jitney_rotation_waits_for{step=\"drop\"} 1\n";
+    assert!(metrics.contains(waits), "{metrics}");
     // A replica that starts now knows of it as well.
     let third = plane.replica();
     assert_eq!(ask(third.admin, "POST", "/trust/drop", "").status, 409);
@@ -222,7 +214,12 @@ async fn a_journal_that_is_gone_is_told_with_the_way_out_until_it_is_back() {
         status["state"]["faults"].as_array().unwrap().iter().any(told)
             && status["warnings"].as_array().unwrap().iter().any(told)
     });
-    assert!(plane.get("/metrics").body.contains("jitney_state_faults 1\n"));
+    let metrics = plane.get("/metrics").body;
+    assert!(metrics.contains("jitney_state_faults 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("jitney_rotation_waits_for{step=\"add\"} 1\n"),
+        "{metrics}"
+    );
     let refused = plane.post("/trust/add");
     assert_eq!(refused.status, 409, "{}", refused.body);
     assert!(refused.body.contains("certificates/journal"), "{}", refused.body);

@@ -56,16 +56,27 @@ fn of_grpc_error(error: &Error, content_type: HeaderValue) -> Response<Body> {
     response
 }
 
+/// Statuses whose replies end with the head (RFC 9110 section 6.4.1); faults may be injected with any.
+const fn has_no_content(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    )
+}
+
 /// The reply to a call that failed on the way.
 pub(crate) fn of_error(error: &Error) -> Response<Body> {
     let kind = error.kind();
     let mut response = Response::new(Body::full(Bytes::from(format!("jitney: {error}\n"))));
-    *response.status_mut() = status(kind);
+    let status = status(kind);
+    *response.status_mut() = status;
+    if has_no_content(status) {
+        *response.body_mut() = Body::empty();
+    } else {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, text);
+    }
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
     headers.insert(X_JITNEY_ERROR, HeaderValue::from_static(kind.as_str()));
     match kind {
         // What cannot be parsed cannot be followed by anything either.

@@ -1,5 +1,6 @@
 //! How many requests may be in flight is learned: what is too much is shed, what is let in succeeds.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,6 +9,8 @@ use jitney_tests::caller::{Body, request};
 use jitney_tests::wait::{PATIENCE, until};
 use jitney_tests::{Answer, Caller, Reply, Route, TestProxy, TestUpstream, model, policy};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -172,7 +175,8 @@ async fn batches_wait_where_calls_are_shed() {
         };
         reply.after(takes)
     });
-    let proxy = TestProxy::start(upstream.await.address, &text("", "batch: {maxSize: 32}")).await;
+    let bounds = "maxConcurrency: 4";
+    let proxy = TestProxy::start(upstream.await.address, &text(bounds, "batch: {maxSize: 32}")).await;
     let (alone, batched) = (
         Load::start(&proxy, plain),
         Load::start(&proxy, |n| predict(instances(&[&n.to_string()]))),
@@ -216,4 +220,43 @@ async fn the_limit_bounds_calls_and_batches() {
         .iter()
         .filter(|answer| answer.header("x-jitney-error") == "concurrency_limit");
     assert_eq!((served, shed.count()), (2, 4));
+}
+
+/// Answers calls, but those to `/stream` never end.
+async fn streaming() -> SocketAddr {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = service.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = service.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut read = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut read).await {
+                    let is_endless = read[..length].starts_with(b"GET /stream");
+                    let length = if is_endless { 1000 } else { 1 };
+                    let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n1");
+                    stream.write_all(reply.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_is_streamed_for_long_keeps_nobody_out() {
+    let bounds = "minConcurrency: 2, maxConcurrency: 2";
+    let proxy = TestProxy::start(streaming().await, &text(bounds, "")).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let call = b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n";
+        stream.write_all(call).await.unwrap();
+        let mut head = [0; 15];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        streams.push(stream);
+    }
+    let answers = together(proxy.address, vec![plain(0), plain(1)]).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
 }

@@ -261,3 +261,17 @@ async fn a_process_that_is_not_told_what_to_do_relieves_nobody() {
     assert!(mesh.serving.runs());
     assert_eq!(caller::get(mesh.caller.address, "/").await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn whoever_has_nobody_before_it_waits_for_the_control_plane_as_long_as_it_takes() {
+    let mut plane = TestControlPlane::start("").await;
+    let path = plane.folder().join("hand-over");
+    let sidecar = plane.sidecar("shop/users", "users-1").pushed();
+    plane.kill();
+    let mut waiting = sidecar.arg("--hand-over").arg(path.display().to_string()).spawn();
+    // It has made up its mind by then.
+    until("it offers its sockets", || path.exists()).await;
+    assert!(waiting.runs(), "{}", waiting.log());
+    plane.restart().await;
+    waiting.ready().await;
+}

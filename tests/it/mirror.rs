@@ -356,3 +356,23 @@ async fn a_sidecar_is_sent_the_backend_that_a_pushed_policy_copies_to() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_call_is_copied_whole_although_nobody_asks_for_its_end_and_however_small_its_pieces_are() {
+    let (users, recorder) = (upstream().await, upstream().await);
+    let text = config(users.address, recorder.address, "", "");
+    let [from, to] = ["", ", protocol: HTTP1"].map(|more| format!("['{}']{more}", users.address));
+    let proxy = TestProxy::with().config(text.replace(&from, &to)).start().await;
+    let mut caller = Caller::h2(proxy.address).await.unwrap();
+    // Over HTTP/1.1 no more of a body is asked for once its length has passed, and here its end comes after that.
+    let length = [("content-length", "6000")];
+    for fields in [&length[..], &[]] {
+        let mut call = request("POST", "/x", fields, "");
+        *call.body_mut() = streamed(120, 50);
+        assert_eq!(caller.call(call).await.unwrap().status, 200);
+    }
+    until_copies(&proxy, "replied", 2.0).await;
+    for (copy, call) in recorder.seen().iter().zip(users.seen()) {
+        assert_eq!((copy.body.len(), &copy.body), (6000, &call.body));
+    }
+}

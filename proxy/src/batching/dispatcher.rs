@@ -169,8 +169,8 @@ async fn drive<T: Send>(
 /// Ends when there may be more room; never without a gate.
 async fn freed(gate: Option<&Gate>) {
     match gate {
-        Some(gate) => gate.freed().await,
-        None => pending().await,
+        Some(gate) if gate.learned().is_some() => gate.freed().await,
+        _ => pending().await,
     }
 }
 

@@ -180,7 +180,11 @@ impl Original {
 
 impl Drop for Original {
     fn drop(&mut self) {
-        self.cut();
+        // Who sends it asks for nothing more where its length was said and all of that has passed.
+        match self.body.size_hint().exact() {
+            Some(0) => self.end(),
+            _ => self.cut(),
+        }
     }
 }
 
@@ -213,8 +217,8 @@ impl Copied {
 
 /// The most bytes of one copy that wait.
 const HELD_MAX: usize = 1 << 20;
-/// The most pieces of one copy that wait: as many as [`HELD_MAX`] has in frames of HTTP/2.
-const PIECES_MAX: usize = 64;
+/// The most pieces of one copy that wait, however small they are.
+const PIECES_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

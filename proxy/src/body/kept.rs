@@ -75,27 +75,16 @@ impl Kept {
     /// Takes the body from the tries before, which fail if they still send it. False when this is one of
     /// them, or too much has passed.
     pub(super) fn claim(&mut self) -> bool {
-        let mut source = self.source.lock();
-        if let Some(turn) = self.turn {
-            return turn == source.turn;
-        }
-        let may = source.is_whole || source.turn == 0;
-        if may {
-            source.turn += 1;
-            self.turn = Some(source.turn);
-            if let Some(before) = source.waker.take() {
-                before.wake();
-            }
-        }
-        may
+        self.source.lock().grant(&mut self.turn)
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if !self.claim() {
-            return Poll::Ready(Some(Err(Broken::Elsewhere)));
-        }
         let may_be_sent_again = Arc::strong_count(&self.source) > 1;
         let mut source = self.source.lock();
+        // Under the same lock as what follows: no other try gets the body in between.
+        if !source.grant(&mut self.turn) {
+            return Poll::Ready(Some(Err(Broken::Elsewhere)));
+        }
         if let Some(piece) = source.past.get(self.given) {
             self.given += 1;
             return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
@@ -142,6 +131,22 @@ impl Kept {
 }
 
 impl Source {
+    /// See [`Kept::claim`].
+    fn grant(&mut self, to: &mut Option<u64>) -> bool {
+        if let Some(turn) = *to {
+            return turn == self.turn;
+        }
+        let may = self.is_whole || self.turn == 0;
+        if may {
+            self.turn += 1;
+            *to = Some(self.turn);
+            if let Some(before) = self.waker.take() {
+                before.wake();
+            }
+        }
+        may
+    }
+
     /// Keeps what has just come, if it may be of use and there is room for it.
     fn note(&mut self, piece: Option<&Result<Frame<Bytes>, Broken>>, may_be_sent_again: bool) {
         self.waker = None;

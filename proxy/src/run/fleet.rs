@@ -50,6 +50,8 @@ struct Running {
     /// Those of them that are not bound.
     pending: Vec<PendingListener>,
     is_trying_again: bool,
+    /// Something was put in force, and be it that there is nothing to do.
+    is_in_force: bool,
     /// Listeners that no plan names any more, while calls are still served on their connections.
     leaving: Vec<Drain>,
     is_draining: bool,
@@ -134,6 +136,7 @@ impl Fleet {
             strict: strict_ports(&plan.listeners),
         });
         running.planned.clone_from(&plan.listeners);
+        running.is_in_force = true;
         self.listen(&mut running, opened);
         let upstream = |(_, upstream): &(Reach, Arc<Upstream>)| Arc::clone(upstream) as Arc<dyn BackendView>;
         self.views.replace(upstreams.iter().map(upstream));
@@ -310,7 +313,7 @@ impl Fleet {
 
     /// Whether nothing was put in force yet.
     pub(super) fn is_idle(&self) -> bool {
-        self.running.lock().planned.is_empty()
+        !self.running.lock().is_in_force
     }
 
     /// The sockets on which it listens, to be handed over.

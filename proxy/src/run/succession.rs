@@ -62,18 +62,20 @@ impl Heir {
             papers,
             inherited,
         } = self;
-        let is_served = || inherited.is_taken() && !fleet.is_idle();
-        let serving = async {
-            while !is_served() {
-                tokio::time::sleep(LOOK_AGAIN).await;
+        if inherited.is_some() {
+            let is_served = || inherited.is_taken() && !fleet.is_idle();
+            let serving = async {
+                while !is_served() {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            };
+            drop(tokio::time::timeout(hand_over::PATIENCE, serving).await);
+            if fleet.is_idle() {
+                let _sent = strand.send(());
+                return;
             }
-        };
-        drop(tokio::time::timeout(hand_over::PATIENCE, serving).await);
-        if fleet.is_idle() {
-            let _sent = strand.send(());
-            return;
+            inherited.waive();
         }
-        inherited.waive();
         let all = move || {
             let mut sockets = fleet.sockets()?;
             if let Some((address, socket)) = &admin {

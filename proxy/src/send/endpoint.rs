@@ -16,7 +16,7 @@ use jitney_core::policy::Replay;
 use super::address::{Address, Peer, Target};
 use super::balance::Load;
 use super::breaker::verdict;
-use super::gate::{Gate, Probe};
+use super::gate::Gate;
 use super::http1::Idle;
 use super::http2::Shared;
 use super::lease::{Held, Lease, Place};
@@ -119,12 +119,12 @@ impl Endpoint {
         sending: &Sending,
     ) -> Result<Response<Body>, Error> {
         let probe = self.gate.admit(sending)?;
-        let place = Place::take(self, &probe)?;
+        let place = Place::take(self)?;
         self.metrics.upstream_calls.inc(sending.why);
         let began = Load::clock();
         let sent = match self.secured.is_used() {
             false => self.send_bare(unsent, from_http2, place, sending.replay).await,
-            true => Box::pin(self.send_secured(unsent, from_http2, place, &probe, sending.replay)).await,
+            true => Box::pin(self.send_secured(unsent, from_http2, place, sending.replay)).await,
         };
         let ended = Load::clock();
         match &sent {
@@ -201,13 +201,12 @@ impl Endpoint {
         unsent: &mut Option<Request<Body>>,
         from_http2: bool,
         place: Place,
-        probe: &Probe,
         replay: Replay,
     ) -> Result<Response<Body>, Error> {
         let sent = self.send_http2(unsent, place, replay, Via::Secured).await;
         match sent {
             Err(error) if self.secured.gives_way(&error) => {
-                self.send_bare(unsent, from_http2, Place::take(self, probe)?, replay)
+                self.send_bare(unsent, from_http2, Place::take(self)?, replay)
                     .await
             }
             sent => sent,
@@ -324,7 +323,7 @@ impl Endpoint {
     ) -> Result<Response<Body>, Error> {
         headers::to_http1(&mut request, &self.host);
         // What is switched to may last for hours, and says nothing of load.
-        let place = Place::take(self, &Probe::default())?;
+        let place = Place::take(self)?;
         let stream = self.connect(Inside::Http1).await?;
         let open = OpenConnection::count(&self.metrics);
         let mut sender = super::http1::handshake(stream, open, true).await?;

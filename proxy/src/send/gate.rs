@@ -27,7 +27,7 @@ pub(crate) struct Gate {
     freed: Notify,
 }
 
-/// A request that the learned bound let in. Counted until the last handle is dropped.
+/// A request that the learned bound let in. Counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct Stay {
     limiter: Arc<Mutex<Limiter>>,
@@ -35,11 +35,12 @@ pub(super) struct Stay {
     gate: Arc<Gate>,
 }
 
-/// Tells what became of a request to what is learned. Dropped before it was told, it tells nothing,
+/// Tells what became of a request to what is learned, which is when the head of its reply has come: until then the
+/// upstream works on it. What it streams for hours after that would keep everybody else out, and teach nothing. Dropped before it was told, it tells nothing,
 /// unless the request has had all the time that it may take.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
-    stay: Option<Arc<Stay>>,
+    stay: Option<Stay>,
     late_at: Option<Instant>,
     is_told: bool,
 }
@@ -112,7 +113,7 @@ impl Gate {
             gate: Arc::clone(self),
         };
         Ok(Probe {
-            stay: Some(Arc::new(stay)),
+            stay: Some(stay),
             late_at: sending.blamed_after().into_iter().chain(tried).min(),
             is_told: false,
         })
@@ -140,11 +141,6 @@ impl Gate {
 }
 
 impl Probe {
-    /// The request's stay, to be kept for as long as it is in flight.
-    pub(super) fn stay(&self) -> Option<Arc<Stay>> {
-        self.stay.clone()
-    }
-
     /// What became of the request; `None`: nothing that speaks of the upstream.
     pub(super) fn tell(mut self, answer: Option<Answer>) {
         self.is_told = true;

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hyper::client::conn::http1::SendRequest;
 
 use super::endpoint::Endpoint;
-use super::gate::{Probe, Stay};
 use crate::body::Body;
 use crate::error::Error;
 
@@ -20,11 +19,7 @@ pub struct Lease {
 
 /// A call counted into the load of an endpoint and of its backend until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    endpoint: Arc<Endpoint>,
-    #[expect(dead_code, reason = "counts the call until it is dropped")]
-    stay: Option<Arc<Stay>>,
-}
+pub(super) struct Place(Arc<Endpoint>);
 
 #[derive(Debug)]
 pub(super) enum Held {
@@ -48,27 +43,24 @@ impl Lease {
     /// The reply was read to its end: its connection may carry the next call.
     pub(crate) fn give_back(&mut self) {
         if let Held::Http1(sender) = std::mem::replace(&mut self.held, Held::Nothing) {
-            self.place.endpoint.http1.put(sender);
+            self.place.0.http1.put(sender);
         }
     }
 }
 
 impl Place {
     /// Takes a place, unless as many requests are in flight to the backend as may be.
-    pub(super) fn take(endpoint: &Arc<Endpoint>, probe: &Probe) -> Result<Self, Error> {
+    pub(super) fn take(endpoint: &Arc<Endpoint>) -> Result<Self, Error> {
         endpoint.gate.enter()?;
         endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
-            endpoint: Arc::clone(endpoint),
-            stay: probe.stay(),
-        })
+        Ok(Self(Arc::clone(endpoint)))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.endpoint.load.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.endpoint.gate.leave();
+        self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.gate.leave();
     }
 }
 

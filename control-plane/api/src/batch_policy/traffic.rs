@@ -40,7 +40,7 @@ pub struct Traffic {
     /// Copies of the calls that come to the target, wherever these go, are sent to another backend, whose
     /// replies are thrown away. Default: none. A copy has the head of its call, host and credentials
     /// included, and as much time; it travels alone and is not tried again. It never delays its call, but is given
-    /// up: when 1 MiB of its body waits to be sent, when the backend has 100 copies or cannot be reached, when
+    /// up: when 1 MiB or 1,024 pieces of its body wait to be sent, when the backend has 100 copies or cannot be reached, when
     /// memory is short, when the sidecar drains, and after a minute. Calls that ask for another protocol, and
     /// connections that are not HTTP, are not copied.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -215,7 +215,8 @@ impl Default for CircuitBreaker {
 /// they only wait for each other. Nothing is measured in advance, and nothing stops to be measured; calls of
 /// other sizes and an upstream that turns slower change nothing. Timeouts, 429 and 5xx lower the limit where
 /// more than one in ten answers is one. Beyond it a call that travels alone is shed with 503, and batches wait
-/// and grow, but for those of `dispatch: Fixed`; each of the two kinds gets half where both want all.
+/// and grow, but for those of `dispatch: Fixed`; each of the two kinds gets half where both want all. A request is
+/// in flight until the head of its reply has come: what is streamed after that does not count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AdaptiveConcurrency {

@@ -165,14 +165,7 @@ fn together<B: HttpBody + Into<Body>>(
     headers::outbound(&mut request);
     let (timeouts, replay) = (route.timeouts, route.on_failure.replay);
     let sending = sending(timeouts, replay, account.began, request.headers());
-    let (call, body) = Submission::new(
-        &account.upstream,
-        route,
-        state,
-        request,
-        set_out,
-        sending.deadline,
-    );
+    let (call, body) = Submission::new(&account.upstream, route, state, request, set_out, &sending);
     Box::pin(async move {
         match submit(call, body).await {
             Ok(answer) => account.close(answer.reply.map(Reply::into_response), None, answer.journey),
@@ -196,10 +189,10 @@ async fn unbatched(account: &Account, left: GoesAlone, sending: &Sending) -> Res
 
 /// The bounds of a call that arrived at `began`.
 fn sending(timeouts: Timeouts, replay: Replay, began: Instant, headers: &HeaderMap) -> Sending {
-    let deadline = timeouts.wait(headers).map(|wait| began + wait);
+    let patience = timeouts.patience(headers);
     Sending {
-        deadline,
-        blames: !timeouts.is_impatient(headers),
+        deadline: patience.limit.map(|limit| began + limit),
+        blames: !patience.is_callers,
         per_try: timeouts.per_try,
         replay,
         ..Sending::default()

@@ -149,7 +149,7 @@ impl Pending {
     pub(super) fn sending(&self, first: UpstreamCall) -> Sending {
         Sending {
             deadline: self.call.deadline,
-            blames: !self.call.route.timeouts.is_impatient(&self.call.head.headers),
+            blames: self.call.blames,
             per_try: self.call.route.timeouts.per_try,
             replay: self.call.route.on_failure.replay,
             why: if self.sends > 1 {

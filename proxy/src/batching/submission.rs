@@ -13,6 +13,7 @@ use jitney_core::key::{self, KeyBuf, write_key};
 use jitney_core::route::{Captures, Head, Route};
 
 use crate::body::Body;
+use crate::send::Sending;
 use crate::upstream::{RouteState, Upstream};
 
 /// A call and the policy that it arrived under. Boxed from the start: its head is large, and would
@@ -30,6 +31,8 @@ pub(crate) struct Submission {
     pub(crate) arrived: Instant,
     /// When its caller stops waiting.
     pub(crate) deadline: Option<Instant>,
+    /// Whether silence until then speaks against who was asked.
+    pub(crate) blames: bool,
 }
 
 /// What a submission was found to be.
@@ -46,7 +49,7 @@ impl Submission {
         state: Arc<RouteState>,
         request: Request<impl Into<Body>>,
         arrived: Instant,
-        deadline: Option<Instant>,
+        sending: &Sending,
     ) -> (Box<Self>, Body) {
         let (head, body) = request.into_parts();
         let submission = Box::new(Self {
@@ -56,7 +59,8 @@ impl Submission {
             head,
             body: Bytes::new(),
             arrived,
-            deadline,
+            deadline: sending.deadline,
+            blames: sending.blames,
         });
         (submission, body.into())
     }

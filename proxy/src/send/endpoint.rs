@@ -127,29 +127,30 @@ impl Endpoint {
             true => Box::pin(self.send_secured(unsent, from_http2, place, sending.replay)).await,
         };
         let ended = Load::clock();
+        let mut is_refusal = false;
         match &sent {
             Ok(reply) => {
                 self.metrics.upstream_replies.inc(reply.status().into());
                 self.metrics.upstream_duration.observe_time(ended - began);
                 self.was_reached();
-                if is_plea(said(reply)) {
+                is_refusal = is_plea(said(reply));
+                if is_refusal {
                     self.load.spare(retry_after(reply.headers()));
                 }
             }
             Err(error) => self.was_not_reached(error),
         }
-        let is_refusal = sent.as_ref().is_ok_and(|reply| is_plea(said(reply)));
-        let outcome = verdict(&sent);
-        match outcome {
-            // A refusal comes sooner than a reply: taken for latency it would attract more calls.
-            Outcome::Good if is_refusal => {}
-            Outcome::Good => self.load.succeeded(began, ended),
-            Outcome::Failed => self.load.failed(),
-            Outcome::Unknown => {}
-        }
-        probe.tell(match outcome {
-            Outcome::Good if !is_refusal => Some(Answer::Good),
-            Outcome::Good | Outcome::Failed => Some(Answer::Failed),
+        probe.tell(match verdict(&sent) {
+            // It comes sooner than a reply: taken for latency it would attract more calls.
+            Outcome::Good if is_refusal => Some(Answer::Failed),
+            Outcome::Good => {
+                self.load.succeeded(began, ended);
+                Some(Answer::Good)
+            }
+            Outcome::Failed => {
+                self.load.failed();
+                Some(Answer::Failed)
+            }
             Outcome::Unknown => None,
         });
         sent

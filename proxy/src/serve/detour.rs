@@ -74,7 +74,11 @@ async fn wait(account: &Account, way: &mut Way, headers: &HeaderMap, delay: Dura
     };
     account.upstream.metrics.faults.inc(Fault::Delay);
     way.set_out = now() + delay;
-    let deadline = way.timeouts.wait(headers).map(|wait| account.began + wait);
+    let deadline = way
+        .timeouts
+        .patience(headers)
+        .limit
+        .map(|limit| account.began + limit);
     if let Some(deadline) = deadline.filter(|deadline| *deadline < way.set_out) {
         tokio::time::sleep_until(deadline.into()).await;
         return Err(ErrorKind::DeadlineExceeded.into());

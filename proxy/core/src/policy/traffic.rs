@@ -39,17 +39,23 @@ pub struct Timeouts {
     pub per_try: Option<Duration>,
 }
 
-impl Timeouts {
-    /// How long the caller of a call with these fields waits: `request`, or less by its own word.
-    pub fn wait(&self, call: &HeaderMap) -> Option<Duration> {
-        let limits = [self.request, grpc::timeout(call)];
-        limits.into_iter().flatten().min()
-    }
+/// How long a caller waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// `request`, or less by the caller's own word; `None`: for ever.
+    pub limit: Option<Duration>,
+    /// It is the caller's word.
+    pub is_callers: bool,
+}
 
-    /// True when it is the caller that has `wait` be as short as it is.
-    pub fn is_impatient(&self, call: &HeaderMap) -> bool {
+impl Timeouts {
+    /// That of the caller of a call with these fields.
+    pub fn patience(&self, call: &HeaderMap) -> Patience {
         let own = grpc::timeout(call);
-        own.is_some_and(|own| self.request.is_none_or(|request| own < request))
+        Patience {
+            limit: [self.request, own].into_iter().flatten().min(),
+            is_callers: own.is_some_and(|own| self.request.is_none_or(|request| own < request)),
+        }
     }
 }
 

@@ -32,6 +32,10 @@ pub struct Limiter {
     failing: f64,
     /// Goes up whenever another limit is in force.
     turn: u64,
+    /// The most in flight since the last trial began.
+    highest: usize,
+    /// The last trial that told anything told that more in flight are worth having.
+    has_room: bool,
     trial: Option<Trial>,
     /// The next trial is of a wider limit.
     upward: bool,
@@ -87,8 +91,11 @@ struct Trial {
     upward: bool,
     /// The narrower one's turn; the wider one's comes next.
     first: u64,
-    /// Answers to requests of the present turn.
+    /// Answers to requests of the present turn, and to those that met room.
     back: u32,
+    roomy: u32,
+    /// Somebody would have needed more.
+    refused: bool,
     /// Of each limit, for requests alone and dispatched.
     sides: [[Side; 2]; 2],
 }
@@ -112,6 +119,8 @@ impl Limiter {
             crowded: 0.0,
             failing: 0.0,
             turn: 0,
+            highest: 0,
+            has_room: false,
             trial: None,
             upward: true,
             step: STEP,
@@ -156,9 +165,13 @@ impl Limiter {
             Who::Dispatched { .. } => true,
         };
         if !may_enter {
+            if let Some(trial) = &mut self.trial {
+                trial.refused = true;
+            }
             return None;
         }
         *self.count(who) += 1;
+        self.highest = self.highest.max(level);
         Some(Place {
             who,
             began: now,
@@ -181,7 +194,20 @@ impl Limiter {
         match answer {
             Answer::Failed => self.back_off(place),
             Answer::Good if place.crowded => self.learn(place, now),
-            Answer::Good => {}
+            Answer::Good => self.doubt(place),
+        }
+    }
+
+    /// No turn lasts for ever because its limit is not reached any more.
+    fn doubt(&mut self, place: &Place) {
+        let enough = self.enough();
+        if let Some(trial) = &mut self.trial
+            && place.turn == self.turn
+        {
+            trial.roomy += 1;
+            if trial.roomy >= enough {
+                self.end_turn();
+            }
         }
     }
 
@@ -221,6 +247,7 @@ impl Limiter {
     }
 
     fn begin_trial(&mut self) {
+        let reached = std::mem::take(&mut self.highest).min(self.limit);
         let upward = self.upward;
         let apart = (as_float(self.limit) * self.step).ceil();
         let (narrow, wide) = if upward {
@@ -231,7 +258,8 @@ impl Limiter {
                     .min(self.rules.max.get()),
             )
         } else {
-            let narrow = self.limit.saturating_sub(as_count(apart));
+            // Narrower than what is reached: than the limit alone might make no difference.
+            let narrow = reached.saturating_sub(as_count(apart));
             (narrow.max(self.rules.min.get()), self.limit)
         };
         if narrow >= wide {
@@ -245,6 +273,8 @@ impl Limiter {
             upward,
             first: self.turn,
             back: 0,
+            roomy: 0,
+            refused: false,
             sides: Default::default(),
         });
     }
@@ -267,17 +297,20 @@ impl Limiter {
         };
         if self.turn == trial.first {
             self.turn += 1;
-            trial.back = 0;
+            (trial.back, trial.roomy) = (0, 0);
             return;
         }
         let (elasticity, upward) = (trial.elasticity(), trial.upward);
-        let (narrow, wide) = (trial.narrow, trial.wide);
+        let (narrow, wide, refused) = (trial.narrow, trial.wide, trial.refused);
         self.stop_trial();
-        let changes = if upward {
-            elasticity < WORTH_HAVING
-        } else {
-            elasticity > WORTH_NOTHING
+        let changes = match elasticity {
+            Some(elasticity) if upward => elasticity < WORTH_HAVING,
+            Some(elasticity) => elasticity > WORTH_NOTHING,
+            None => upward && (refused || self.has_room),
         };
+        if let Some(elasticity) = elasticity {
+            self.has_room = elasticity < WORTH_HAVING;
+        }
         if changes {
             self.limit = if upward { wide } else { narrow };
         }
@@ -350,18 +383,21 @@ impl Trial {
     }
 
     /// Share of each further request in flight that was spent waiting for the others: 0 for workers to
-    /// spare, 1 for one after another.
-    fn elasticity(&self) -> f64 {
+    /// spare, 1 for one after another. `None` if that cannot be told, for nearly as many were in flight
+    /// under both.
+    fn elasticity(&self) -> Option<f64> {
         let [narrow, wide] = &self.sides;
         let pairs = narrow.iter().zip(wide);
-        let (slower, more) = pairs.fold((0.0, 0.0), |(slower, more), (narrow, wide)| {
+        let (all, slower, more) = pairs.fold((0.0, 0.0, 0.0), |(all, slower, more), (narrow, wide)| {
             let weight = narrow.n.min(wide.n);
             (
+                all + weight,
                 weight.mul_add(wide.slowness - narrow.slowness, slower),
                 weight.mul_add(wide.level - narrow.level, more),
             )
         });
-        if more > 0.0 { slower / more } else { 0.0 }
+        let apart = (as_float(self.wide) / as_float(self.narrow)).ln();
+        (more > LEAST_APART * apart * all).then_some(slower / more)
     }
 }
 
@@ -384,7 +420,7 @@ const FIRST: usize = 20;
 /// The weight of one request in the share that is crowded.
 const CROWD_WEIGHT: f64 = 1.0 / 64.0;
 /// Below this share a full limit is a burst; above the other one, load.
-const RARELY: f64 = 0.25;
+const RARELY: f64 = 0.3;
 const MOSTLY: f64 = 0.5;
 /// The weight of one answer in the share that fails, and the share that is too much.
 const FAILURE_WEIGHT: f64 = 1.0 / 32.0;
@@ -394,6 +430,8 @@ const STEP: f64 = 0.25;
 /// A wider limit is worth having below this elasticity, and the present one worth nothing above the other.
 const WORTH_HAVING: f64 = 0.5;
 const WORTH_NOTHING: f64 = 0.75;
+/// Of the difference between two limits, what the numbers in flight must differ by for a trial to tell anything.
+const LEAST_APART: f64 = 0.25;
 /// Bounds on the answers of one turn.
 const FEWEST: f64 = 12.0;
 const MOST: f64 = 128.0;

@@ -43,11 +43,19 @@ const ELASTIC: Upstream = Upstream {
     service: 0.02,
 };
 
+/// Who calls.
+#[derive(Clone, Copy)]
+enum Callers {
+    /// Many, that know nothing of each other: so many calls a second.
+    Open(f64),
+    /// So many, each of which waits for its answer and then pauses for so many seconds.
+    Closed(usize, f64),
+}
+
 /// A stretch of time with one load.
 struct Stretch {
     seconds: f64,
-    /// Calls a second.
-    rate: f64,
+    callers: Callers,
     /// How many times as long everything takes.
     slower: f64,
 }
@@ -125,8 +133,15 @@ impl World {
         let seed = self.seed;
         let end = *from + nanos(stretch.seconds);
         let settled = *from + nanos(0.4 * stretch.seconds);
-        let (mut next, mut shed, mut took) = (*from, 0, Vec::new());
+        let (mut shed, mut took) = (0, Vec::new());
+        let mut calls = match stretch.callers {
+            Callers::Open(_) => BinaryHeap::from([Reverse(*from)]),
+            Callers::Closed(count, pause) => (0..count)
+                .map(|caller| Reverse(*from + nanos(pause) * caller as u64 / count as u64))
+                .collect(),
+        };
         loop {
+            let next = calls.peek().map_or(u64::MAX, |Reverse(at)| *at);
             let done = self.busy.peek().map_or(u64::MAX, |Reverse((at, _))| *at);
             let now = next.min(done);
             if now >= end {
@@ -143,15 +158,22 @@ impl World {
                 if now > settled {
                     took.push((at - place.began).as_secs_f64());
                 }
+                if let Callers::Closed(_, pause) = stretch.callers {
+                    calls.push(Reverse(now + nanos(pause)));
+                }
             } else {
-                next = now + nanos(-(1.0 - self.random()).ln() / stretch.rate);
-                match self.limiter.enter(Who::Alone, self.at(now)) {
-                    Some(place) => {
-                        self.queue.push_back(self.places.len());
-                        self.places.push(Some(place));
+                calls.pop();
+                if let Callers::Open(rate) = stretch.callers {
+                    calls.push(Reverse(now + nanos(-(1.0 - self.random()).ln() / rate)));
+                }
+                if let Some(place) = self.limiter.enter(Who::Alone, self.at(now)) {
+                    self.queue.push_back(self.places.len());
+                    self.places.push(Some(place));
+                } else {
+                    shed += usize::from(now > settled);
+                    if let Callers::Closed(_, pause) = stretch.callers {
+                        calls.push(Reverse(now + nanos(pause)));
                     }
-                    None if now > settled => shed += 1,
-                    None => {}
                 }
             }
             self.work(stretch.slower, now);
@@ -176,10 +198,9 @@ impl Upstream {
     fn under<const N: usize>(self, loads: [(f64, f64); N], seed: u64) -> [Outcome; N] {
         let (mut world, mut from) = (World::new(self, seed), 0);
         loads.map(|(load, slower)| {
-            let rate = load * self.capacity() / slower;
             let stretch = Stretch {
                 seconds: 8000.0 / self.capacity().min(2000.0) * slower,
-                rate,
+                callers: Callers::Open(load * self.capacity() / slower),
                 slower,
             };
             world.run(&stretch, &mut from)
@@ -273,11 +294,27 @@ fn an_upstream_with_room_for_all_is_given_all() {
     for rate in [100.0, 1000.0, 10_000.0, 100.0, 10_000.0] {
         let stretch = Stretch {
             seconds: 10.0,
-            rate,
+            callers: Callers::Open(rate),
             slower: 1.0,
         };
         let outcome = world.run(&stretch, &mut from);
         assert!(outcome.shed == 0 && outcome.latency < 1.1, "{rate}: {outcome:?}");
+    }
+}
+
+#[test]
+fn callers_that_just_fit_into_the_limit_are_too_many_all_the_same() {
+    for limit in [20, 30, 38] {
+        for seed in 1..6 {
+            let (mut world, mut from) = (World::new(EIGHT, seed), 0);
+            world.limiter.limit = limit;
+            let stretch = Stretch {
+                seconds: 20.0,
+                callers: Callers::Closed(60, 0.05),
+                slower: 1.0,
+            };
+            world.run(&stretch, &mut from).check(EIGHT, 1.0);
+        }
     }
 }
 

@@ -137,6 +137,10 @@ impl Rollouts {
             whole: courses.whole,
             unknown,
         };
+        if courses.whole.is_none() {
+            // A restart that found nothing would give the next change to everyone.
+            self.keep_whole(&mut courses);
+        }
         let is_news = self
             .store
             .replace_source(resources.pushed, courses.rollouts(), changed);

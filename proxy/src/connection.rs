@@ -26,6 +26,7 @@ use crate::guard::{Guard, Leave};
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
 use crate::reply;
+use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
 use crate::waking::Turns;
 use crate::wire::Wire;
@@ -199,7 +200,13 @@ pub(crate) async fn serve_http2<S: Serve>(
         .max_header_list_size(limits.max_head)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .serve_connection(TokioIo::new(io), Http2(Arc::clone(&shared)));
+        .serve_connection(
+            TokioIo::new(io),
+            Http2 {
+                shared: Arc::clone(&shared),
+                retreats: Arc::default(),
+            },
+        );
     let ended = drive(
         pin!(connection),
         http2::Connection::poll,
@@ -288,13 +295,23 @@ fn refused(error: &Error) -> Serving {
 struct Http1<S>(Arc<Shared<S>>);
 
 /// The calls of an HTTP/2 connection.
-struct Http2<S>(Arc<Shared<S>>);
+struct Http2<S> {
+    shared: Arc<Shared<S>>,
+    retreats: Arc<Retreats>,
+}
 
 /// A call that is being served, as hyper wants it.
 pub(crate) struct Answering<S> {
     serving: Serving,
-    /// The connection, if its end has to be told in a reply.
-    http1: Option<Arc<Shared<S>>>,
+    version: Version<S>,
+}
+
+/// What the end of a call means to its connection.
+enum Version<S> {
+    /// The connection's end has to be told in a reply.
+    Http1(Arc<Shared<S>>),
+    /// Whether its caller stayed is remembered.
+    Http2(Retreat),
 }
 
 impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
@@ -309,7 +326,7 @@ impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
         };
         Answering {
             serving,
-            http1: Some(Arc::clone(&self.0)),
+            version: Version::Http1(Arc::clone(&self.0)),
         }
     }
 }
@@ -321,8 +338,8 @@ impl<S: Serve> Service<Request<Incoming>> for Http2<S> {
 
     fn call(&self, call: Request<Incoming>) -> Answering<S> {
         Answering {
-            serving: self.0.call(call),
-            http1: None,
+            serving: self.shared.call(call),
+            version: Version::Http2(Retreat::of(&self.retreats)),
         }
     }
 }
@@ -331,13 +348,19 @@ impl<S> Future for Answering<S> {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Version::Http2(retreat) = &mut self.version {
+            std::task::ready!(retreat.poll_stays(cx));
+        }
         let mut reply = std::task::ready!(self.serving.as_mut().poll(cx));
-        if let Some(connection) = &self.http1 {
-            if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-                connection.verdicts.switch();
-            } else if connection.seat.is_closing() {
-                let close = HeaderValue::from_static("close");
-                reply.headers_mut().insert(header::CONNECTION, close);
+        match &mut self.version {
+            Version::Http2(retreat) => retreat.stayed(),
+            Version::Http1(connection) => {
+                if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                    connection.verdicts.switch();
+                } else if connection.seat.is_closing() {
+                    let close = HeaderValue::from_static("close");
+                    reply.headers_mut().insert(header::CONNECTION, close);
+                }
             }
         }
         Poll::Ready(Ok(reply))

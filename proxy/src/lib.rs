@@ -31,6 +31,7 @@ pub mod serve;
 mod batching;
 mod mirror;
 mod reply;
+mod retreat;
 pub mod upstream;
 // and passed on.
 pub mod body;

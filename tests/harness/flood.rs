@@ -72,6 +72,17 @@ impl Flood {
         }
     }
 
+    /// Does for a while what keeps connections open: a further byte of each head.
+    pub async fn keep_up(self, open: &mut [tokio::net::TcpStream]) {
+        if self == Self::SlowHeads {
+            for stream in open {
+                // Who is cut off is cut off.
+                drop(stream.write_all(b"a").await);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
     /// So many connections with so many pieces each, a few at a time.
     async fn frames(
         self,

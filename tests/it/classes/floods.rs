@@ -53,6 +53,17 @@ async fn c05_rapid_resets_cost_their_sender_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c05_rapid_resets_are_no_flood_of_the_service() {
+    let upstream = TestUpstream::start_unrecorded(|_| Reply::json(200, "{}")).await;
+    let proxy = TestProxy::with().upstream(upstream.address).start().await;
+    // Of fifty connections each sends two thousand calls that it takes back, until it is cut off.
+    Flood::RapidReset.run(proxy.address).await.unwrap();
+    let opened = upstream.connections();
+    assert!(opened <= 100, "{opened} connections to the service");
+    caller::get(proxy.address, "/").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c06_resets_that_a_caller_provokes_are_bounded() {
     check(Flood::MadeReset, BOUND).await;
 }

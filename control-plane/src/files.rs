@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jitney_api::push::{Conflict, Resources, Stray, known_workloads, resources, strays};
-use jitney_api::{Diagnostic, Documents, Reading, Resource, Sources, Watch, Workload, check};
+use jitney_api::{Diagnostic, Documents, Reading, Resource, Sources, Watch, Workload, check_pushed};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ pub struct Standing {
     pub strays: Vec<Stray>,
     /// Policies that are not in force for all that they are for.
     pub conflicts: Vec<Conflict>,
+    /// The workloads that they know.
+    pub workloads: BTreeSet<Workload>,
     /// Why the files as they are now are not in force; empty when they are.
     pub refused: Vec<Diagnostic>,
 }
@@ -59,7 +61,6 @@ struct Good {
     resources: Resources,
     standing: Standing,
     filled: Filled,
-    workloads: BTreeSet<Workload>,
     counts: Counts,
 }
 
@@ -159,7 +160,7 @@ impl Taking {
             }
             Err(faults) => {
                 for fault in &faults {
-                    tracing::error!("files refused, the last good ones stay: {fault}");
+                    tracing::error!("files refused, the last good ones of all stay: {fault}");
                 }
                 self.standing.lock().refused = faults;
             }
@@ -186,7 +187,7 @@ impl Taking {
         let is_news = self.rollouts.replace(good.resources, at);
         let generation = self.rollouts.generation();
         tracing::info!(files, documents, policies, generation, is_news, "files read");
-        if let Err(error) = known::keep(&self.state, &good.workloads) {
+        if let Err(error) = known::keep(&self.state, &good.standing.workloads) {
             tracing::warn!(%error, "a token for a name that no document knows is made without a word");
         }
     }
@@ -196,19 +197,27 @@ impl Taking {
 /// were in force last.
 fn read(sources: &Sources, filled: &Filled) -> Result<Good, Vec<Diagnostic>> {
     let documents = Documents::read(sources);
-    let (mut errors, warnings): (Vec<_>, Vec<_>) =
-        check(&documents).into_iter().partition(Diagnostic::is_error);
+    let (mut errors, mut warnings): (Vec<_>, Vec<_>) = check_pushed(&documents)
+        .into_iter()
+        .partition(Diagnostic::is_error);
     errors.extend(emptied(sources, &documents, filled));
     if !errors.is_empty() {
         return Err(errors);
     }
     let resources = resources(&documents);
+    warnings.extend(
+        resources
+            .conflicts
+            .iter()
+            .map(|conflict| conflict.warning.clone()),
+    );
     let files = sources.files.iter();
     let standing = Standing {
         sources: files.map(|source| source.file.to_string()).collect(),
         warnings,
         strays: strays(&documents),
         conflicts: resources.conflicts.clone(),
+        workloads: known_workloads(&documents),
         refused: Vec::new(),
     };
     let all = documents.documents.iter();
@@ -223,7 +232,6 @@ fn read(sources: &Sources, filled: &Filled) -> Result<Good, Vec<Diagnostic>> {
             policies: policies.count(),
         },
         filled: all.map(|document| Arc::clone(&document.file)).collect(),
-        workloads: known_workloads(&documents),
     })
 }
 

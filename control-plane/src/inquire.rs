@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use jitney_api::push::{meant, strays};
-use jitney_api::{Diagnostic, Documents, Sources, Workload, check};
+use jitney_api::push::{meant, resources, strays};
+use jitney_api::{Diagnostic, Documents, Sources, Workload, check_pushed};
 
 use crate::config::{CheckArgs, Mesh, TokenArgs};
 use crate::files::known;
@@ -47,13 +47,15 @@ pub fn check_files(args: &CheckArgs) -> Result<ExitCode, InquireError> {
         }
     };
     let documents = Documents::read(&sources);
-    let found = check(&documents);
+    let found = check_pushed(&documents);
     complain(&found)?;
     if found.iter().any(Diagnostic::is_error) {
         return Ok(ExitCode::FAILURE);
     }
+    let conflicts = resources(&documents).conflicts.into_iter();
     let strays = strays(&documents).into_iter().map(|stray| stray.warning);
-    complain(&strays.collect::<Vec<_>>())?;
+    let odd = conflicts.map(|conflict| conflict.warning).chain(strays);
+    complain(&odd.collect::<Vec<_>>())?;
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let documents = counted(documents.documents.len(), "document");
     let files = counted(sources.files.len(), "file");

@@ -150,15 +150,20 @@ fn measure(
     });
     let (before, _) = polite.block_on(polite.spawn(watched(address, quiet)))??;
     let memory_before = memory(pid);
+    // To open them is as many calls as there are connections; what is asked is what they cost open.
+    let mut open = if flood.stays_open() {
+        rude.block_on(rude.spawn(flood.run(address)))??
+    } else {
+        Vec::new()
+    };
     let flooded = rude.spawn(async move {
-        // Again and again, as one may be over at once; what stays open is kept up.
+        // Again and again, as one may be over at once.
         let end = Instant::now() + WATCHED;
-        let mut open = Vec::new();
         while Instant::now() < end {
-            if open.is_empty() {
-                open = flood.run(address).await?;
-            } else {
+            if flood.stays_open() {
                 flood.keep_up(&mut open).await;
+            } else {
+                flood.run(address).await?;
             }
         }
         Ok(open)

@@ -72,6 +72,11 @@ impl Flood {
         }
     }
 
+    /// Whether it is the connections that are many, and they stay open.
+    pub const fn stays_open(self) -> bool {
+        matches!(self, Self::SlowHeads | Self::Idle)
+    }
+
     /// Does for a while what keeps connections open: a further byte of each head.
     pub async fn keep_up(self, open: &mut [tokio::net::TcpStream]) {
         if self == Self::SlowHeads {

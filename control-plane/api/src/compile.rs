@@ -97,14 +97,27 @@ pub struct CompiledPolicy {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Compiles listeners, backends and their policies.
+/// What becomes of several policies that are for one backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joined {
+    /// Their routes follow each other, in the order of the files: so a sidecar reads them.
+    Together,
+    /// One of them has the backend: so a control plane pushes them.
+    Apart,
+}
+
+/// Compiles listeners, backends and their policies, as a sidecar reads them.
 ///
 /// # Errors
 /// All faults of the files, in their order.
 pub fn compile(documents: &Documents) -> Result<Compiled, Vec<Diagnostic>> {
+    compile_joined(documents, Joined::Together)
+}
+
+fn compile_joined(documents: &Documents, joined: Joined) -> Result<Compiled, Vec<Diagnostic>> {
     let faults = Faults::of(documents);
     let policies = policies(documents, &faults);
-    let mut compiled = targets::resolve(documents, &policies, &faults);
+    let mut compiled = targets::resolve(documents, &policies, joined, &faults);
     (compiled.runtime, compiled.access) = runtime::first(documents, &faults);
     for backend in &mut compiled.backends {
         backend.policy = compiled.runtime.cap(&backend.policy).into();
@@ -118,9 +131,13 @@ pub fn compile(documents: &Documents) -> Result<Compiled, Vec<Diagnostic>> {
 /// # Errors
 /// All faults of the files, in their order.
 pub fn compile_for_upstream(documents: &Documents) -> Result<CompiledPolicy, Vec<Diagnostic>> {
+    lone_policy(documents, Joined::Together)
+}
+
+fn lone_policy(documents: &Documents, joined: Joined) -> Result<CompiledPolicy, Vec<Diagnostic>> {
     let faults = Faults::of(documents);
     let policies = policies(documents, &faults);
-    let policy = effective(&policies.iter().collect::<Vec<_>>(), &faults);
+    let policy = effective(&policies.iter().collect::<Vec<_>>(), joined, &faults);
     let (runtime, access) = runtime::first(documents, &faults);
     Ok(CompiledPolicy {
         policy: Arc::new(runtime.cap(&policy)),
@@ -133,14 +150,24 @@ pub fn compile_for_upstream(documents: &Documents) -> Result<CompiledPolicy, Vec
 /// Every fault and warning of the files: with listeners and backends when there are some, else of
 /// the policies on their own.
 pub fn check(documents: &Documents) -> Vec<Diagnostic> {
+    check_joined(documents, Joined::Together)
+}
+
+/// The same of documents that a control plane pushes. Which of several policies has a backend is not told
+/// here, but with the [`Conflict`](crate::push::Conflict)s.
+pub fn check_pushed(documents: &Documents) -> Vec<Diagnostic> {
+    check_joined(documents, Joined::Apart)
+}
+
+fn check_joined(documents: &Documents, joined: Joined) -> Vec<Diagnostic> {
     let whole = documents
         .documents
         .iter()
         .any(|document| matches!(document.resource, Resource::Backend(_) | Resource::Listener(_)));
     let outcome = if whole {
-        compile(documents).map(|compiled| compiled.warnings)
+        compile_joined(documents, joined).map(|compiled| compiled.warnings)
     } else {
-        compile_for_upstream(documents).map(|compiled| compiled.warnings)
+        lone_policy(documents, joined).map(|compiled| compiled.warnings)
     };
     let mut found = outcome.unwrap_or_else(|faults| faults);
     if !whole {
@@ -226,8 +253,14 @@ fn policies<'a>(documents: &'a Documents, faults: &Faults) -> Vec<PolicyUnit<'a>
 }
 
 /// The policy of one backend: routes of all documents in their order, and the traffic settings of
-/// the first document that has some.
-fn effective(policies: &[&PolicyUnit<'_>], faults: &Faults) -> Policy {
+/// the first document that has some. None of them, if only one of the documents has the backend.
+fn effective(policies: &[&PolicyUnit<'_>], joined: Joined, faults: &Faults) -> Policy {
+    if joined == Joined::Apart {
+        for policy in policies {
+            effective(&[policy], Joined::Together, faults);
+        }
+        return Policy::default();
+    }
     let mut matches = Vec::<(&RouteMatch, Option<&str>, &str)>::new();
     let mut traffic: Option<(&PolicyUnit<'_>, _)> = None;
     for unit in policies {

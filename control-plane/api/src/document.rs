@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::de::{Deserializer, IgnoredAny};
+use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::nearest;
@@ -29,10 +29,10 @@ pub struct Metadata {
     #[serde(default, skip_serializing)]
     #[schemars(skip)]
     pub annotations: Ignored,
-    /// Written by Kubernetes; not read.
+    /// Written by Kubernetes: when the resource was made. Of two policies for the same the older one has it.
     #[serde(default, skip_serializing)]
     #[schemars(skip)]
-    pub creation_timestamp: Ignored,
+    pub creation_timestamp: Created,
     /// Written by Kubernetes; not read.
     #[serde(default, skip_serializing)]
     #[schemars(skip)]
@@ -58,6 +58,38 @@ pub struct Ignored;
 impl<'de> Deserialize<'de> for Ignored {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// When something was made, as Kubernetes writes it: in UTC and whole seconds, so that texts compare as times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Created(Option<Box<str>>);
+
+impl Created {
+    /// What is older comes first, and last what may have been made at any time.
+    pub fn age(&self) -> impl Ord {
+        (self.0.is_none(), self.0.as_deref())
+    }
+}
+
+impl<'de> Deserialize<'de> for Created {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // `kubectl create --dry-run` writes null.
+        let Some(text) = Option::<Box<str>>::deserialize(deserializer)? else {
+            return Ok(Self::default());
+        };
+        let pattern = b"0000-00-00T00:00:00Z";
+        let fits = |(found, digit): (u8, &u8)| match digit {
+            b'0' => found.is_ascii_digit(),
+            other => found == *other,
+        };
+        if text.len() == pattern.len() && text.bytes().zip(pattern).all(fits) {
+            Ok(Self(Some(text)))
+        } else {
+            Err(D::Error::custom(format!(
+                "found {text:?}, expected a time such as 2026-01-31T23:59:59Z"
+            )))
+        }
     }
 }
 
@@ -132,7 +164,7 @@ impl Document {
     }
 }
 
-/// Documents in the order in which they take precedence: that of their files, then that within.
+/// Documents in the order of their files, then that within.
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     /// The documents.

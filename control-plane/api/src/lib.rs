@@ -36,7 +36,7 @@ pub use backend::{Backend, BackendEndpoint, BackendSpec, Protocol};
 pub use batch_policy::*;
 pub use compile::{
     Compiled, CompiledBackend, CompiledListener, CompiledPolicy, Endpoint, Located, NotAnEndpoint, check,
-    compile, compile_for_upstream, named_backends, strict_mtls,
+    check_pushed, compile, compile_for_upstream, named_backends, strict_mtls,
 };
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Documents, Metadata, Resource};

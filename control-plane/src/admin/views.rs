@@ -27,7 +27,7 @@ pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
     let refused = admin.refusals.list(SystemTime::now());
     let policies = overview.policies.iter();
     let policies = policies.map(|(name, progress)| {
-        let mut shown = policy(admin, &snapshot, name, progress);
+        let mut shown = policy(admin, &snapshot, &standing, name, progress);
         shown["rollout"]["sidecars"] = shares.members(name).into();
         shown
     });
@@ -74,19 +74,39 @@ fn totals(of: Totals) -> Value {
     })
 }
 
-fn policy(admin: &Admin, snapshot: &Snapshot, name: &str, progress: &Progress) -> Value {
+fn policy(
+    admin: &Admin,
+    snapshot: &Snapshot,
+    standing: &files::Standing,
+    name: &str,
+    progress: &Progress,
+) -> Value {
     let version = snapshot.entry(Kind::Policy, name).map(|entry| entry.held.version);
     let findings = version.map_or_else(Vec::new, |version| admin.findings.of(name, version));
     json!({
         "name": name,
         "version": version.map(|version| version.to_string()),
         "generation": progress.generation,
-        "text": progress.text(),
+        "text": policy_text(standing, name, progress),
         "sidecars": sidecars_of(progress),
         "rollout": rollout(progress),
         "findings": found(&findings),
         "failingBatches": progress.failing.iter().map(failing).collect::<Vec<_>>(),
     })
+}
+
+/// A policy that has lost everything to others is to be run by nobody.
+fn policy_text(standing: &files::Standing, name: &str, progress: &Progress) -> String {
+    let conflicts = standing.conflicts.iter();
+    let conflicts = conflicts.filter(|conflict| conflict.policy == name);
+    let conflicts: Vec<String> = conflicts
+        .map(|conflict| format!("{}: {}", conflict.target, conflict.reason))
+        .collect();
+    match (&conflicts[..], progress.selected) {
+        ([], _) => progress.text(),
+        (_, 0) => format!("Conflicted: {}", conflicts.join("; ")),
+        (_, _) => format!("{}; conflicted: {}", progress.text(), conflicts.join("; ")),
+    }
 }
 
 fn runtime(snapshot: &Snapshot, name: &str, progress: &Progress) -> Value {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use jitney_api::Workload;
-use jitney_api::push::Kind;
+use jitney_api::push::{Kind, meant};
 
 use super::Admin;
 use super::shares::Shares;
@@ -22,6 +22,13 @@ pub(super) fn warnings(
     elsewhere: &BTreeSet<Workload>,
 ) -> Vec<String> {
     let mut warnings = admin.faults.texts();
+    if !standing.refused.is_empty() {
+        let refused = standing.refused.len();
+        warnings.push(format!(
+            "the files as they are now are not in force, for {refused} of their parts are refused: what was good last stays, and no \
+             change of any file comes into force before these are mended"
+        ));
+    }
     warnings.extend(admin.rollouts.warnings());
     warnings.extend(shares.warnings(overview));
     for (policy, progress) in &overview.policies {
@@ -40,6 +47,7 @@ pub(super) fn warnings(
             || standing.strays.iter().any(|stray| stray.workload.as_ref() == Some(workload))
     };
     warnings.extend(missing(snapshot, is_here));
+    warnings.extend(misnamed(overview, &standing.workloads));
     if warnings.len() > MOST {
         let more = warnings.len() - MOST;
         warnings.truncate(MOST);
@@ -66,6 +74,21 @@ fn missing(snapshot: &Snapshot, is_here: impl Fn(&Workload) -> bool) -> Vec<Stri
         ))
     };
     missing.filter_map(warning).collect()
+}
+
+/// Sidecars that are nearly called as somebody whom the documents know, and so get nothing.
+fn misnamed(overview: &Overview, known: &BTreeSet<Workload>) -> Vec<String> {
+    let strangers = overview
+        .workloads
+        .keys()
+        .filter(|workload| !known.contains(workload));
+    let misnamed = strangers.map(|workload| (workload, meant(workload, known)));
+    let misnamed = misnamed.filter(|(_, meant)| !meant.is_empty());
+    misnamed
+        .map(|(workload, meant)| {
+            format!("{workload}: a sidecar of it is connected, and no document knows it{meant}")
+        })
+        .collect()
 }
 
 /// More say nothing more.

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use super::client::{Identity, Sidecar};
-use super::process::{Plane, SHOP, ask};
+use super::process::{Plane, SHOP, ask, ended};
 
 #[test]
 fn every_page_answers_as_it_should() {
@@ -58,6 +60,8 @@ fn a_refused_source_and_a_conflict_are_shown() {
         (&17.into(), &13.into()),
         "{refused}"
     );
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("no change of any file"), "{warning}");
     assert!(plane.get("/metrics").body.contains("jitney_source_accepted 0\n"));
     assert_eq!(plane.get("/ready").status, 200, "the last good set is in force");
     let another = SHOP.replace(
@@ -65,18 +69,31 @@ fn a_refused_source_and_a_conflict_are_shown() {
         "{name: users2, namespace: shop}\nspec:\n  targetRefs: [{kind: Backend, name: users}]",
     );
     plane.folder.write(&another);
+    let loser = |status: &Value| {
+        let policies = status["policies"].as_array().unwrap().iter();
+        let mut loser = policies.filter(|policy| policy["name"] == "shop/users2");
+        loser.next().map(|policy| policy["text"].clone())
+    };
     let status = plane.until("it is taken, with a conflict", |status| {
         status["source"]["refused"].as_array().unwrap().is_empty()
             && !status["source"]["conflicts"].as_array().unwrap().is_empty()
+            && loser(status).is_some()
     });
     let conflict = &status["source"]["conflicts"][0];
     assert_eq!(
         (&conflict["policy"], &conflict["winner"]),
         (&"shop/users2".into(), &"shop/users".into())
     );
+    let reason = "shop/users is for the same, and comes first by name";
+    assert_eq!(conflict["reason"], reason, "{conflict}");
+    assert_eq!(loser(&status).unwrap(), format!("Conflicted: users: {reason}"));
+    let warnings = status["source"]["warnings"].to_string();
+    assert!(warnings.contains(reason), "{warnings}");
+    let check = ended(&["check", &plane.folder.files().display().to_string()]);
+    let told = String::from_utf8(check.stderr).unwrap();
     assert!(
-        conflict["reason"].as_str().unwrap().contains("older"),
-        "{conflict}"
+        check.status.success() && told.contains(&format!("without effect for users: {reason}")),
+        "{told}"
     );
 }
 
@@ -86,7 +103,7 @@ fn a_file_that_is_empty_for_a_while_removes_nothing() {
     let generation = plane.status()["generation"].clone();
     let (file, more) = ("shop.yaml", plane.folder.files().join("more.yaml"));
     let refused = |file: &'static str| {
-        move |status: &serde_json::Value| {
+        move |status: &Value| {
             let refused = status["source"]["refused"].as_array().unwrap();
             refused.iter().any(|fault| {
                 let text = fault["text"].as_str().unwrap();
@@ -128,7 +145,7 @@ async fn what_is_for_nobody_is_told_until_somebody_is_here() {
     plane.folder.write(&format!(
         "{SHOP}---\nkind: Runtime\nmetadata: {{name: web, namespace: shop}}\n"
     ));
-    let is_warned = |status: &serde_json::Value| {
+    let is_warned = |status: &Value| {
         let warnings = status["source"]["warnings"].as_array().unwrap();
         let mut texts = warnings.iter().map(|warning| warning["text"].as_str().unwrap());
         texts.any(|text| text.contains("knows the workload shop/web"))

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{
-    Check, Compiled, CompiledBackend, CompiledListener, Endpoint, Faults, Located, PolicyUnit, detour,
-    effective,
+    Check, Compiled, CompiledBackend, CompiledListener, Endpoint, Faults, Joined, Located, PolicyUnit,
+    detour, effective,
 };
 use crate::diagnostic::nearest;
 use crate::identity::is_segment;
@@ -47,7 +47,12 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Listeners and backends, each backend with the policies that are for it.
-pub(super) fn resolve(documents: &Documents, policies: &[PolicyUnit<'_>], faults: &Faults) -> Compiled {
+pub(super) fn resolve(
+    documents: &Documents,
+    policies: &[PolicyUnit<'_>],
+    joined: Joined,
+    faults: &Faults,
+) -> Compiled {
     let mut compiled = Compiled::default();
     let backends = of_kind(documents, |resource| match resource {
         Resource::Backend(backend) => Some(backend),
@@ -79,7 +84,7 @@ pub(super) fn resolve(documents: &Documents, policies: &[PolicyUnit<'_>], faults
         let chosen = policies
             .iter()
             .filter(|unit| is_for(&unit.policy.spec.target_refs, name, &names));
-        let mut policy = effective(&chosen.collect::<Vec<_>>(), faults);
+        let mut policy = effective(&chosen.collect::<Vec<_>>(), joined, faults);
         policy.traffic.detours = policy.traffic.detours.beside(name);
         compiled.backends.push(CompiledBackend {
             name: name.into(),

@@ -680,6 +680,11 @@ comes first\np.yaml:32:12: warning: spec.traffic: without effect: the traffic se
         compiled.policy.traffic.timeouts.request,
         Some(Duration::from_secs(10))
     );
+    assert_eq!(
+        check_pushed(&read(&text)),
+        [],
+        "a control plane does not join policies"
+    );
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! Which policy has a target, where several are for it: GEP-713, *atomic defaults*. The most
-//! specific one has it whole; among equals the oldest, which in files is the one that comes first.
+//! specific one has it whole; among equals the oldest; among those of which that is not known, as in files
+//! where nobody has written `creationTimestamp`, the first by namespace and name. So every control plane comes
+//! to the same end, whatever the files are called and whenever they came.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::{BatchPolicy, Placement, TargetKind, TargetRef};
+use super::resources::{full_name, namespace};
+use crate::document::Created;
+use crate::node::Path;
+use crate::{BatchPolicy, Diagnostic, Document, Documents, Placement, Resource, TargetKind, TargetRef};
 
 /// A target that a policy is for, and does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +22,8 @@ pub struct Conflict {
     pub winner: String,
     /// Why, in words.
     pub reason: String,
+    /// The same, with the place where the loser names the target.
+    pub warning: Diagnostic,
 }
 
 /// How closely a target reference fits: a rule of a route, a route, a port of a Service, a Service.
@@ -49,36 +57,69 @@ impl Specificity {
 
 /// A policy that is for a target.
 #[derive(Clone, Debug)]
-struct Contender {
+struct Contender<'a> {
     policy: String,
+    document: &'a Document,
     specificity: Specificity,
+    created: &'a Created,
+    /// Where it names the target.
+    path: Path,
 }
 
 /// Who has what, so far as the policies given say.
 #[derive(Debug, Default)]
-pub(super) struct Precedence {
+pub(super) struct Precedence<'a> {
     /// By namespace, target and whether callers' or callees' sidecars are meant: these do not
-    /// contend with each other. In the order in which the policies came.
-    targets: BTreeMap<(String, String, bool), Vec<Contender>>,
+    /// contend with each other. Those that win come first.
+    targets: BTreeMap<(String, String, bool), Vec<Contender<'a>>>,
 }
 
-impl Precedence {
-    /// Takes in a policy, which is for `only` where it names no target. Older ones first.
-    pub(super) fn add(&mut self, namespace: &str, name: &str, policy: &BatchPolicy, only: &[&str]) {
+impl<'a> Precedence<'a> {
+    /// Of all policies of these documents. One that names no target is for every Backend.
+    pub(super) fn of(documents: &'a Documents) -> Self {
+        let all = documents.documents.iter();
+        let backends = all.clone().filter_map(|document| match &document.resource {
+            Resource::Backend(backend) => Some(backend.metadata.name.as_str()),
+            Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
+        });
+        let backends: Vec<&str> = backends.collect();
+        let mut precedence = Self::default();
+        for document in all {
+            if let Resource::BatchPolicy(policy) = &document.resource {
+                precedence.add(document, policy, &backends);
+            }
+        }
+        for contenders in precedence.targets.values_mut() {
+            contenders.sort_by(|one, other| one.rank().cmp(&other.rank()));
+        }
+        precedence
+    }
+
+    fn add(&mut self, document: &'a Document, policy: &'a BatchPolicy, backends: &[&str]) {
         let outbound = policy.spec.placement == Placement::Outbound;
-        let mut contend = |target: &str, specificity| {
-            let key = (namespace.to_owned(), target.to_owned(), outbound);
+        let mut contend = |target: &str, specificity, path| {
+            let key = (
+                namespace(&policy.metadata).to_owned(),
+                target.to_owned(),
+                outbound,
+            );
             self.targets.entry(key).or_default().push(Contender {
-                policy: name.to_owned(),
+                policy: full_name(&policy.metadata),
+                document,
                 specificity,
+                created: &policy.metadata.creation_timestamp,
+                path,
             });
         };
-        for target in &policy.spec.target_refs {
-            contend(&target.name, Specificity::of(target));
+        let path = Path::default().keys("spec.targetRefs");
+        for (index, target) in policy.spec.target_refs.iter().enumerate() {
+            let path = path.index(index).key("name");
+            contend(&target.name, Specificity::of(target), path);
         }
         if policy.spec.target_refs.is_empty() {
-            only.iter()
-                .for_each(|target| contend(target, Specificity::Service));
+            for target in backends {
+                contend(target, Specificity::Service, Path::default().key("spec"));
+            }
         }
     }
 
@@ -86,140 +127,151 @@ impl Precedence {
     pub(super) fn held_by(&self, policy: &str) -> Vec<&str> {
         let targets = self.targets.iter();
         let won =
-            targets.filter(|(_, contenders)| winner(contenders).is_some_and(|one| one.policy == policy));
+            targets.filter(|(_, contenders)| contenders.first().is_some_and(|one| one.policy == policy));
         won.map(|((_, target, _), _)| target.as_str()).collect()
     }
 
     /// Every target that a policy is for and does not have.
     pub(super) fn conflicts(&self) -> Vec<Conflict> {
-        let mut conflicts = Vec::new();
-        for ((_, target, _), contenders) in &self.targets {
-            let Some(winner) = winner(contenders) else {
-                continue;
-            };
-            for loser in contenders.iter().filter(|one| one.policy != winner.policy) {
-                let reason = if winner.specificity > loser.specificity {
-                    let (closer, wider) = (winner.specificity.as_str(), loser.specificity.as_str());
-                    format!("{} is for {closer}, this one for {wider}", winner.policy)
-                } else {
-                    format!("{} is for the same, and is older", winner.policy)
-                };
-                conflicts.push(Conflict {
-                    policy: loser.policy.clone(),
-                    target: target.clone(),
-                    winner: winner.policy.clone(),
-                    reason,
-                });
-            }
-        }
-        conflicts
+        let targets = self.targets.iter();
+        let conflicts = targets.flat_map(|((_, target, _), contenders)| {
+            let (winner, losers) = contenders.split_first()?;
+            // One that names a target twice, as a whole and by a port, does not lose it to itself.
+            let losers = losers.iter().filter(|one| one.policy != winner.policy);
+            Some(
+                losers
+                    .map(|loser| loser.loses(target, winner))
+                    .collect::<Vec<_>>(),
+            )
+        });
+        conflicts.flatten().collect()
     }
 }
 
-/// The first of the most specific ones.
-fn winner(contenders: &[Contender]) -> Option<&Contender> {
-    let best = contenders.iter().map(|one| one.specificity).max()?;
-    contenders.iter().find(|one| one.specificity == best)
+impl Contender<'_> {
+    /// What is less wins.
+    fn rank(&self) -> impl Ord {
+        (Reverse(self.specificity), self.created.age(), &self.policy)
+    }
+
+    fn loses(&self, target: &str, winner: &Self) -> Conflict {
+        let reason = if winner.specificity > self.specificity {
+            let (closer, wider) = (winner.specificity.as_str(), self.specificity.as_str());
+            format!("{} is for {closer}, this one for {wider}", winner.policy)
+        } else if winner.created.age() < self.created.age() {
+            format!("{} is for the same, and is older", winner.policy)
+        } else {
+            format!("{} is for the same, and comes first by name", winner.policy)
+        };
+        let message = format!("without effect for {target}: {reason}");
+        Conflict {
+            policy: self.policy.clone(),
+            target: target.to_owned(),
+            winner: winner.policy.clone(),
+            warning: self.document.warning(&self.path, message),
+            reason,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BatchPolicySpec, Metadata};
+    use crate::Sources;
 
-    fn target(kind: TargetKind, name: &str, section: Option<&str>) -> TargetRef {
-        TargetRef {
-            group: None,
-            kind,
-            name: name.into(),
-            section_name: section.map(Into::into),
-        }
+    /// Documents of policies, given as metadata, placement and targets.
+    fn documents(policies: &[(&str, &str, &str)]) -> Documents {
+        let policies = policies.iter().map(|(metadata, placement, targets)| {
+            format!(
+                "kind: BatchPolicy\nmetadata: {{{metadata}}}\nspec:\n  placement: {placement}\n  targetRefs: [{targets}]\n"
+            )
+        });
+        let text = policies.collect::<Vec<_>>().join("---\n");
+        let documents = Documents::read(&Sources::inline("p.yaml", &text));
+        assert!(documents.faults.is_empty(), "{:?}", documents.faults);
+        documents
     }
 
-    fn policy(placement: Placement, target_refs: Vec<TargetRef>) -> BatchPolicy {
-        BatchPolicy {
-            api_version: "jitney.dev/v1alpha1".into(),
-            kind: "BatchPolicy".into(),
-            metadata: Metadata::default(),
-            spec: BatchPolicySpec {
-                target_refs,
-                placement,
-                ..BatchPolicySpec::default()
-            },
-            status: Default::default(),
-        }
-    }
+    const USERS: &str = "{kind: Service, name: users}";
 
-    fn service(name: &str) -> TargetRef {
-        target(TargetKind::Service, name, None)
+    fn told(precedence: &Precedence<'_>) -> Vec<String> {
+        let conflicts = precedence.conflicts().into_iter();
+        conflicts
+            .map(|one| format!("{} {}: {}", one.policy, one.target, one.reason))
+            .collect()
     }
 
     #[test]
-    fn the_most_specific_has_it_whole_and_among_equals_the_oldest() {
-        let mut precedence = Precedence::default();
-        let add = |precedence: &mut Precedence, name: &str, refs| {
-            precedence.add("shop", name, &policy(Placement::Inbound, refs), &[]);
-        };
-        add(
-            &mut precedence,
-            "shop/old",
-            vec![service("users"), service("orders")],
-        );
-        add(&mut precedence, "shop/young", vec![service("users")]);
-        add(
-            &mut precedence,
-            "shop/port",
-            vec![target(TargetKind::Service, "users", Some("http"))],
-        );
+    fn the_most_specific_has_it_whole() {
+        let port = "{kind: Service, name: users, sectionName: http}";
+        let both = format!("{USERS}, {{kind: Service, name: orders}}");
+        let documents = documents(&[
+            ("name: all, namespace: shop", "Inbound", &both),
+            ("name: port, namespace: shop", "Inbound", port),
+        ]);
+        let precedence = Precedence::of(&documents);
         assert_eq!(precedence.held_by("shop/port"), ["users"]);
-        assert_eq!(precedence.held_by("shop/old"), ["orders"]);
-        assert!(precedence.held_by("shop/young").is_empty());
-        let conflicts = precedence.conflicts();
-        let told: Vec<(&str, &str)> = conflicts.iter().map(|one| (&*one.policy, &*one.reason)).collect();
-        let reason = "shop/port is for a port, this one for the whole service";
-        assert_eq!(told, [("shop/old", reason), ("shop/young", reason)]);
+        assert_eq!(precedence.held_by("shop/all"), ["orders"]);
+        assert_eq!(
+            told(&precedence),
+            ["shop/all users: shop/port is for a port, this one for the whole service"]
+        );
+        let [conflict] = &precedence.conflicts()[..] else {
+            panic!("one");
+        };
+        assert_eq!(conflict.winner, "shop/port");
+        assert_eq!(
+            conflict.warning.to_string(),
+            "p.yaml:5:38: warning: spec.targetRefs[0].name: without effect for users: shop/port is for a port, this one \
+             for the whole service"
+        );
     }
 
     #[test]
-    fn equals_are_told_by_age() {
-        let mut precedence = Precedence::default();
-        for name in ["shop/old", "shop/young"] {
-            precedence.add(
-                "shop",
-                name,
-                &policy(Placement::Inbound, vec![service("users")]),
-                &[],
-            );
-        }
-        let [conflict] = &precedence.conflicts()[..] else {
-            panic!("{:?}", precedence.conflicts());
-        };
-        assert_eq!(conflict.reason, "shop/old is for the same, and is older");
+    fn equals_are_told_by_age_and_then_by_name() {
+        let old = "name: z, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'";
+        let young = "name: y, namespace: shop, creationTimestamp: '2026-01-01T00:00:01Z'";
+        let unknown = "name: b, namespace: shop, creationTimestamp: null";
+        let another = "name: a, namespace: shop";
+        let documents = documents(&[another, unknown, young, old].map(|one| (one, "Inbound", USERS)));
+        let precedence = Precedence::of(&documents);
+        assert_eq!(precedence.held_by("shop/z"), ["users"]);
+        let older = "users: shop/z is for the same, and is older";
         assert_eq!(
-            (&*conflict.policy, &*conflict.target, &*conflict.winner),
-            ("shop/young", "users", "shop/old")
+            told(&precedence),
+            ["y", "a", "b"].map(|name| format!("shop/{name} {older}"))
+        );
+        let documents = self::documents(&[unknown, another].map(|one| (one, "Inbound", USERS)));
+        assert_eq!(
+            told(&Precedence::of(&documents)),
+            ["shop/b users: shop/a is for the same, and comes first by name"]
         );
     }
 
     #[test]
     fn callers_callees_and_other_namespaces_do_not_contend() {
-        let mut precedence = Precedence::default();
-        precedence.add(
-            "shop",
-            "shop/in",
-            &policy(Placement::Inbound, vec![service("users")]),
-            &[],
-        );
-        precedence.add(
-            "shop",
-            "shop/out",
-            &policy(Placement::Outbound, vec![service("users")]),
-            &[],
-        );
-        precedence.add("bank", "bank/in", &policy(Placement::Inbound, vec![]), &["users"]);
+        let documents = documents(&[
+            ("name: in, namespace: shop", "Inbound", USERS),
+            ("name: out, namespace: shop", "Outbound", USERS),
+            ("name: in, namespace: bank", "Inbound", USERS),
+        ]);
+        let precedence = Precedence::of(&documents);
         assert_eq!(precedence.conflicts(), []);
         for name in ["shop/in", "shop/out", "bank/in"] {
             assert_eq!(precedence.held_by(name), ["users"], "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_no_time_is_told_with_its_place() {
+        let text = "kind: BatchPolicy\nmetadata: {name: a, creationTimestamp: yesterday}\nspec: {}\n";
+        let documents = Documents::read(&Sources::inline("p.yaml", text));
+        let told: Vec<String> = documents.faults.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].starts_with("p.yaml:2:")
+                && told[0].contains("expected a time such as 2026-01-31T23:59:59Z"),
+            "{told:?}"
+        );
     }
 }

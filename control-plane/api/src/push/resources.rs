@@ -58,15 +58,7 @@ pub fn resources(documents: &Documents) -> Resources {
             Resource::Runtime(runtime) => runtimes.run(runtime),
         }
     }
-    let all: Vec<&str> = backends
-        .iter()
-        .map(|backend| backend.metadata.name.as_str())
-        .collect();
-    let mut precedence = Precedence::default();
-    for policy in &policies {
-        let (namespace, name) = (namespace(&policy.metadata), full_name(&policy.metadata));
-        precedence.add(namespace, &name, policy, &all);
-    }
+    let precedence = Precedence::of(documents);
     let mut pushed = Vec::new();
     let callers = callers(&policies, &precedence);
     for backend in &backends {
@@ -96,7 +88,7 @@ fn shares(policies: &[&BatchPolicy]) -> BTreeMap<Arc<str>, u32> {
 }
 
 /// The policies that the sidecars of a backend's callers run, by its full name.
-fn callers(policies: &[&BatchPolicy], precedence: &Precedence) -> BTreeMap<String, Vec<String>> {
+fn callers(policies: &[&BatchPolicy], precedence: &Precedence<'_>) -> BTreeMap<String, Vec<String>> {
     let mut callers = BTreeMap::<_, Vec<String>>::new();
     for policy in policies {
         let name = full_name(&policy.metadata);
@@ -166,7 +158,7 @@ fn only_backend(documents: &Documents) -> Option<String> {
     backends.next()
 }
 
-fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Precedence) {
+fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Precedence<'_>) {
     let name = full_name(&policy.metadata);
     let held = precedence.held_by(&name);
     let readers = match policy.spec.placement {

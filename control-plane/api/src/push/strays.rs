@@ -10,7 +10,7 @@ use crate::compile::named;
 use crate::diagnostic::nearest;
 use crate::node::Path;
 use crate::{
-    BatchPolicy, Diagnostic, Document, Documents, Listener, Metadata, Placement, Resource, Workload,
+    BatchPolicy, Diagnostic, Document, Documents, Listener, Metadata, Placement, Resource, Runtime, Workload,
 };
 
 /// A document, or a part of one, that is for nobody whom the documents know.
@@ -46,7 +46,10 @@ pub fn strays(documents: &Documents) -> Vec<Stray> {
     let mut strays = Vec::new();
     for document in &documents.documents {
         match &document.resource {
-            Resource::Runtime(runtime) => strays.extend(known.runtime(document, &runtime.metadata)),
+            Resource::Runtime(runtime) => {
+                strays.extend(known.runtime(document, &runtime.metadata));
+                strays.extend(known.callers(document, runtime));
+            }
             Resource::BatchPolicy(policy) => strays.extend(known.policy(document, policy)),
             Resource::Listener(listener) => strays.extend(known.listener(document, listener)),
             Resource::Backend(_) => {}
@@ -97,6 +100,34 @@ impl Known {
             warning: document.warning(&Path::default().keys("metadata.name"), message),
             workload: Some(workload),
         })
+    }
+
+    /// Callers need no document; one whose name is nearly that of somebody known is more likely a mistake.
+    fn callers(&self, document: &Document, runtime: &Runtime) -> Vec<Stray> {
+        let rules = runtime
+            .spec
+            .authorization
+            .iter()
+            .flat_map(|authorization| &authorization.rules);
+        let path = Path::default().keys("spec.authorization.rules");
+        let from = rules.enumerate().flat_map(|(rule, settings)| {
+            let path = path.index(rule).key("from");
+            let from = settings.from.iter().enumerate();
+            from.map(move |(index, text)| (path.index(index), text))
+        });
+        let stray = |(path, text): (Path, &String)| {
+            let caller: Workload = text.parse().ok()?;
+            let meant = meant(&caller, &self.workloads);
+            let is_mistake = !self.workloads.contains(&caller) && !meant.is_empty();
+            is_mistake.then(|| Stray {
+                warning: document.warning(
+                    &path,
+                    format!("lets nobody in: no document knows the workload {caller}{meant}"),
+                ),
+                workload: Some(caller),
+            })
+        };
+        from.filter_map(stray).collect()
     }
 
     fn policy(&self, document: &Document, policy: &BatchPolicy) -> Vec<Stray> {
@@ -223,6 +254,26 @@ mod tests {
         assert!(
             elsewhere.contains("nobody is in namespace default, and no Backend"),
             "{elsewhere}"
+        );
+    }
+
+    #[test]
+    fn a_caller_may_be_unknown_but_not_misspelt() {
+        let from = |names: &str| {
+            told(&format!(
+                "kind: Runtime\nmetadata: {{name: users, namespace: shop}}\nspec: {{authorization: {{rules: [{{from: \
+                 [{names}]}}]}}}}\n"
+            ))
+        };
+        assert_eq!(from("shop/web, far/away, 'shop/*', '*'"), []);
+        assert_eq!(
+            from("shop/web, shop/uesrs"),
+            [(
+                "p.yaml:11:50: warning: spec.authorization.rules[0].from[1]: lets nobody in: no document knows the \
+                 workload shop/uesrs (did you mean shop/users?)"
+                    .to_owned(),
+                Some("shop/uesrs".to_owned())
+            )]
         );
     }
 

@@ -67,14 +67,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn start() -> Instant {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an arbitrary origin for a virtual clock"
-        )]
-        Instant::now()
-    }
+    use crate::tests::start;
 
     #[test]
     fn a_plea_is_heeded_for_as_long_as_it_asks_within_bounds() {

@@ -30,4 +30,7 @@ pub mod rate;
 pub mod retry;
 mod sliding;
 
+#[cfg(test)]
+mod tests;
+
 pub use bypass::Bypass;

@@ -123,14 +123,7 @@ const CAPACITY: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn start() -> Instant {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an arbitrary origin for a virtual clock"
-        )]
-        Instant::now()
-    }
+    use crate::tests::start;
 
     #[test]
     fn a_body_is_held_from_its_second_offence_for_a_term() {

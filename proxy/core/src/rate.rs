@@ -126,14 +126,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn start() -> Instant {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an arbitrary origin for a virtual clock"
-        )]
-        Instant::now()
-    }
+    use crate::tests::start;
 
     fn limiter(requests_per_second: f64, per: RatePer) -> RateLimiter {
         RateLimiter::new(RateLimit {

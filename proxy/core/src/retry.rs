@@ -108,14 +108,7 @@ mod tests {
 
     use super::*;
     use crate::policy::RetryOn;
-
-    fn start() -> Instant {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an arbitrary origin for a virtual clock"
-        )]
-        Instant::now()
-    }
+    use crate::tests::start;
 
     #[test]
     fn only_what_the_policy_names_and_repeating_allows_is_tried_again() {

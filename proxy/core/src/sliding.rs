@@ -63,14 +63,11 @@ const SLOTS: usize = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::start;
 
     #[test]
     fn what_is_older_than_ten_seconds_is_forgotten_and_time_may_stand_still() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an arbitrary origin for a virtual clock"
-        )]
-        let start = Instant::now();
+        let start = start();
         let mut sliding = Sliding::default();
         for second in 0..5 {
             sliding.count(start + Duration::from_secs(second));

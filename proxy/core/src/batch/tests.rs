@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::tests::start;
 
 mod pitfalls;
 mod properties;
@@ -121,14 +122,6 @@ impl Bench {
             self.done(&batch);
         }
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a zero for the virtual clock; never read again"
-)]
-fn start() -> Instant {
-    Instant::now()
 }
 
 fn one(call: u32) -> Queued<u32> {

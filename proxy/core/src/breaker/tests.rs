@@ -1,17 +1,10 @@
 //! Who rests when, on a virtual clock.
 
 use super::*;
+use crate::tests::start;
 
 /// The first rest by default.
 const BASE: Duration = Duration::from_secs(30);
-
-fn start() -> Instant {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an arbitrary origin for a virtual clock"
-    )]
-    Instant::now()
-}
 
 fn breaker(endpoints: u64) -> Breaker {
     Breaker::new(CircuitBreaker::default(), 0..endpoints)

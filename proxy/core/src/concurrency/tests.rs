@@ -4,14 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::*;
-
-fn start() -> Instant {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an arbitrary origin for a virtual clock"
-    )]
-    Instant::now()
-}
+use crate::tests::start;
 
 #[expect(
     clippy::cast_possible_truncation,

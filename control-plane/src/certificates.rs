@@ -54,7 +54,7 @@ impl Signer {
             return Err(Status::permission_denied(told));
         }
         let (issued, roots) = self.issued(&request, &workload, &asked.node, before).await?;
-        self.refusals.signed(&workload, &asked.node);
+        self.refusals.has_certificate(&workload, &asked.node);
         let signing = before.map_or(Signing::Token, |_| Signing::Renewal);
         let signed = SignedCertificate {
             chain: vec![issued.certificate.into()],

@@ -28,7 +28,7 @@ pub use term::{Ending, Term, TermEnd};
 
 use crate::identity::{KeyHash, RootId};
 use crate::rollout::Rollouts;
-use crate::status::{Connected, Sidecars};
+use crate::status::{Connected, Refusals, Sidecars};
 use crate::store::{Recipient, Snapshot, Store};
 
 /// Tells whose sidecar is at the other end of a connection. Never by what the sidecar says.
@@ -98,6 +98,8 @@ pub struct Push<A> {
     pub rollouts: Arc<Rollouts>,
     /// Who comes and goes.
     pub arrivals: Arc<Arrivals>,
+    /// Who got no certificate, and has one after all.
+    pub refusals: Arc<Refusals>,
     /// How they are told apart.
     pub authenticate: A,
 }
@@ -132,6 +134,7 @@ pub struct Responses<R> {
     _room: Option<Room>,
     sidecar: Connected,
     arrivals: Arc<Arrivals>,
+    refusals: Arc<Refusals>,
     /// Since the first request, which says what the node is called. Dropped after the sidecar, so that it is
     /// counted no more when it is said that it has left.
     arrived: Option<Arrived>,
@@ -158,6 +161,7 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<
             term: admitted.term.wait(),
             recipient,
             arrivals: Arc::clone(&push.arrivals),
+            refusals: Arc::clone(&push.refusals),
             arrived: None,
             feed: Feed::new(),
             _room: admitted.room,
@@ -170,6 +174,8 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<
             if let Some(node) = &request.node {
                 self.recipient.node = self.sidecar.named(&node.id);
             }
+            let Recipient { workload, node } = &self.recipient;
+            self.refusals.has_certificate(workload, node);
             self.arrived = Some(self.arrivals.came(&self.recipient));
         }
         let sight = self.snapshot.to(&self.recipient);

@@ -244,6 +244,7 @@ impl State {
             sidecars: Arc::clone(&reporter.sidecars),
             rollouts: Arc::clone(&self.rollouts),
             arrivals,
+            refusals: Arc::clone(&self.refusals),
             authenticate: gate,
         };
         let attest = Arc::new(Bootstrap::new(Arc::clone(&self.tokens), Arc::clone(&self.used)));

@@ -356,4 +356,8 @@ async fn two_control_planes_share_the_sidecars_and_take_over_from_each_other() {
         .await;
     assert_eq!(batch_settings(&proxy).await["maxSize"], 9);
     calls.end().await;
+    // Its certificate is good with either, and so is shown to either.
+    assert!(!proxy.log().contains("is not renewed"), "{}", proxy.log());
+    let status = spare.page("/status").await;
+    assert_eq!(status["certificates"]["refused"], json!([]), "{}", spare.log());
 }

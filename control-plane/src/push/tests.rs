@@ -63,6 +63,7 @@ impl Plane {
             rollouts: Arc::new(Rollouts::open(&folder, &store).unwrap()),
             store,
             sidecars: Arc::default(),
+            refusals: Arc::default(),
             authenticate: (),
         };
         Self { push, _state: state }
@@ -187,6 +188,22 @@ async fn each_sidecar_gets_its_own_and_the_status_says_who_runs_it() {
     assert_eq!(nodes, ["orders-1", "users-1"]);
     drop(users);
     assert_eq!(plane.progress("shop/users"), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn who_is_connected_with_a_certificate_is_no_longer_said_to_get_none() {
+    let plane = Plane::new();
+    let now = std::time::SystemTime::now();
+    for node in ["users-1", "users-2"] {
+        let reason = "token: used before, for another key";
+        plane
+            .push
+            .refusals
+            .note(Some(&workload("users")), node, reason, now);
+    }
+    plane.stub("users").settle().await;
+    let left = plane.push.refusals.list(now).into_iter().map(|one| one.node);
+    assert_eq!(left.collect::<Vec<_>>(), ["users-2"]);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Sidecars that got no certificate for their token, and why: shown until they get one.
+//! Sidecars that got no certificate for their token, and why: shown until they have one.
 
 use std::time::{Duration, SystemTime};
 
@@ -62,8 +62,8 @@ impl Refusals {
         });
     }
 
-    /// A sidecar has got a certificate.
-    pub fn signed(&self, workload: &Workload, node: &str) {
+    /// A sidecar has got a certificate, or is connected with one.
+    pub fn has_certificate(&self, workload: &Workload, node: &str) {
         let node = cut(node, NODE_BYTES);
         self.refused
             .lock()
@@ -145,9 +145,9 @@ mod tests {
                 ),
             ]
         );
-        refusals.signed(&users, "users-2");
+        refusals.has_certificate(&users, "users-2");
         assert_eq!(texts(4).len(), 2);
-        refusals.signed(&users, "users-1");
+        refusals.has_certificate(&users, "users-1");
         assert_eq!(texts(4).len(), 1);
         assert_eq!(texts(602).len(), 0);
     }

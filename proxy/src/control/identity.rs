@@ -38,8 +38,10 @@ pub(super) struct Identity {
     present: Option<Held>,
     /// Of the request under way: a token is good for one key, and its answer may get lost.
     next_key: Option<KeyPair>,
-    /// The control plane does not take the certificate, although its time is not up.
-    is_doubted: bool,
+    /// How often in a row the certificate may have been turned away, although its time is not up.
+    turned_away: usize,
+    /// The control planes that there are.
+    planes: usize,
 }
 
 /// The certificate in use.
@@ -85,7 +87,8 @@ impl Identity {
             papers: Arc::clone(&settings.papers),
             present: None,
             next_key: None,
-            is_doubted: false,
+            turned_away: 0,
+            planes: settings.urls.len(),
         }
     }
 
@@ -116,9 +119,16 @@ impl Identity {
         }
     }
 
-    /// The control plane does not take the certificate: the next one is asked for with a token.
+    /// A control plane may not have taken the certificate. Once none of them has, the next one is asked for with
+    /// a token.
     pub(super) const fn doubt(&mut self) {
-        self.is_doubted = true;
+        self.turned_away = self.turned_away.saturating_add(1);
+    }
+
+    /// Whether no control plane takes the certificate. One of them was asked twice: a connection that breaks while
+    /// it is made looks the same.
+    const fn is_doubted(&self) -> bool {
+        self.turned_away > self.planes
     }
 
     /// Whose sidecar this is; `None` before the first certificate.
@@ -128,15 +138,17 @@ impl Identity {
 
     /// How long the certificate is good without being renewed; zero when there is none.
     pub(super) fn fresh_for(&mut self, trust: &Trust, now: SystemTime) -> Duration {
-        let Some(present) = self.present.as_mut().filter(|_| !self.is_doubted) else {
+        let Some(present) = self.present.as_mut().filter(|_| self.turned_away <= self.planes) else {
             return Duration::ZERO;
         };
         let is_outdated = trust.is_outdated(present.issuer());
         present.renewal.wait(is_outdated, now)
     }
 
-    /// A stream is open: what could not be had of the control plane before may be had of this one.
+    /// A stream is open: the certificate is taken, and what could not be had of the control plane before may be
+    /// had of this one.
     pub(super) const fn connected(&mut self) {
+        self.turned_away = 0;
         if let Some(present) = &mut self.present {
             present.renewal.connected();
         }
@@ -145,16 +157,24 @@ impl Identity {
     /// Whether a stream can be opened with it.
     pub(super) fn is_good(&self, now: SystemTime) -> bool {
         let is_in_time = |present: &Held| present.credentials.not_after > now;
-        !self.is_doubted && self.present.as_ref().is_some_and(is_in_time)
+        !self.is_doubted() && self.present.as_ref().is_some_and(is_in_time)
     }
 
     /// Gets a certificate: with the present one while that is good, else with a token.
     pub(super) async fn renew(&mut self, url: &ControlPlaneUrl, trust: &Trust) -> Result<(), Broken> {
         let is_good = self.is_good(SystemTime::now());
         let asked = self.ask(url, trust, is_good).await;
-        // Without a token that is good, the certificate may be taken again.
-        let is_not_taken = |broken: &Broken| is_good && broken.is_about_identity();
-        self.is_doubted = asked.as_ref().err().is_some_and(is_not_taken);
+        match &asked {
+            Err(broken) if is_good => {
+                if broken.is_about_identity() {
+                    self.doubt();
+                }
+            }
+            // Nobody was asked.
+            Err(Broken::Connect(_)) => {}
+            // Without a token that is good, the certificate may be taken again.
+            Ok(()) | Err(_) => self.turned_away = 0,
+        }
         asked
     }
 

@@ -102,15 +102,20 @@ impl Broken {
         )
     }
 
-    /// Whether it may be the certificate that is not taken: said so, or by the end of TLS, which has no code
-    /// and may come before the call is sent.
+    /// Whether it may be the certificate that is not taken, as long as nothing was answered: said so, or by the end
+    /// of TLS, which has no code and may come before the call is sent.
     pub(super) fn is_about_identity(&self) -> bool {
-        use tonic::Code::{Cancelled, PermissionDenied, Unauthenticated, Unknown};
+        use tonic::Code::{Cancelled, Unknown};
         let code = self.status().map(tonic::Status::code);
-        matches!(
-            code,
-            Some(Unauthenticated | PermissionDenied | Unknown | Cancelled)
-        )
+        self.denies_identity() || matches!(code, Some(Unknown | Cancelled))
+    }
+
+    /// Whether it was said that the certificate is not taken. A stream that was open may end without a word because
+    /// its control plane has died.
+    fn denies_identity(&self) -> bool {
+        use tonic::Code::{PermissionDenied, Unauthenticated};
+        let code = self.status().map(tonic::Status::code);
+        matches!(code, Some(Unauthenticated | PermissionDenied))
     }
 }
 
@@ -348,7 +353,11 @@ impl Session {
                 }
                 standing.fault = Some(fault);
                 drop(standing);
-                if matches!(broken, Broken::Stream(_)) && broken.is_about_identity() {
+                let is_turned_away = match was_connected {
+                    true => broken.denies_identity(),
+                    false => broken.is_about_identity(),
+                };
+                if matches!(broken, Broken::Stream(_)) && is_turned_away {
                     self.identity.doubt();
                 }
                 self.doubt(broken);

@@ -75,6 +75,9 @@ pub fn print_token(args: &TokenArgs) -> Result<ExitCode, InquireError> {
     let state = open(&args.mesh)?;
     // No control plane of this state takes a token of another mesh.
     Trust::check(&state, &args.mesh.trust_domain)?;
+    if let Some(told) = Tokens::lost(&state)? {
+        writeln!(io::stderr(), "warning: {told}")?;
+    }
     let tokens = Tokens::open(&state, &args.mesh.trust_domain)?;
     if let Some(known) = known::kept(&state)?.filter(|known| !known.contains(&args.workload)) {
         let (workload, meant) = (&args.workload, meant(&args.workload, &known));

@@ -217,6 +217,9 @@ impl State {
         let is_beginning = !Trust::is_kept(&folder)?;
         let alive = Arc::new(Alive::open(&folder, is_beginning, now)?);
         let trust = Arc::new(Trust::open(&folder, &args.mesh.trust_domain, now)?);
+        if let Some(told) = Tokens::lost(&folder)? {
+            tracing::warn!("{told}");
+        }
         Ok(Self {
             tokens: Arc::new(Tokens::open(&folder, &args.mesh.trust_domain)?),
             used: Arc::new(Used::open(&folder, now)?),

@@ -412,7 +412,12 @@ fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {
             | TrustError::Needed(_)
             | TrustError::Unknown(_)),
         ) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
-        Err(error @ (TrustError::Folder(_) | TrustError::Unusable { .. } | TrustError::Roots(_))) => {
+        Err(
+            error @ (TrustError::Folder(_)
+            | TrustError::Unusable { .. }
+            | TrustError::Lost { .. }
+            | TrustError::Roots(_)),
+        ) => {
             tracing::error!(%error, "the roots cannot be changed");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
         }

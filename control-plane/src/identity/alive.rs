@@ -108,6 +108,15 @@ impl Alive {
         Self::with_bound(state, MOST_ALIVE, is_beginning, now)
     }
 
+    /// Whether something has been noted in a state folder.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn has_noted(state: &Folder) -> Result<bool, FolderError> {
+        let text = state.read(&format!("{FOLDER}/{FILE}"))?;
+        Ok(text.is_some_and(|text| text.lines().nth(1).is_some()))
+    }
+
     fn with_bound(
         state: &Folder,
         most: usize,

@@ -105,6 +105,20 @@ impl Folder {
             .collect())
     }
 
+    /// Whether there is a folder of this name inside it, with something in it.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn holds(&self, name: &str) -> Result<bool, FolderError> {
+        let inside = Self {
+            path: self.path(name),
+        };
+        if !inside.path.is_dir() {
+            return Ok(false);
+        }
+        Ok(!inside.names()?.is_empty())
+    }
+
     /// Removes a file, if there is one.
     ///
     /// # Errors

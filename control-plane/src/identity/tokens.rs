@@ -56,7 +56,11 @@ pub enum TokensError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// What is kept there is no key.
-    #[error("cannot use {}: expected 32 bytes in Base64", .0.display())]
+    #[error(
+        "cannot use {}: expected 32 bytes in Base64; restore it from a copy, or remove it: then another one is made, and \
+         tokens made before are of no use",
+        .0.display()
+    )]
     Key(PathBuf),
 }
 
@@ -97,6 +101,22 @@ impl Tokens {
         let key: [u8; 32] = random();
         lock.write(KEY_FILE, &URL_SAFE_NO_PAD.encode(key), Readable::ByOwner)?;
         Ok(Self::new(trust_domain, &key))
+    }
+
+    /// What is wrong where the key is gone that others were made with: some of these were used, and are remembered.
+    /// To be asked before another key is made.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn lost(folder: &Folder) -> Result<Option<String>, FolderError> {
+        if folder.read(KEY_FILE)?.is_some() || !folder.holds("used")? {
+            return Ok(None);
+        }
+        let told = format!(
+            "{} is gone, and another one is made: tokens made before are of no use now",
+            folder.path(KEY_FILE).display()
+        );
+        Ok(Some(told))
     }
 
     /// A token for a workload, good for `lifetime`.
@@ -193,7 +213,8 @@ fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-const KEY_FILE: &str = "token-key";
+/// Its name in the state.
+pub(super) const KEY_FILE: &str = "token-key";
 
 #[cfg(test)]
 mod tests {
@@ -246,6 +267,20 @@ mod tests {
             Tokens::open(&folder, "example.org"),
             Err(TokensError::Key(path)) if path == folder.path(KEY_FILE)
         ));
+    }
+
+    #[test]
+    fn a_key_that_is_gone_is_told_of_where_tokens_were_used() {
+        let path = tempfile::tempdir().unwrap();
+        let folder = Folder::open(path.path()).unwrap();
+        assert_eq!(Tokens::lost(&folder).unwrap(), None);
+        folder.inside("used").unwrap();
+        assert_eq!(Tokens::lost(&folder).unwrap(), None);
+        std::fs::write(folder.path("used/0123"), "").unwrap();
+        let told = Tokens::lost(&folder).unwrap().unwrap();
+        assert!(told.ends_with("tokens made before are of no use now"), "{told}");
+        Tokens::open(&folder, "example.org").unwrap();
+        assert_eq!(Tokens::lost(&folder).unwrap(), None);
     }
 
     #[test]

@@ -14,8 +14,10 @@ use jitney_api::push::{Held, Kind, Pushed, Readers, Version};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
+use super::alive::Alive;
 use super::folder::{Folder, FolderError, Readable};
 use super::roots::{Root, RootId, RootState, Roots, RootsError};
+use super::tokens::KEY_FILE;
 
 /// The roots in force. Replicas that share the folder take over what another one changed.
 #[derive(Debug)]
@@ -48,6 +50,21 @@ pub enum TrustError {
         #[source]
         cause: RootsError,
     },
+    /// What is kept beside it says that there was one.
+    #[error(
+        "{} is gone, and {} beside it {} of a mesh that had one: restore it from a copy; to begin with another \
+         authority, of which every sidecar needs a new token and the new roots in its --trust-bundle, remove {}",
+        path.display(),
+        listed(left),
+        if left.len() == 1 { "is" } else { "are" },
+        listed(&in_the_way(left)),
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What is left of the mesh.
+        left: Vec<&'static str>,
+    },
     /// It cannot be changed so.
     #[error("{FILE}: {0}")]
     Roots(#[from] RootsError),
@@ -75,12 +92,13 @@ impl Trust {
     /// The trust that is kept in a folder; a new one, with a root of its own, where there is none.
     ///
     /// # Errors
-    /// When what is kept there cannot be used, is another mesh's, or nothing can be kept there.
+    /// When what is kept there cannot be used, is another mesh's or is gone, or nothing can be kept there.
     pub fn open(folder: &Folder, trust_domain: &str, now: SystemTime) -> Result<Self, TrustError> {
         let lock = folder.lock()?;
         let roots = match folder.read(FILE)? {
             Some(text) => read(folder, trust_domain, &text)?,
             None => {
+                never_kept(folder)?;
                 let roots = Roots::generate(trust_domain, now)?;
                 lock.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?;
                 roots
@@ -105,18 +123,24 @@ impl Trust {
     /// Whether there is one in a folder.
     ///
     /// # Errors
-    /// When that cannot be read.
-    pub fn is_kept(folder: &Folder) -> Result<bool, FolderError> {
-        Ok(folder.read(FILE)?.is_some())
+    /// When that cannot be read, or there was one and it is gone.
+    pub fn is_kept(folder: &Folder) -> Result<bool, TrustError> {
+        let is_kept = folder.read(FILE)?.is_some();
+        if !is_kept {
+            never_kept(folder)?;
+        }
+        Ok(is_kept)
     }
 
     /// Looks whether the trust that is kept in a folder, if there is one, is this mesh's. Changes nothing.
     ///
     /// # Errors
-    /// When it is not, or cannot be used.
+    /// When it is not, cannot be used, or is gone.
     pub fn check(folder: &Folder, trust_domain: &str) -> Result<(), TrustError> {
-        let kept = folder.read(FILE)?;
-        kept.map_or(Ok(()), |text| read(folder, trust_domain, &text).map(drop))
+        match folder.read(FILE)? {
+            Some(text) => read(folder, trust_domain, &text).map(drop),
+            None => never_kept(folder),
+        }
     }
 
     /// The mesh.
@@ -253,6 +277,47 @@ const fn way_out(cause: &RootsError) -> &'static str {
     }
 }
 
+/// Looks whether a folder without an authority never had one: all that is looked for is made after it.
+fn never_kept(folder: &Folder) -> Result<(), TrustError> {
+    let mut left = Vec::new();
+    if folder.read(BUNDLE_FILE)?.is_some() {
+        left.push(BUNDLE_FILE);
+    }
+    // What is to be signed is noted in a file that is made before.
+    if Alive::has_noted(folder)? {
+        left.push("certificates/");
+    }
+    for (name, shown) in [("used", USED), ("replicas", "replicas/")] {
+        if folder.holds(name)? {
+            left.push(shown);
+        }
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    let path = folder.path(FILE);
+    Err(TrustError::Lost { path, left })
+}
+
+/// What another authority cannot begin beside. A token that was used must not be good again: with the notes of that
+/// goes the key.
+fn in_the_way(left: &[&'static str]) -> Vec<&'static str> {
+    let mut all = left.to_vec();
+    if left.contains(&USED) {
+        all.push(KEY_FILE);
+    }
+    all
+}
+
+/// In a sentence.
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [others @ .., last] => format!("{} and {last}", others.join(", ")),
+    }
+}
+
 fn read(folder: &Folder, trust_domain: &str, text: &str) -> Result<Roots, TrustError> {
     let unusable = |cause| TrustError::Unusable {
         path: folder.path(FILE),
@@ -263,6 +328,9 @@ fn read(folder: &Folder, trust_domain: &str, text: &str) -> Result<Roots, TrustE
 
 /// Bundles that are remembered: those of a few rotations, which sidecars may still hold.
 const MOST_BUNDLES: usize = 16;
+
+/// As it is shown.
+const USED: &str = "used/";
 
 /// Roots and keys.
 const FILE: &str = "authority.json";

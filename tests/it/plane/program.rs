@@ -189,3 +189,42 @@ fn a_state_of_another_mesh_is_not_taken() {
         "{told}"
     );
 }
+
+#[test]
+fn a_state_whose_authority_is_gone_is_left_as_it_is_until_what_is_left_of_it_is_removed() {
+    let (_, place) = Plane::start(&[]).end(Signal::SIGKILL);
+    let (state, files) = (place.state(), format!("files:{}", place.files().display()));
+    let roots = place.roots();
+    fs::remove_file(state.join("authority.json")).unwrap();
+    let shown = state.display().to_string();
+    let with =
+        |command: &[&str]| ended(&[command, &["--state", &shown, "--trust-domain", TRUST_DOMAIN]].concat());
+    for command in [
+        &[
+            "run",
+            "--source",
+            &files,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ][..],
+        &["trust", "roots"],
+        &["token", "shop/users"],
+    ] {
+        let refused = with(command);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}");
+        let told = text(&refused.stderr);
+        assert!(
+            told.contains("authority.json is gone, and roots.pem and replicas/ beside it are of"),
+            "{told}"
+        );
+        assert!(told.ends_with("remove roots.pem and replicas/\n"), "{told}");
+    }
+    assert_eq!(place.roots(), roots, "it is what sidecars trust");
+
+    fs::remove_file(state.join("roots.pem")).unwrap();
+    fs::remove_dir_all(state.join("replicas")).unwrap();
+    assert!(with(&["trust", "roots"]).status.success());
+    assert_ne!(place.roots(), roots);
+}

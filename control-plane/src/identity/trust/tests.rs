@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::super::roots::RootId;
+use super::super::tokens::Tokens;
 use super::*;
 
 fn now() -> SystemTime {
@@ -119,6 +120,49 @@ fn what_is_kept_is_checked() {
         let error = Roots::from_json("example.org", &text.replace(from, to)).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[test]
+fn an_authority_that_is_gone_is_not_made_anew_beside_what_it_left() {
+    let path = tempfile::tempdir().unwrap();
+    let folder = Folder::open(path.path()).unwrap();
+    // Made before the first root, by a process that may have ended there.
+    Alive::open(&folder, true, now()).unwrap();
+    Tokens::open(&folder, "example.org").unwrap();
+    assert!(!Trust::is_kept(&folder).unwrap());
+    let roots = open(&path).roots().pem();
+    for (inside, name) in [("used", "01"), ("replicas", "one.json")] {
+        std::fs::write(folder.inside(inside).unwrap().path(name), "").unwrap();
+    }
+    std::fs::remove_file(folder.path(FILE)).unwrap();
+    let told = [
+        Trust::open(&folder, "example.org", now()).map(drop).unwrap_err(),
+        Trust::is_kept(&folder).map(drop).unwrap_err(),
+        Trust::check(&folder, "example.org").unwrap_err(),
+    ];
+    let expected = format!(
+        "{} is gone, and roots.pem, used/ and replicas/ beside it are of a mesh that had one: restore it from a copy; to \
+         begin with another authority, of which every sidecar needs a new token and the new roots in its \
+         --trust-bundle, remove roots.pem, used/, replicas/ and token-key",
+        folder.path(FILE).display()
+    );
+    for told in told {
+        assert_eq!(told.to_string(), expected);
+    }
+    let kept = std::fs::read_to_string(folder.path(BUNDLE_FILE)).unwrap();
+    assert_eq!(kept, roots, "nothing is overwritten");
+
+    std::fs::remove_file(folder.path(BUNDLE_FILE)).unwrap();
+    for inside in ["used", "replicas"] {
+        std::fs::remove_dir_all(folder.path(inside)).unwrap();
+    }
+    let journal = folder.path("certificates/journal");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, format!("{text}anything\n")).unwrap();
+    let told = Trust::is_kept(&folder).map(drop).unwrap_err().to_string();
+    assert!(told.contains("gone, and certificates/ beside it is of"), "{told}");
+    std::fs::remove_dir_all(folder.path("certificates")).unwrap();
+    assert_ne!(open(&path).roots().pem(), roots);
 }
 
 #[test]

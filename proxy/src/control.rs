@@ -88,6 +88,21 @@ pub struct Standing {
     pub from_snapshot: bool,
     /// Resources in force, by type, name and version.
     pub resources: Vec<(&'static str, String, String)>,
+    /// Resources whose latest version this sidecar cannot run: a hundred at most.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A resource that was rejected; its last good version stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its type.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Where in it, if that can be said.
+    pub field: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The standing, shared between who changes and who shows it.

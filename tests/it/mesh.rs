@@ -214,6 +214,10 @@ async fn a_bad_policy_is_refused_at_the_source_and_one_that_a_sidecar_cannot_run
     assert_eq!(batch_settings(&able).await["maxSize"], 32);
     assert_eq!(batch_settings(&small).await["maxSize"], 8, "its last good one");
     assert_eq!(small.metric("jitney_config_rejected_total", "").await, 1.0);
+    let rejected = async || config(&small).await["controlPlane"]["rejected"].clone();
+    let told = rejected().await;
+    assert_eq!(told[0]["name"], "shop/users/by-id", "{told:#}");
+    assert_eq!(told[0]["reason"], "found 32, this sidecar takes at most 16");
 
     // One that has no good one says of the policy what is wrong with its route.
     let new = plane.sidecar("shop/users", "new").upstream(users.address);
@@ -234,6 +238,7 @@ async fn a_bad_policy_is_refused_at_the_source_and_one_that_a_sidecar_cannot_run
     plane.write(&policy("mode: Active", "maxSize: 16"));
     plane.until_policy("shop/users", acked(2)).await;
     assert_eq!(batch_settings(&small).await["maxSize"], 16);
+    assert_eq!(rejected().await, json!([]));
 }
 
 #[tokio::test]

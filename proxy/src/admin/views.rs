@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::inspect::BackendView;
 use super::{Admin, mask};
-use crate::control::Standing;
+use crate::control::{Rejected, Standing};
 use crate::listeners::ListenerView;
 use crate::metrics::{Histogram, RouteMetrics};
 use crate::policy_status::Refusal;
@@ -56,6 +56,7 @@ fn listener(listener: &ListenerView) -> Value {
 
 fn control_plane(standing: &Standing) -> Value {
     let resource = |(kind, name, version): &(&str, String, String)| json!({"type": kind, "name": name, "version": version});
+    let rejected = |one: &Rejected| json!({"type": one.kind, "name": one.name, "field": one.field, "reason": one.reason});
     json!({
         "connected": standing.connected,
         "fault": standing.fault,
@@ -63,6 +64,7 @@ fn control_plane(standing: &Standing) -> Value {
         "certificateExpires": standing.expires.map(seconds),
         "fromSnapshot": standing.from_snapshot,
         "resources": standing.resources.iter().map(resource).collect::<Vec<_>>(),
+        "rejected": standing.rejected.iter().map(rejected).collect::<Vec<_>>(),
     })
 }
 

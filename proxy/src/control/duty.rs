@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 mod batches;
 mod delta;
+mod refused;
 mod tally;
 
 use super::complaints::Complaints;
@@ -23,6 +24,7 @@ use super::{Force, Settings, Shared};
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use delta::{each_bundle, name_of, policies_of, reject, set_names};
+use refused::Refused;
 
 /// What was pushed, and what became of it.
 pub(super) struct Duty {
@@ -46,6 +48,7 @@ pub(super) struct Duty {
     is_unsaved: bool,
     watch: Watch,
     complaints: Complaints,
+    refused: Refused,
     /// What could not be in force and is to be asked for again, and when.
     again: BTreeSet<(Kind, String)>,
     retry_at: Option<Instant>,
@@ -109,6 +112,7 @@ impl Duty {
             is_unsaved: false,
             watch: Watch::default(),
             complaints: Complaints::new(force.listeners()),
+            refused: Refused::default(),
             again: BTreeSet::new(),
             retry_at: None,
             force,
@@ -173,6 +177,7 @@ impl Duty {
             self.forget();
         }
         self.workload = Some(workload.clone());
+        self.refused.clear();
         // Of what has changed since the last stream.
         self.complain();
         self.subscriber.open();
@@ -237,6 +242,7 @@ impl Duty {
             let (name, field, reason) = (&rejection.name, &rejection.field, &rejection.reason);
             tracing::warn!(kind = %delta.kind, name, field, reason, "a resource was rejected, its last good version stays");
         }
+        self.refused.note(&delta);
         self.complaints.answer(&mut delta, &mut self.subscriber);
         self.metrics
             .process()
@@ -394,6 +400,7 @@ impl Duty {
         }
         let mut dropped = false;
         for (kind, name) in self.asked.difference(&wanted) {
+            self.refused.forget(*kind, name);
             for gone in self.subscriber.unsubscribe(*kind, name) {
                 dropped |= self.assembly.remove(*kind, &gone).changed;
                 self.held.remove(&(*kind, gone));
@@ -439,6 +446,7 @@ impl Duty {
             resources.map(|((kind, name), (version, _))| (kind.as_str(), name.clone(), version.clone()));
         let mut standing = self.standing.lock();
         standing.resources = resources.collect();
+        standing.rejected = self.refused.list();
         standing.from_snapshot &= !self.complete.contains(&Kind::Policy);
     }
 

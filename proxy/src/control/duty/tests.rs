@@ -236,13 +236,19 @@ fn sidecar(folder: &std::path::Path) -> (Duty, Arc<Mutex<World>>, Trust) {
         snapshot: None,
         any_backend: false,
         papers: SharedPapers::default(),
-        limits: jitney_api::push::OwnLimits::default(),
+        limits: jitney_api::push::OwnLimits {
+            max_size: MOST,
+            ..jitney_api::push::OwnLimits::default()
+        },
     };
     let force = Stub::default();
     let world = Arc::clone(&force.0);
     let duty = Duty::new(&settings, Box::new(force), Shared::default(), Metrics::new());
     (duty, world, Trust::read(&roots).unwrap())
 }
+
+/// Items in a batch.
+const MOST: usize = 64;
 
 const IN: &str = "127.0.0.1:7001";
 const OUT: &str = "127.0.0.1:7002";
@@ -365,6 +371,34 @@ fn what_cannot_be_in_force_at_all_goes_back_and_ends_no_rest() {
     mesh.reconnect();
     assert_eq!(mesh.held(Kind::Runtime), [""; 0]);
     assert_eq!(mesh.told(), [""; 0]);
+}
+
+#[test]
+fn what_is_rejected_is_shown_until_it_is_mended() {
+    let with = |size: usize| {
+        let batch = format!("codec: {{jsonRpc: {{}}}}, batch: {{maxSize: {size}}}");
+        mesh(&to_orders(OUT)).replace("codec: {jsonRpc: {}}", &batch)
+    };
+    let mut mesh = Mesh::new(&with(MOST));
+    mesh.settle();
+    let shown = |mesh: &Mesh| {
+        let rejected = mesh.duty.standing.lock().rejected.clone().into_iter();
+        let shown = rejected.map(|one| format!("{} {}: {}", one.kind, one.name, one.reason));
+        shown.collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&mesh), [""; 0]);
+    let route = ["route shop/out/rpc: found 65, this sidecar takes at most 64"];
+    mesh.write(&with(MOST + 1));
+    assert_eq!(shown(&mesh), route);
+    mesh.reconnect();
+    assert_eq!(shown(&mesh), route);
+    // To a version that it holds.
+    mesh.write(&with(MOST));
+    assert_eq!(shown(&mesh), [""; 0]);
+    mesh.write(&with(MOST + 1));
+    assert_eq!(shown(&mesh), route);
+    mesh.write(&self::mesh(""));
+    assert_eq!(shown(&mesh), [""; 0], "it is wanted no more");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Each has a small file of its own in the state, which it writes when something has changed, and now and
 //! then to say that it is there. One that says nothing any more is left out, and named.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::identity::{Alive, AliveError, Folder, FolderError, Readable, RootId, RootState, Trust};
-use crate::status::{Sidecars, Trusting};
+use crate::status::{NameHash, Sidecars, Trusting};
 
 /// This one's file, and those of the others.
 #[derive(Debug)]
@@ -55,11 +55,11 @@ struct Word {
 /// What the others say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others {
-    /// Of those that are there.
+    /// Of those that are there. Each sidecar is counted once: here, or by who said so last.
     pub sidecars: Vec<Trusting>,
     /// The roots that each of these knew when it said so.
     pub roots: Vec<Vec<RootId>>,
-    /// Those that have gone without a word, in a few words each.
+    /// Those that have gone without a word and with sidecars that have not come back elsewhere, in a few words each.
     pub silent: Vec<String>,
     /// Files that say nothing, with what is wrong.
     pub faults: Vec<String>,
@@ -166,7 +166,7 @@ impl Replicas {
     /// # Errors
     /// When the folder cannot be read.
     pub fn others(&self, now: Instant) -> Result<Others, FolderError> {
-        let mut others = Others::default();
+        let (mut others, mut heard) = (Others::default(), Vec::new());
         let names = self.folder.names()?;
         self.heard.lock().retain(|name, _| names.contains(name));
         for name in names.iter().filter(|name| **name != self.name) {
@@ -175,12 +175,24 @@ impl Replicas {
                 continue;
             };
             match self.word(name, &text) {
-                Ok(word) => self.note(&mut others, name, word, now),
+                Ok(word) => heard.push((self.heard_at(name, &word, now), name, word)),
                 Err(error) => {
                     let told = format!("{error}; remove it if that replica is no more");
                     others.faults.push(told);
                 }
             }
+        }
+        // The last one to speak of a sidecar knows best where it is: who has died does not speak.
+        heard.sort_by_key(|(at, ..)| std::cmp::Reverse(*at));
+        let mut elsewhere: HashSet<NameHash> = HashSet::new();
+        if !heard.is_empty() {
+            elsewhere.extend(self.own().names());
+        }
+        for (at, name, mut word) in heard {
+            let names: Vec<NameHash> = word.sidecars.names().collect();
+            word.sidecars = word.sidecars.without(&elsewhere);
+            elsewhere.extend(names);
+            self.note(&mut others, name, word, now.saturating_duration_since(at));
         }
         let has_others = !others.sidecars.is_empty();
         self.has_others.store(has_others, Ordering::Release);
@@ -219,24 +231,33 @@ impl Replicas {
         })
     }
 
-    fn note(&self, others: &mut Others, name: &str, word: Word, now: Instant) {
+    /// When it was first asked here whether it has said this.
+    fn heard_at(&self, name: &str, word: &Word, now: Instant) -> Instant {
         let mut heard = self.heard.lock();
         let last = heard
             .entry(name.to_owned())
             .or_insert_with(|| (word.clone(), now));
-        if last.0 != word {
+        if last.0 != *word {
             *last = (word.clone(), now);
         }
-        let silent = now.saturating_duration_since(last.1);
-        drop(heard);
+        last.1
+    }
+
+    fn note(&self, others: &mut Others, name: &str, word: Word, silent: Duration) {
         if silent <= SILENT {
             others.sidecars.push(word.sidecars);
             others.roots.push(word.roots);
         } else if silent <= GONE {
             let count = word.sidecars.connected;
             let name = name.trim_end_matches(".json");
+            let whose = match count {
+                // What it signed is noted where all is.
+                0 => return,
+                1 => "a sidecar that has".to_owned(),
+                _ => format!("{count} sidecars that have"),
+            };
             let told = format!(
-                "replica {name}, with {count} sidecars, has been silent for {} s",
+                "replica {name}, with {whose} not come back elsewhere, has been silent for {} s",
                 silent.as_secs()
             );
             others.silent.push(told);

@@ -21,7 +21,7 @@ pub use batches::{Batches, Failing};
 pub use findings::{Findings, Found};
 pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
 pub use refusals::{Refusals, Refused};
-pub use trusting::{A_FEW, Trusting};
+pub use trusting::{A_FEW, NameHash, Names, Trusting};
 
 use crate::identity::{KeyHash, RootId};
 use crate::metrics::Counts;

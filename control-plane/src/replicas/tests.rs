@@ -65,8 +65,10 @@ fn each_knows_of_the_sidecars_of_the_others() {
         connected: 1,
         behind: vec!["shop/users users-1".into()],
         workloads: ["shop/users".into()].into(),
+        names: one.own().names,
         ..Trusting::default()
     };
+    assert_eq!(told.names().count(), 1);
     assert_eq!(one.own(), told);
     assert_eq!(other.others(Instant::now()).unwrap().sidecars, [told]);
     one.leave();
@@ -112,7 +114,10 @@ fn nothing_is_written_where_nothing_is_new_but_now_and_then() {
 #[test]
 fn who_is_silent_is_named_for_a_while_and_not_counted_on() {
     let mesh = Mesh::new();
-    let ((_one, _), (other, _)) = (mesh.replica(), mesh.replica());
+    let ((one, sidecars), (other, _)) = (mesh.replica(), mesh.replica());
+    let stream = sidecars.open(&users(), 0);
+    stream.named("users-1");
+    one.tell(now()).unwrap();
     let began = Instant::now();
     let at = |seconds| other.others(began + Duration::from_secs(seconds)).unwrap();
     assert_eq!(at(0).sidecars.len(), 1);
@@ -120,12 +125,46 @@ fn who_is_silent_is_named_for_a_while_and_not_counted_on() {
     let others = at(31);
     assert_eq!((others.sidecars.len(), others.silent.len()), (0, 1));
     assert!(
-        others.silent[0].ends_with("silent for 31 s"),
+        others.silent[0]
+            .ends_with("with a sidecar that has not come back elsewhere, has been silent for 31 s"),
         "{}",
         others.silent[0]
     );
     assert_eq!(at(3601), Others::default());
     assert_eq!(mesh.files().len(), 1, "and then forgotten");
+}
+
+#[test]
+fn a_sidecar_that_has_come_from_a_replica_that_died_is_counted_once() {
+    let mesh = Mesh::new();
+    let ((one, at_one), (third, at_third), (other, at_other)) =
+        (mesh.replica(), mesh.replica(), mesh.replica());
+    let began = Instant::now();
+    let open = |sidecars: &Arc<Sidecars>, node: &str| {
+        let stream = sidecars.open(&users(), 0);
+        stream.named(node);
+        stream
+    };
+    let counts = |seconds| {
+        let others = other.others(began + Duration::from_secs(seconds)).unwrap();
+        let behind = others.sidecars.iter().flat_map(|of| of.behind.clone());
+        let mut behind: Vec<String> = behind.collect();
+        behind.sort();
+        let connected = others.sidecars.iter().map(|of| of.connected).sum::<usize>();
+        (connected, behind.join(", "), others.silent.len())
+    };
+    let _before = ["a", "b"].map(|node| open(&at_one, node));
+    one.tell(later(0)).unwrap();
+    assert_eq!(counts(0), (2, "shop/users a, shop/users b".to_owned(), 0));
+    // It dies: one of its sidecars comes here, one goes to the third.
+    let _here = open(&at_other, "a");
+    assert_eq!(counts(1), (1, "shop/users b".to_owned(), 0));
+    let _there = open(&at_third, "b");
+    third.tell(later(2)).unwrap();
+    assert_eq!(counts(2), (1, "shop/users b".to_owned(), 0));
+    third.tell(later(32)).unwrap();
+    assert_eq!(counts(32), (1, "shop/users b".to_owned(), 0), "nobody misses it");
+    assert_eq!(other.own().connected, 1);
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::replicas::Replicas;
 use crate::rollout::Rollouts;
-use crate::status::{Findings, Refusals, Sidecars};
+use crate::status::{Findings, Handshakes, Refusals, Sidecars};
 use crate::store::Store;
 
 /// What the admin endpoint shows and changes.
@@ -51,6 +51,8 @@ pub struct Admin {
     pub alive: Arc<Alive>,
     /// Whom they have signed nothing for.
     pub refusals: Arc<Refusals>,
+    /// With whom there is no TLS.
+    pub handshakes: Arc<Handshakes>,
     /// Who else does, and for whom.
     pub replicas: Arc<Replicas>,
     /// What is wrong with what is shared with them.

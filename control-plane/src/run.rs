@@ -29,7 +29,7 @@ use crate::replicas::{Replicas, TELL_EVERY};
 use crate::reports::Reporter;
 use crate::rollout::{KeptError, Rollouts};
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
-use crate::status::{Findings, Refusals, Sidecars};
+use crate::status::{Findings, Handshakes, Refusals, Sidecars};
 use crate::store::{Part, Store};
 
 /// Why the control plane could not start.
@@ -142,7 +142,7 @@ impl Process {
         )?);
         let tls = Arc::new(Tls::new(&state.trust, SystemTime::now())?);
         store.replace_part(Part::Trust, vec![state.trust.pushed()], Instant::now());
-        let findings = Arc::new(Findings::default());
+        let (findings, handshakes) = (Arc::new(Findings::default()), Arc::<Handshakes>::default());
         let admin = Admin {
             store: Arc::clone(&store),
             sidecars: Arc::clone(&sidecars),
@@ -152,6 +152,7 @@ impl Process {
             trust: Arc::clone(&state.trust),
             alive: Arc::clone(&state.alive),
             refusals: Arc::clone(&state.refusals),
+            handshakes: Arc::clone(&handshakes),
             replicas: Arc::clone(&state.replicas),
             faults: Arc::clone(&state.faults),
             metrics: metrics.clone(),
@@ -178,6 +179,7 @@ impl Process {
             age: args.stream_age,
             places: Places::new(args.max_sidecars.get().saturating_add(COMING_BACK)),
             counts: metrics.counts,
+            handshakes,
             draining: lifecycle.draining(),
             apart: lifecycle.apart(),
         };

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -31,6 +31,7 @@ pub use tls::{Tls, TlsError};
 use crate::identity::{Peer, Trust};
 use crate::metrics::{Counts, Refusal};
 use crate::push::{Ending, Places, TermEnd};
+use crate::status::Handshakes;
 
 /// What connections are served with.
 #[derive(Clone, Debug)]
@@ -48,6 +49,8 @@ pub struct Port {
     pub places: Arc<Places>,
     /// Where those that are turned away are counted.
     pub counts: Counts,
+    /// Where it is noted why there is no TLS with somebody.
+    pub handshakes: Arc<Handshakes>,
     /// True once the control plane goes away.
     pub draining: watch::Receiver<bool>,
     /// True while sidecars are better off with other replicas.
@@ -151,7 +154,10 @@ impl Port {
         let accepting = TlsAcceptor::from(self.tls.config()).accept(stream);
         match timeout(HANDSHAKE, accepting).await {
             Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) => tracing::info!(%address, %error, "no TLS with a caller"),
+            Ok(Err(error)) => {
+                self.handshakes.note(address, &error, SystemTime::now());
+                tracing::info!(%address, %error, "no TLS with a caller");
+            }
             Err(_) => tracing::debug!(%address, "a caller did not finish its handshake"),
         }
         self.counts.refused(Refusal::Handshake);

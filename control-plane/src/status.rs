@@ -13,12 +13,14 @@ use tokio::time::Instant;
 
 mod batches;
 mod findings;
+mod handshakes;
 mod progress;
 mod refusals;
 mod trusting;
 
 pub use batches::{Batches, Failing};
 pub use findings::{Findings, Found};
+pub use handshakes::Handshakes;
 pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
 pub use refusals::{Refusals, Refused};
 pub use trusting::{A_FEW, NameHash, Names, Trusting};

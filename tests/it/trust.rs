@@ -123,6 +123,22 @@ async fn a_control_plane_that_is_another_ones_is_not_believed() {
     })
     .await;
     assert!(!proxy.log().contains("certificate received"), "{}", proxy.log());
+    let file = plane.folder().join("state/roots.pem");
+    let told = format!(
+        "none of the roots in --trust-bundle {} has signed the control plane's certificate",
+        file.display()
+    );
+    assert!(proxy.log().contains(&told), "{}", proxy.log());
+    // And so does who is not believed.
+    let status = plane.page("/status").await;
+    let warnings = status["warnings"].as_array().unwrap().iter();
+    let told = warnings.filter_map(|told| {
+        told.as_str()
+            .filter(|told| told.contains("lately, the last with 127.0.0.1:"))
+    });
+    let told: Vec<&str> = told.collect();
+    assert!(told[0].contains("--trust-bundle"), "{status:#}");
+    assert_eq!(told.len(), 1);
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ pub(super) fn warnings(
     }
     let refused = admin.refusals.list(SystemTime::now());
     warnings.extend(refused.iter().map(|refused| refused.text()));
+    warnings.extend(admin.handshakes.texts(SystemTime::now()));
     let is_here = |workload: &Workload| {
         overview.workloads.contains_key(workload)
             || elsewhere.contains(workload)

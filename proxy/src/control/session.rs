@@ -337,7 +337,11 @@ impl Session {
             Err(broken) => {
                 let refusal = broken.refusal();
                 let is_refusal = refusal.is_some();
-                let fault = refusal.map_or_else(|| broken.to_string(), |reason| format!("refused: {reason}"));
+                let fault = match refusal {
+                    Some(reason) => format!("refused: {reason}"),
+                    None if broken.is_about_trust() => format!("{broken}: {}", self.trust.who_is_unknown()),
+                    None => broken.to_string(),
+                };
                 if was_connected || standing.fault.as_ref() != Some(&fault) {
                     match (is_refusal, broken) {
                         (true, _) => {

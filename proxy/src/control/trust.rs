@@ -102,6 +102,19 @@ impl Trust {
         self.known.lock().is_doubted = false;
     }
 
+    /// What may be wrong where somebody answers whom no root knows.
+    pub(super) fn who_is_unknown(&self) -> String {
+        let file = self.file.display();
+        let roots = match self.known.lock().bundle {
+            None => format!("none of the roots in --trust-bundle {file} has"),
+            Some(_) => format!("neither a root that was pushed nor one in --trust-bundle {file} has"),
+        };
+        format!(
+            "{roots} signed the control plane's certificate; that file is to hold the roots of this mesh \
+             (jitney-control-plane trust roots), and --control-plane to name its control plane"
+        )
+    }
+
     fn file_now(&self) -> FileThen {
         fs::read(&self.file).ok().map(|content| Version::of(&content))
     }

@@ -15,7 +15,7 @@ use crate::identity::{
 };
 use crate::metrics::{Counts, Signing};
 use crate::serve::Caller;
-use crate::status::Refusals;
+use crate::status::{Refusals, name};
 
 /// The service: signs with the root that signs now.
 #[derive(Clone, Debug)]
@@ -34,27 +34,57 @@ pub struct Signer {
     pub counts: Counts,
 }
 
+/// Why nothing is signed, and for whom, where that is known.
+struct Unsigned {
+    status: Status,
+    workload: Option<Workload>,
+}
+
+impl From<Status> for Unsigned {
+    fn from(status: Status) -> Self {
+        Self {
+            status,
+            workload: None,
+        }
+    }
+}
+
 impl Signer {
     async fn certificate(
         &self,
         caller: &Caller,
         asked: &SigningRequest,
-    ) -> Result<(SignedCertificate, Workload, Signing), Status> {
+    ) -> Result<(SignedCertificate, Workload, Signing), Unsigned> {
         let request = CertificateRequest::read(&asked.request).map_err(|error| refused(&error))?;
         let (workload, before) = if asked.token.is_empty() {
             let peer = caller.peer(&self.trust.roots(), SystemTime::now())?;
             (peer.id.workload.clone(), Some(peer.key))
         } else {
             let shown = self.attest.workload(&asked.token, &request.key_hash()).await;
-            (shown.map_err(|error| self.unattested(&error, &asked.node))?, None)
+            (shown.map_err(|error| self.unattested(error, &asked.node))?, None)
         };
+        let signed = self.signed(&request, &workload, asked, before).await;
+        let (signed, signing) = signed.map_err(|status| Unsigned {
+            status,
+            workload: Some(workload.clone()),
+        })?;
+        Ok((signed, workload, signing))
+    }
+
+    async fn signed(
+        &self,
+        request: &CertificateRequest,
+        workload: &Workload,
+        asked: &SigningRequest,
+        before: Option<KeyHash>,
+    ) -> Result<(SignedCertificate, Signing), Status> {
         // Whoever has this one is believed by every sidecar.
-        if workload == Workload::control_plane() {
+        if *workload == Workload::control_plane() {
             let told = format!("{workload} is the control plane itself");
             return Err(Status::permission_denied(told));
         }
-        let (issued, roots) = self.issued(&request, &workload, &asked.node, before).await?;
-        self.refusals.has_certificate(&workload, &asked.node);
+        let (issued, roots) = self.issued(request, workload, &asked.node, before).await?;
+        self.refusals.has_certificate(workload, &asked.node);
         let signing = before.map_or(Signing::Token, |_| Signing::Renewal);
         let signed = SignedCertificate {
             chain: vec![issued.certificate.into()],
@@ -62,17 +92,20 @@ impl Signer {
             not_after: seconds(issued.not_after),
             trust: Some(roots.bundle()),
         };
-        Ok((signed, workload, signing))
+        Ok((signed, signing))
     }
 
-    fn unattested(&self, error: &AttestError, node: &str) -> Status {
+    fn unattested(&self, error: AttestError, node: &str) -> Unsigned {
         match error {
             AttestError::Refused { reason, workload } => {
                 self.refusals
-                    .note(workload.as_ref(), node, reason, SystemTime::now());
-                Status::unauthenticated(reason)
+                    .note(workload.as_ref(), node, &reason, SystemTime::now());
+                Unsigned {
+                    status: Status::unauthenticated(reason),
+                    workload,
+                }
             }
-            AttestError::Unavailable(reason) => Status::unavailable(reason),
+            AttestError::Unavailable(reason) => Status::unavailable(reason).into(),
         }
     }
 
@@ -143,9 +176,13 @@ impl Certificates for Signer {
                 tracing::debug!(%workload, ?signing, "certificate signed");
                 Ok(Response::new(signed))
             }
-            Err(status) => {
+            Err(Unsigned { status, workload }) => {
                 self.counts.signing(Signing::Refused);
-                tracing::info!(code = ?status.code(), reason = status.message(), "no certificate signed");
+                let workload = workload.as_ref().or_else(|| caller.workload());
+                let workload = workload.map_or_else(|| "not known".to_owned(), ToString::to_string);
+                let (address, node) = (caller.address, name(&request.get_ref().node));
+                let (code, reason) = (status.code(), status.message());
+                tracing::info!(%address, workload, node, ?code, reason, "no certificate signed");
                 Err(status)
             }
         }

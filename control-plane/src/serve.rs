@@ -131,7 +131,7 @@ impl Port {
         };
         drop(handshake);
         let (end, term) = TermEnd::new();
-        let caller = Caller::new(self.peer(&stream), term, number);
+        let caller = Caller::new(self.peer(&stream), address, term, number);
         let Some(workload) = caller.workload() else {
             return self.sign(stream, caller, end, entrance).await;
         };

@@ -194,7 +194,7 @@ impl Sidecar {
 impl Connected {
     /// The sidecar has said what it is called. Gives so much of that as is kept.
     pub fn named(&self, node: &str) -> String {
-        let node = cut(node, NODE_BYTES);
+        let node = name(node);
         self.sidecar.lock().recipient.node.clone_from(&node);
         self.sidecars.revised();
         node
@@ -347,6 +347,11 @@ pub(crate) fn brief(nack: &Nack) -> Nack {
         reason: cut(&nack.reason, REASON_BYTES),
         ..nack.clone()
     }
+}
+
+/// What a sidecar calls itself, as much of it as is kept.
+pub(crate) fn name(node: &str) -> String {
+    cut(node, NODE_BYTES)
 }
 
 /// The beginning of a text that a sidecar has sent: it is kept, and must not be long.

@@ -121,10 +121,18 @@ impl Standing {
     fn switch(&self, next: &Root) -> Step {
         let connected = self.connected();
         let waits_for = connected.saturating_sub(self.trust(next.id));
-        let mut text = format!(
-            "{waits_for} of {connected} connected sidecars do not trust root {} yet",
-            next.id
-        );
+        let mut text = match (waits_for, connected) {
+            (0, 0) => "no sidecar is connected".to_owned(),
+            (0, _) => format!("all connected sidecars ({connected}) trust root {}", next.id),
+            (1, _) => format!(
+                "1 of {connected} connected sidecars does not trust root {} yet",
+                next.id
+            ),
+            _ => format!(
+                "{waits_for} of {connected} connected sidecars do not trust root {} yet",
+                next.id
+            ),
+        };
         let behind: Vec<&str> = self.all().flat_map(|of| &of.behind).map(String::as_str).collect();
         if waits_for > 0 && !behind.is_empty() {
             text.push_str(": ");
@@ -161,17 +169,21 @@ impl Standing {
         let names: Vec<String> = roots.iter().map(|root| root.id.to_string()).collect();
         let names = names.join(" or ");
         let alive: usize = roots.iter().map(|root| self.hold(root.id)).sum();
-        let mut text = format!("{alive} alive of the certificates that root {names} signed");
+        let mut text = match alive {
+            0 => format!("no certificate is alive that root {names} signed"),
+            _ => format!("{alive} alive of the certificates that root {names} signed"),
+        };
         if !self.living.workloads.is_empty() {
             text.push_str(": ");
             text.push_str(&owners(&self.living));
         }
         text.push_str(&expiry(&self.living));
         let connected: usize = roots.iter().map(|root| self.connected_by(root.id)).sum();
-        text.push_str(&format!(
-            "; {connected} of {} connected sidecars use one",
-            self.connected()
-        ));
+        if connected > 0 {
+            let verb = if connected == 1 { "uses" } else { "use" };
+            let all = self.connected();
+            text.push_str(&format!("; {connected} of {all} connected sidecars {verb} one"));
+        }
         if alive > connected {
             text.push_str(WAITED_FOR);
         }

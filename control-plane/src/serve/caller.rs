@@ -1,5 +1,6 @@
 //! Who makes a call, as every service learns it: by the connection, never by the call.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,8 @@ use crate::push::{Admission, Admitted, Authenticate, NoPlace, Places, Room, Term
 #[derive(Clone, Debug)]
 pub struct Caller {
     peer: Result<Arc<Peer>, Nobody>,
+    /// Where it comes from.
+    pub address: SocketAddr,
     term: Term,
     /// Tells it from every other connection of this process.
     pub connection: u64,
@@ -40,9 +43,10 @@ pub enum Nobody {
 
 impl Caller {
     /// The other end of a connection that has just been accepted.
-    pub fn new(peer: Result<Peer, Nobody>, term: Term, connection: u64) -> Self {
+    pub fn new(peer: Result<Peer, Nobody>, address: SocketAddr, term: Term, connection: u64) -> Self {
         Self {
             peer: peer.map(Arc::new),
+            address,
             term,
             connection,
             stream: Arc::new(Semaphore::new(1)),

@@ -217,6 +217,9 @@ impl Progress {
 
     /// So many run what they are to run.
     fn running(&self) -> String {
+        if self.acked == 0 {
+            return "no sidecar runs".to_owned();
+        }
         let verb = if self.acked == 1 { "runs" } else { "run" };
         format!("{} {verb}", many(self.acked, self.selected))
     }

@@ -42,7 +42,7 @@ pub(super) enum Broken {
     Connect(#[from] io::Error),
     #[error("{0}")]
     Identity(#[from] IdentityError),
-    #[error("{}: {}", .0.code(), .0.message())]
+    #[error("{}", told(.0))]
     Stream(Box<tonic::Status>),
 }
 
@@ -376,6 +376,23 @@ impl Session {
             self.trust.doubt();
         }
     }
+}
+
+/// What the control plane has said, or that it has said nothing: its connection broke.
+fn told(status: &tonic::Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    if cause.is_none() {
+        return format!("{}: {}", status.code(), status.message());
+    }
+    // Of what ended it only a refusal by TLS is of use.
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if text.contains("fatal alert") {
+            return format!("the connection was ended: {text}");
+        }
+        cause = error.source();
+    }
+    "the connection was lost".to_owned()
 }
 
 /// It answers for its connection, and not for what is asked on it.

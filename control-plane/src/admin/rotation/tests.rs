@@ -56,7 +56,7 @@ fn a_switch_waits_for_every_replica_and_names_a_few() {
 fn who_has_gone_without_a_word_is_named_and_not_waited_for() {
     let mut standing = Standing::default();
     standing.others.silent = vec!["replica 17 is silent".into()];
-    let text = "0 of 0 connected sidecars do not trust root X yet; replica 17 is silent";
+    let text = "no sidecar is connected; replica 17 is silent";
     check(&standing, root(RootState::Next), 0, text);
     standing.others.faults = vec!["18.json: EOF".into()];
     let text = format!("{text}; 18.json: EOF");
@@ -72,7 +72,7 @@ fn a_switch_waits_for_replicas_that_have_not_heard_of_the_root() {
         &standing,
         next,
         1,
-        "0 of 0 connected sidecars do not trust root X yet; 1 of the other replicas have not said yet how \
+        "no sidecar is connected; 1 of the other replicas have not said yet how \
          theirs stand to it, and are waited for until they have been silent for 30 s",
     );
 }
@@ -88,7 +88,7 @@ fn a_switch_waits_for_who_is_away_and_names_it() {
     standing.unaware.last = Some(now() + LIFETIME);
     // Of these nobody can say whose they are: they would be waited for for ever.
     standing.unaware.uncounted = 3;
-    let text = "0 of 0 connected sidecars do not trust root X yet; 2 alive of the certificates whose sidecars have \
+    let text = "no sidecar is connected; 2 alive of the certificates whose sidecars have \
                 not said that they trust it: 2 of shop/users (a, b) and 3 others; the last one expires at \
                 2027-01-16T08:00:00Z; who is away is waited for until it comes back, is started anew under its \
                 name, or its certificate expires";
@@ -97,7 +97,7 @@ fn a_switch_waits_for_who_is_away_and_names_it() {
         unknown_until: Some(now() + LIFETIME),
         ..Living::default()
     };
-    let text = "0 of 0 connected sidecars do not trust root X yet; there may be others, which were never noted, until \
+    let text = "no sidecar is connected; there may be others, which were never noted, until \
                 2027-01-16T08:00:00Z";
     check(&standing, root(RootState::Next), 1, text);
 }
@@ -123,7 +123,7 @@ fn a_drop_waits_for_certificates_wherever_their_owners_are() {
 #[test]
 fn a_drop_waits_for_what_is_not_known() {
     let mut standing = Standing::default();
-    let none = "0 alive of the certificates that root X signed; 0 of 0 connected sidecars use one";
+    let none = "no certificate is alive that root X signed";
     check(&standing, root(RootState::Old), 0, none);
     standing.living.unknown_until = Some(now() + LIFETIME);
     let text = format!("{none}; there may be others, which were never noted, until 2027-01-16T08:00:00Z");

@@ -208,9 +208,10 @@ fn readme_maps_every_folder_and_no_other() {
     check(&missing.chain(invented).collect::<Vec<_>>());
 }
 
-/// Folders below `src`, `it` and `harness` hold the parts of one module, those of `fuzz` its inputs.
+/// Folders below `src`, `it` and `harness` hold the parts of one module, those of `fuzz` its inputs, and
+/// those of `cluster` its parts.
 fn is_inside_a_module(folder: &Path) -> bool {
-    let whole = ["src", "tests/it", "tests/harness", "tests/fuzz"];
+    let whole = ["src", "tests/it", "tests/harness", "tests/fuzz", "tests/cluster"];
     folder
         .ancestors()
         .skip(1)

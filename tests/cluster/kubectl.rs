@@ -1,0 +1,115 @@
+//! The cluster through `kubectl`: objects go in and come out as JSON.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+/// A namespace of the cluster for one test. Dropping it deletes it.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pub(crate) name: &'static str,
+}
+
+impl Namespace {
+    /// Makes one in which pods may do no more than they have to.
+    #[track_caller]
+    pub(crate) fn restricted(name: &'static str) -> Self {
+        apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }));
+        Self { name }
+    }
+
+    /// Creates or changes an object in it.
+    #[track_caller]
+    pub(crate) fn apply(&self, mut object: Value) {
+        object["metadata"]["namespace"] = self.name.into();
+        apply(&object);
+    }
+
+    /// Waits until an object has got as far as `condition` says, in the words of `kubectl wait --for`.
+    #[track_caller]
+    pub(crate) fn wait(&self, object: &str, condition: &str) {
+        kubectl(&[
+            "wait",
+            "--namespace",
+            self.name,
+            "--timeout=60s",
+            "--for",
+            condition,
+            object,
+        ]);
+    }
+
+    /// An object as it is now.
+    #[track_caller]
+    pub(crate) fn get(&self, object: &str) -> Value {
+        get(&["--namespace", self.name, object])
+    }
+
+    /// What a pod's container has written.
+    #[track_caller]
+    pub(crate) fn logs(&self, pod: &str, container: &str) -> String {
+        kubectl(&["logs", "--namespace", self.name, pod, "--container", container])
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // What a test that failed has left is shown when the cluster ends.
+        if !std::thread::panicking() {
+            kubectl(&["delete", "namespace", self.name, "--wait=false"]);
+        }
+    }
+}
+
+/// Creates or changes an object that is in no namespace, or names its own.
+#[track_caller]
+pub(crate) fn apply(object: &Value) {
+    let _applied = succeeded(try_apply(object));
+}
+
+/// As [`apply`]; gives what was said when it was refused.
+#[track_caller]
+pub(crate) fn refused(object: &Value) -> String {
+    let output = try_apply(object);
+    assert!(!output.status.success(), "{object} was taken");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Objects as they are now: what `kubectl get` gives for `arguments`.
+#[track_caller]
+pub(crate) fn get(arguments: &[&str]) -> Value {
+    let answer = kubectl(&[&["get", "--output", "json"], arguments].concat());
+    serde_json::from_str(&answer).unwrap()
+}
+
+/// Runs `kubectl`; gives what it says.
+#[track_caller]
+pub(crate) fn kubectl(arguments: &[&str]) -> String {
+    succeeded(Command::new("kubectl").args(arguments).output().unwrap())
+}
+
+fn try_apply(object: &Value) -> Output {
+    let mut kubectl = Command::new("kubectl")
+        .args(["apply", "--filename", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = kubectl.stdin.take().unwrap();
+    stdin.write_all(object.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    kubectl.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn succeeded(output: Output) -> String {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kubectl: {complaint}");
+    String::from_utf8(output.stdout).unwrap()
+}

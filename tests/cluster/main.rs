@@ -1,0 +1,16 @@
+//! Tests on a real Kubernetes. `tests/cluster/run` starts it and runs them inside.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails, in its helper functions too"
+)]
+
+mod kubectl;
+
+// Without a cluster.
+mod images;
+
+// With an API server.
+mod api;
+
+// With a node.
+mod node;

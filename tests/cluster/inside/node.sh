@@ -1,5 +1,23 @@
 # The tier `node`, sourced by start: controllers, DNS, and one node with its container runtime.
 
+# What kubelet sets is the whole machine's, which no namespace keeps apart: it finds files of ours instead,
+# and all set as it wants it.
+shadow_tunables() {
+  local name value
+  mkdir "$work/tunables"
+  while read -r name value; do
+    echo "$value" >"$work/tunables/${name##*/}"
+    mount --bind "$work/tunables/${name##*/}" "/proc/sys/$name"
+  done <<'TUNABLES'
+vm/overcommit_memory 1
+vm/panic_on_oom 0
+kernel/panic 10
+kernel/panic_on_oops 1
+kernel/keys/root_maxkeys 1000000
+kernel/keys/root_maxbytes 25000000
+TUNABLES
+}
+
 # start_runtime NODE SUBNET: containerd, with nothing but its own images and networks.
 start_runtime() {
   local node=$1 subnet=$2
@@ -108,6 +126,7 @@ node_ready() {
 
 # A second node would be a second network namespace, with its own subnet of pods and routes between both.
 pods=10.244.0.0/16
+shadow_tunables
 start_runtime node-a 10.244.0.0/24
 await "containerd is ready" ctr --address "$work/node-a/containerd.sock" version
 load_images node-a

@@ -8,14 +8,7 @@ shadow_tunables() {
   while read -r name value; do
     echo "$value" >"$work/tunables/${name##*/}"
     mount --bind "$work/tunables/${name##*/}" "/proc/sys/$name"
-  done <<'TUNABLES'
-vm/overcommit_memory 1
-vm/panic_on_oom 0
-kernel/panic 10
-kernel/panic_on_oops 1
-kernel/keys/root_maxkeys 1000000
-kernel/keys/root_maxbytes 25000000
-TUNABLES
+  done <"$here/tunables"
 }
 
 # start_runtime NODE SUBNET: containerd, with nothing but its own images and networks.

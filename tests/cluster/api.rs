@@ -1,8 +1,12 @@
 //! An API server alone: what it takes, and what it refuses.
 
+use jitney_tests::wait;
 use serde_json::{Value, json};
 
 use crate::kubectl::{apply, get, kubectl, refused};
+
+/// The group of a kind that only this test knows.
+const GROUP: &str = "test.jitney.dev";
 
 #[test]
 fn the_server_answers_with_its_version() {
@@ -12,15 +16,13 @@ fn the_server_answers_with_its_version() {
 }
 
 /// What validation in our own definitions stands on.
-#[test]
-fn a_rule_of_a_definition_refuses_an_object_by_its_field() {
+#[tokio::test]
+async fn a_rule_of_a_definition_refuses_an_object_by_its_field() {
     apply(&definition());
-    kubectl(&[
-        "wait",
-        "--timeout=30s",
-        "--for=condition=Established",
-        "crd/samples.test.jitney.dev",
-    ]);
+    wait::until("its kind is served", || {
+        kubectl(&["api-resources", "--api-group", GROUP, "--output", "name"]).contains("samples")
+    })
+    .await;
 
     apply(&sample("good", 1));
     assert_eq!(get(&["sample", "good"])["spec"]["size"], 1);
@@ -32,7 +34,7 @@ fn a_rule_of_a_definition_refuses_an_object_by_its_field() {
 
 fn sample(name: &str, size: u32) -> Value {
     json!({
-        "apiVersion": "test.jitney.dev/v1",
+        "apiVersion": format!("{GROUP}/v1"),
         "kind": "Sample",
         "metadata": {"name": name},
         "spec": {"size": size},
@@ -51,9 +53,9 @@ fn definition() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": "samples.test.jitney.dev"},
+        "metadata": {"name": format!("samples.{GROUP}")},
         "spec": {
-            "group": "test.jitney.dev",
+            "group": GROUP,
             "scope": "Cluster",
             "names": {"kind": "Sample", "plural": "samples", "singular": "sample"},
             "versions": [{

@@ -90,11 +90,18 @@ pub(crate) fn get(arguments: &[&str]) -> Value {
 /// Runs `kubectl`; gives what it says.
 #[track_caller]
 pub(crate) fn kubectl(arguments: &[&str]) -> String {
-    succeeded(Command::new("kubectl").args(arguments).output().unwrap())
+    succeeded(bounded().args(arguments).output().unwrap())
+}
+
+/// `kubectl`, ended when it takes longer than any wait of these tests.
+fn bounded() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["90", "kubectl"]);
+    command
 }
 
 fn try_apply(object: &Value) -> Output {
-    let mut kubectl = Command::new("kubectl")
+    let mut kubectl = bounded()
         .args(["apply", "--filename", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -110,6 +117,6 @@ fn try_apply(object: &Value) -> Output {
 #[track_caller]
 fn succeeded(output: Output) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "kubectl: {complaint}");
+    assert!(output.status.success(), "kubectl: {}: {complaint}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }

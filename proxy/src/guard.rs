@@ -31,7 +31,7 @@ pub(crate) struct Rules {
     pub(crate) access: Option<Access>,
     /// What callers have to have proven.
     pub(crate) mtls: InboundMtls,
-    /// Ports of listeners whose callers have to have proven who they are.
+    /// Ports of listeners whose callers have to have proven who they are, also those that came before.
     pub(crate) strict: Vec<u16>,
 }
 
@@ -80,7 +80,9 @@ impl Guard {
         let rules = self.rules.load();
         let caller = connection.identity.as_ref().map(|identity| &*identity.id);
         let port = connection.local.port();
-        if self.asks_again && caller.is_none() && rules.mtls.on(port) == Mtls::Strict {
+        let is_strict =
+            rules.strict.contains(&port) || self.asks_again && rules.mtls.on(port) == Mtls::Strict;
+        if is_strict && caller.is_none() {
             self.metrics.process().unauthorized.inc(Unauthorized::Enforced);
             return false;
         }
@@ -142,10 +144,7 @@ impl Leave {
     }
 
     fn is_given(&self, guard: &Guard) -> bool {
-        let port = self.connection.local.port();
-        let is_bare = self.connection.identity.is_none();
-        let is_let_in = !is_bare || !guard.rules.load().strict.contains(&port);
         let call = self.call.as_ref().map(|(method, path)| (method, &**path));
-        is_let_in && guard.admits(&self.connection, call)
+        guard.admits(&self.connection, call)
     }
 }

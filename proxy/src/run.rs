@@ -207,15 +207,27 @@ impl Process {
         tracing::info!(asked, "draining");
         self.drain.signal();
         self.metrics.process().draining.set(1);
-        tokio::select! {
-            () = self.fleet.drain() => tracing::info!("drained"),
-            () = tokio::time::sleep(self.args.drain_time) => {
-                tracing::warn!(after = ?self.args.drain_time, "drain time is over, calls were cut off");
+        // Whoever drains it first and ends it then, as Kubernetes does, has asked for the same twice.
+        let mut signals = u8::from(asked.starts_with("SIG"));
+        let mut over = std::pin::pin!(tokio::time::sleep(self.args.drain_time));
+        let mut drained = std::pin::pin!(self.fleet.drain());
+        loop {
+            tokio::select! {
+                () = &mut drained => {
+                    tracing::info!("drained");
+                    return ExitCode::SUCCESS;
+                }
+                () = &mut over => {
+                    tracing::warn!(after = ?self.args.drain_time, "drain time is over, calls were cut off");
+                    return ExitCode::SUCCESS;
+                }
+                _ = self.signals.0.recv() => signals += 1,
+                _ = self.signals.1.recv() => signals += 1,
             }
-            _ = self.signals.0.recv() => return hurried(),
-            _ = self.signals.1.recv() => return hurried(),
+            if signals > 1 {
+                return hurried();
+            }
         }
-        ExitCode::SUCCESS
     }
 }
 

@@ -1,7 +1,10 @@
 //! One sidecar takes the place of another on the same sockets, under load: no call is lost.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -150,6 +153,36 @@ async fn a_process_that_cannot_start_relieves_nobody() {
     assert_eq!(next.address, serving.address);
     assert!(serving.ended(PATIENCE).await.success());
     assert_eq!(caller::get(next.address, "/").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_from_another_user() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    // Everybody may write where the path is.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let path = folder.path().join("hand-over");
+    let listen = "import socket, sys\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+                  s.bind(sys.argv[1])\ns.listen()\ns.accept()[0].recv(1)";
+    let mut stranger = Command::new("python3")
+        .args(["-c", listen])
+        .arg(&path)
+        .uid(65534)
+        .spawn()
+        .unwrap();
+    until("a stranger listens", || {
+        std::os::unix::net::UnixStream::connect(&path).is_err_and(|error| {
+            error.kind() != std::io::ErrorKind::NotFound
+                && error.kind() != std::io::ErrorKind::ConnectionRefused
+        })
+    })
+    .await;
+    let mut next = sidecar(&upstream, &path).spawn();
+    assert!(!next.ended(PATIENCE).await.success());
+    let told = "the other process runs as user 65534, and this one as 0";
+    assert!(next.log().contains(told), "{}", next.log());
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ mod policy_files;
 mod pushed;
 mod redirect;
 mod rollout;
+mod strictness;
 mod trust;
 
 // The real sidecar between real sockets.

@@ -310,7 +310,7 @@ async fn what_came_before_a_reply_broke_off_arrives() {
 }
 
 /// Echoes bytes, and those of calls that switch to them.
-async fn echoing() -> String {
+pub(crate) async fn echoing() -> String {
     let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = service.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -333,11 +333,13 @@ async fn echoing() -> String {
     address
 }
 
-const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
-const SWITCHING: &[u8] = b"GET / HTTP/1.1\r\nhost: users\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+pub(crate) const SWITCHED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+pub(crate) const SWITCHING: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: users\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
 
 /// A connection on which something was said both ways.
-async fn talking(address: std::net::SocketAddr, first: &[u8]) -> TcpStream {
+pub(crate) async fn talking(address: std::net::SocketAddr, first: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(first).await.unwrap();
     let heard = stream.read(&mut [0; 1024]).await.unwrap();

@@ -114,6 +114,8 @@ impl Fleet {
         let _in_runtime = self.runtime.enter();
         let mut running = self.running.lock();
         if running.is_draining {
+            // Nothing comes any more, but whoever is still here stays by these rules only.
+            self.guard.install(rules(plan, &running.listeners));
             return Ok(());
         }
         let upstreams = self.upstreams(plan, &running);
@@ -130,11 +132,7 @@ impl Fleet {
             }
         }
         self.destinations.install(plan, &upstreams);
-        self.guard.install(Rules {
-            access: plan.access.clone(),
-            mtls: plan.mtls.clone(),
-            strict: strict_ports(&plan.listeners),
-        });
+        self.guard.install(rules(plan, &opened.listeners));
         running.planned.clone_from(&plan.listeners);
         running.is_in_force = true;
         self.listen(&mut running, opened);
@@ -428,9 +426,19 @@ impl PlannedListener {
     }
 }
 
-fn strict_ports(planned: &[PlannedListener]) -> Vec<u16> {
-    let strict = planned.iter().filter(|one| one.mtls == Mtls::Strict);
-    strict.map(|one| one.address.port()).collect()
+/// Who may call by a plan, with these of its listeners open.
+fn rules(plan: &Plan, open: &[RunningListener]) -> Rules {
+    let port = |planned: &PlannedListener| {
+        let open = open.iter().find(|one| one.planned.name == planned.name);
+        let address = open.and_then(|one| one.socket.local_addr().ok());
+        address.unwrap_or(planned.address).port()
+    };
+    let strict = plan.listeners.iter().filter(|one| one.mtls == Mtls::Strict);
+    Rules {
+        access: plan.access.clone(),
+        mtls: plan.mtls.clone(),
+        strict: strict.map(port).collect(),
+    }
 }
 
 fn cannot_listen(planned: &PlannedListener, error: &io::Error) -> String {

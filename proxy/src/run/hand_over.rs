@@ -18,12 +18,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::cmsg_space;
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
     listen, recvmsg, send, sendmsg, socket_with,
 };
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Papers;
@@ -84,6 +85,7 @@ impl Inherited {
             Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(Self::default()),
             Err(error) => return Err(error.into()),
         }
+        check_user(&giver)?;
         set_socket_timeout(&giver, Timeout::Recv, Some(PATIENCE))?;
         let (mut sockets, mut papers) = (Vec::new(), None);
         loop {
@@ -176,7 +178,8 @@ where
     let thread = std::thread::Builder::new().name("hand-over".into());
     thread.spawn(move || {
         while let Ok(taker) = accept_with(&offering, SocketFlags::CLOEXEC) {
-            match all().and_then(|estate| give(&taker, estate)) {
+            let given = check_user(&taker).and_then(|()| give(&taker, all()?));
+            match given {
                 Ok(()) => return handed.signal(),
                 Err(error) => tracing::warn!(%error, "the sockets were not handed over"),
             }
@@ -199,6 +202,19 @@ fn socket() -> io::Result<OwnedFd> {
         None,
     )?;
     Ok(socket)
+}
+
+/// Checks that the other process is of the same user: who owns the folder of the path may put a socket of his own
+/// there, and would be given keys, or calls.
+fn check_user(other: &OwnedFd) -> io::Result<()> {
+    let (other, own) = (socket_peercred(other)?.uid, geteuid());
+    if other == own {
+        return Ok(());
+    }
+    let (other, own) = (other.as_raw(), own.as_raw());
+    Err(io::Error::other(format!(
+        "the other process runs as user {other}, and this one as {own}"
+    )))
 }
 
 /// Gives all there is, and returns when it is served.

@@ -8,6 +8,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+mod listing;
 mod rules;
 mod subnet;
 mod tools;
@@ -75,7 +76,9 @@ pub fn check(rules: &Rules, tool: Option<Tool>) -> Result<ExitCode, ToolError> {
 pub fn print(rules: &Rules, tool: Option<Tool>) -> Result<ExitCode, ToolError> {
     say(&match tool {
         None | Some(Tool::Nftables) => rules.nftables(),
-        Some(Tool::Iptables) => rules.iptables(rules::Family::V4) + &rules.iptables(rules::Family::V6),
+        Some(Tool::Iptables) => {
+            rules.iptables(rules::Family::V4, &[]) + &rules.iptables(rules::Family::V6, &[])
+        }
     })
 }
 

@@ -26,6 +26,10 @@ fn told(output: &Output) -> String {
         .concat()
 }
 
+fn statuses(told: &str) -> Vec<&str> {
+    told.lines().filter_map(|line| line.strip_prefix("= ")).collect()
+}
+
 const ALL: &str = "--user 1337,1338 --skip-inbound-ports 22,5000-5010 --skip-outbound-ports 4317 \
                    --skip-subnets 10.9.0.0/16,192.0.2.1,fd09::1";
 
@@ -43,8 +47,11 @@ fn check(tool: &str) {
         "redirect remove",
         "nft list ruleset; iptables-save; ip6tables-save",
     ]);
-    let statuses: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("= ")).collect();
-    assert_eq!(statuses, ["1", "0", "0", "0", "0", "1", "0", "0", "0"], "{told}");
+    assert_eq!(
+        statuses(&told),
+        ["1", "0", "0", "0", "0", "1", "0", "0", "0"],
+        "{told}"
+    );
     for part in [
         "the rules are not in place",
         &format!("installed with {tool}: outbound to port 15001, inbound to port 15006"),
@@ -68,6 +75,87 @@ fn nftables_rules_are_written_checked_and_removed() {
 #[test]
 fn iptables_rules_are_written_checked_and_removed() {
     check("iptables");
+}
+
+/// Installs the rules, does something to them, and gives what `check` says of that; then installs them
+/// again, which mends it.
+#[track_caller]
+fn told_after(tool: &str, edit: &str) -> String {
+    let told = run(&[
+        &format!("redirect install {ALL} --tool {tool} >/dev/null"),
+        edit,
+        &format!("redirect check {ALL} --tool {tool}"),
+        &format!("redirect install {ALL} --tool {tool} >/dev/null"),
+        &format!("redirect check {ALL} --tool {tool} >/dev/null"),
+    ]);
+    assert_eq!(statuses(&told), ["0", "0", "1", "0", "0"], "{edit}: {told}");
+    told
+}
+
+#[test]
+fn whatever_keeps_nftables_from_redirecting_is_told() {
+    let unhooked = format!("redirect install {ALL} --print | sed '/type nat hook/d' | nft -f -");
+    let outbound = "inet jitney outbound";
+    for (edit, differs) in [
+        (
+            unhooked,
+            &[
+                "chain inbound: missing: type nat",
+                "chain outbound: missing: type nat",
+            ][..],
+        ),
+        (
+            "nft add table inet jitney '{ flags dormant; }'".to_owned(),
+            &["unexpected: flags dormant"],
+        ),
+        (
+            format!("nft insert rule {outbound} tcp dport 80 accept"),
+            &["chain outbound: unexpected: tcp dport 80 accept"],
+        ),
+        (
+            "nft insert rule inet jitney inbound tcp dport 80 drop".to_owned(),
+            &["chain inbound: unexpected: tcp dport 80 drop"],
+        ),
+        (
+            format!("nft add chain inet jitney x '{{ accept; }}'; nft insert rule {outbound} jump x"),
+            &["chain outbound: unexpected: jump x", "unexpected: chain x"],
+        ),
+        (
+            // What the other chain has already.
+            format!("nft insert rule {outbound} iifname lo return"),
+            &["chain outbound: unexpected: "],
+        ),
+    ] {
+        let told = told_after("nftables", &edit);
+        for part in differs {
+            assert!(told.contains(part), "{edit}: {part:?} is missing: {told}");
+        }
+    }
+}
+
+#[test]
+fn whatever_iptables_asks_before_our_chains_is_told() {
+    for (edit, differs) in [
+        (
+            "iptables -t nat -I OUTPUT 1 -p tcp --dport 80 -j ACCEPT",
+            "iptables: before OUTPUT jumps to JITNEY_OUTBOUND: -A OUTPUT -p tcp",
+        ),
+        (
+            "ip6tables -t nat -I PREROUTING 1 -p udp -j ACCEPT",
+            "ip6tables: before PREROUTING jumps to JITNEY_INBOUND: -A PREROUTING -p udp -j ACCEPT",
+        ),
+        (
+            "iptables -t nat -F OUTPUT",
+            "iptables: OUTPUT does not jump to JITNEY_OUTBOUND",
+        ),
+        (
+            "iptables -t nat -I JITNEY_OUTBOUND 1 -p tcp -j ACCEPT",
+            "iptables: unexpected: -A JITNEY_OUTBOUND -p tcp -j ACCEPT",
+        ),
+    ] {
+        let told = told_after("iptables", edit);
+        assert!(told.contains(differs), "{edit}: {differs:?} is missing: {told}");
+    }
 }
 
 #[test]

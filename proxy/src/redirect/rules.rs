@@ -42,17 +42,10 @@ impl Rules {
     /// A script for `nft -f`. It replaces the table in one step.
     pub(super) fn nftables(&self) -> String {
         let mut script = format!("table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n");
-        for (chain, hook, rules) in [
-            ("inbound", "prerouting", self.nft_inbound()),
-            ("outbound", "output", self.nft_outbound()),
-        ] {
-            // Numbers: not every version knows the priorities by name.
-            let _ = write!(
-                script,
-                "\tchain {chain} {{\n\t\ttype nat hook {hook} priority -100; policy accept;\n"
-            );
-            for rule in rules {
-                let _ = writeln!(script, "\t\t{rule}");
+        for (chain, lines) in self.nft_chains() {
+            let _ = writeln!(script, "\t{chain} {{");
+            for line in lines {
+                let _ = writeln!(script, "\t\t{line}");
             }
             script.push_str("\t}\n");
         }
@@ -60,12 +53,17 @@ impl Rules {
         script
     }
 
-    /// Every rule of the table as `nft list` writes it.
-    pub(super) fn nft_rules(&self) -> Vec<String> {
-        self.nft_inbound()
-            .into_iter()
-            .chain(self.nft_outbound())
-            .collect()
+    /// Each chain of the table, such as `chain inbound`, and its lines: where it hangs, and its rules.
+    pub(super) fn nft_chains(&self) -> [(&'static str, Vec<String>); 2] {
+        [
+            ("chain inbound", "prerouting", self.nft_inbound()),
+            ("chain outbound", "output", self.nft_outbound()),
+        ]
+        .map(|(chain, hook, rules)| {
+            // Numbers: not every version knows the priorities by name.
+            let hangs = format!("type nat hook {hook} priority -100; policy accept;");
+            (chain, [hangs].into_iter().chain(rules).collect())
+        })
     }
 
     fn nft_inbound(&self) -> Vec<String> {
@@ -92,14 +90,19 @@ impl Rules {
         rules
     }
 
-    /// The chains for `iptables-restore --noflush`, without what jumps to them.
-    pub(super) fn iptables(&self, family: Family) -> String {
+    /// A script for `iptables-restore --noflush`: the chains, and what jumps to them in place of `jumps`,
+    /// which are rules as `iptables -S` writes them. It is done in one step.
+    pub(super) fn iptables(&self, family: Family, jumps: &[&str]) -> String {
         let mut script = "*nat\n".to_owned();
         for (_, chain) in CHAINS {
             let _ = writeln!(script, ":{chain} - [0:0]");
         }
         for rule in self.iptables_rules(family) {
             let _ = writeln!(script, "{rule}");
+        }
+        script.push_str(&deleted(jumps));
+        for (hook, chain) in CHAINS {
+            let _ = writeln!(script, "-I {hook} 1 -p tcp -j {chain}");
         }
         script.push_str("COMMIT\n");
         script
@@ -135,6 +138,14 @@ impl Rules {
         rules.push(format!("-A {outbound} -p tcp -j REDIRECT --to-ports {to}"));
         rules
     }
+}
+
+/// What deletes these rules of iptables, a line each.
+pub(super) fn deleted(rules: &[&str]) -> String {
+    rules
+        .iter()
+        .map(|rule| rule.replacen("-A ", "-D ", 1) + "\n")
+        .collect()
 }
 
 fn nft_ports(ports: &Ports) -> Option<String> {

@@ -1,11 +1,13 @@
 //! The programs that write rules into the kernel.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::Rules;
-use super::rules::{CHAINS, Family, TABLE};
+use super::listing::{self, Chains};
+use super::rules::{Family, TABLE, deleted};
 
 /// What writes the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -14,6 +16,17 @@ pub enum Tool {
     Nftables,
     /// `iptables` and `ip6tables`: where `nft` is not.
     Iptables,
+}
+
+impl Tool {
+    pub(super) const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
 }
 
 /// Why the rules cannot be written, removed or looked at.
@@ -52,90 +65,71 @@ impl Tools {
 
     /// Every tool that is there.
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let tools = [Tool::Nftables, Tool::Iptables].into_iter();
-        tools.filter(|tool| is_there(program(*tool))).map(Self)
+        Tool::ALL
+            .into_iter()
+            .filter_map(|tool| Self::find(Some(tool)).ok())
     }
 
     pub(super) const fn name(self) -> &'static str {
-        match self.0 {
-            Tool::Nftables => "nftables",
-            Tool::Iptables => "iptables",
-        }
+        self.0.name()
     }
 
     pub(super) fn install(self, rules: &Rules) -> Result<(), ToolError> {
         match self.0 {
             Tool::Nftables => run("nft", &["-f", "-"], &rules.nftables()).map(drop),
             Tool::Iptables => families().try_for_each(|family| {
-                let restore = format!("{}-restore", iptables(family));
-                run(&restore, &["--noflush", "-w", WAIT], &rules.iptables(family))?;
-                let listed = Listed::of(family)?;
-                for (hook, chain) in CHAINS {
-                    if !listed.has_jump(hook, chain) {
-                        tables(family, &["-I", hook, "1", "-p", "tcp", "-j", chain])?;
+                let listed = chains(family)?;
+                restore(family, &rules.iptables(family, &listed.jumps()))
+            }),
+        }
+    }
+
+    /// Whether there is anything that [`Tools::remove`] would remove.
+    pub(super) fn has_rules(self) -> Result<bool, ToolError> {
+        match self.0 {
+            Tool::Nftables => Ok(self.listed()?.is_some()),
+            Tool::Iptables => {
+                for family in families() {
+                    if chains(family)?.has_ours() {
+                        return Ok(true);
                     }
                 }
-                Ok(())
-            }),
+                Ok(false)
+            }
         }
     }
 
     /// Removes what [`Tools::install`] wrote; false when there was nothing.
     pub(super) fn remove(self) -> Result<bool, ToolError> {
+        let is_there = self.has_rules()?;
         match self.0 {
-            Tool::Nftables => {
-                let is_there = self.listed()?.is_some();
-                if is_there {
-                    run("nft", &["delete", "table", "inet", TABLE], "")?;
+            _ if !is_there => {}
+            Tool::Nftables => drop(run("nft", &["delete", "table", "inet", TABLE], "")?),
+            Tool::Iptables => families().try_for_each(|family| {
+                let listed = chains(family)?;
+                let mut script = "*nat\n".to_owned() + &deleted(&listed.jumps());
+                for chain in listed.ours() {
+                    let _ = writeln!(script, "-F {chain}\n-X {chain}");
                 }
-                Ok(is_there)
-            }
-            Tool::Iptables => {
-                let mut removed = false;
-                for family in families() {
-                    let listed = Listed::of(family)?;
-                    for (hook, chain) in CHAINS {
-                        if listed.has_jump(hook, chain) {
-                            tables(family, &["-D", hook, "-p", "tcp", "-j", chain])?;
-                        }
-                        if listed.has_chain(chain) {
-                            tables(family, &["-F", chain])?;
-                            tables(family, &["-X", chain])?;
-                            removed = true;
-                        }
-                    }
-                }
-                Ok(removed)
-            }
+                restore(family, &(script + "COMMIT\n"))
+            })?,
         }
+        Ok(is_there)
     }
 
     /// What is not as [`Tools::install`] would make it, a line each.
     pub(super) fn differences(self, rules: &Rules) -> Result<Vec<String>, ToolError> {
         match self.0 {
-            Tool::Nftables => {
-                let Some(listed) = self.listed()? else {
-                    return Ok(vec![format!("there is no table inet {TABLE}")]);
-                };
-                // What is left are names of chains, braces and the line that says where a chain hangs.
-                let is_rule = |line: &&str| line.ends_with(" return") || line.contains("redirect to");
-                let found: Vec<&str> = listed.lines().map(str::trim).filter(is_rule).collect();
-                Ok(differences("", &rules.nft_rules(), &found))
-            }
+            Tool::Nftables => Ok(match self.listed()? {
+                Some(listed) => listing::table_differences(&rules.nft_chains(), &listed),
+                None => vec![format!("there is no table inet {TABLE}")],
+            }),
             Tool::Iptables => {
                 let mut all = Vec::new();
                 for family in families() {
-                    let (name, listed) = (iptables(family), Listed::of(family)?);
-                    let lacks_jump = |(hook, chain): &(&str, &str)| !listed.has_jump(hook, chain);
-                    all.extend(
-                        CHAINS
-                            .iter()
-                            .filter(|one| lacks_jump(one))
-                            .map(|(hook, chain)| format!("{name}: {hook} does not jump to {chain}")),
-                    );
-                    let found: Vec<&str> = CHAINS.iter().flat_map(|(_, chain)| listed.rules(chain)).collect();
-                    let wanted = rules.iptables_rules(family);
-                    all.extend(differences(&format!("{name}: "), &wanted, &found));
+                    let differences = chains(family)?.differences(&rules.iptables_rules(family));
+                    let of_family = |what: String| format!("{}: {what}", iptables(family));
+                    all.extend(differences.into_iter().map(of_family));
                 }
                 Ok(all)
             }
@@ -152,21 +146,6 @@ impl Tools {
             false => Err(ToolError::Refused("nft list".to_owned(), said.trim().to_owned())),
         }
     }
-}
-
-fn differences(of: &str, wanted: &[String], found: &[&str]) -> Vec<String> {
-    let missing = wanted.iter().filter(|rule| !found.contains(&rule.as_str()));
-    let strange = found
-        .iter()
-        .filter(|rule| !wanted.iter().any(|one| one == **rule));
-    let mut all: Vec<String> = missing
-        .map(|rule| format!("{of}missing: {rule}"))
-        .chain(strange.map(|rule| format!("{of}unexpected: {rule}")))
-        .collect();
-    if all.is_empty() && !wanted.iter().eq(found) {
-        all.push(format!("{of}the order of the rules is another one"));
-    }
-    all
 }
 
 /// IPv6 only where the kernel has it.
@@ -189,39 +168,14 @@ const fn program(tool: Tool) -> &'static str {
     }
 }
 
-fn tables(family: Family, arguments: &[&str]) -> Result<String, ToolError> {
-    let all: Vec<&str> = ["-w", WAIT, "-t", "nat"]
-        .iter()
-        .chain(arguments)
-        .copied()
-        .collect();
-    run(iptables(family), &all, "")
+/// What is in place for a family.
+fn chains(family: Family) -> Result<Chains, ToolError> {
+    run(iptables(family), &["-w", WAIT, "-t", "nat", "-S"], "").map(Chains)
 }
 
-/// The rules of iptables for one family, as `-S` writes them.
-struct Listed(String);
-
-impl Listed {
-    fn of(family: Family) -> Result<Self, ToolError> {
-        tables(family, &["-S"]).map(Self)
-    }
-
-    fn has(&self, line: &str) -> bool {
-        self.0.lines().any(|one| one == line)
-    }
-
-    fn has_jump(&self, hook: &str, chain: &str) -> bool {
-        self.has(&format!("-A {hook} -p tcp -j {chain}"))
-    }
-
-    fn has_chain(&self, chain: &str) -> bool {
-        self.has(&format!("-N {chain}"))
-    }
-
-    fn rules(&self, chain: &str) -> impl Iterator<Item = &str> {
-        let of_chain = format!("-A {chain} ");
-        self.0.lines().filter(move |line| line.starts_with(&of_chain))
-    }
+fn restore(family: Family, script: &str) -> Result<(), ToolError> {
+    let restore = format!("{}-restore", iptables(family));
+    run(&restore, &["--noflush", "-w", WAIT], script).map(drop)
 }
 
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError> {

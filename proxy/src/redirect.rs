@@ -19,54 +19,95 @@ pub use tools::{Tool, ToolError};
 
 use tools::Tools;
 
-/// Writes the rules, in place of those that are there.
+/// Writes the rules, in place of those that are there, whichever tool wrote them.
 ///
 /// # Errors
-/// When there is no tool for that, or it refuses; then the rules are as they were.
+/// When there is no tool for that, or it refuses; then the rules are as they were. When the rules of the
+/// other tool cannot be removed; then both are in force.
 pub fn install(rules: &Rules, tool: Option<Tool>) -> Result<ExitCode, ToolError> {
     let tool = Tools::find(tool)?;
     tool.install(rules)?;
-    say(&format!(
+    let mut said = format!(
         "installed with {}: outbound to port {}, inbound to port {}\n",
         tool.name(),
         rules.outbound_port,
         rules.inbound_port
-    ))
-}
-
-/// Removes the rules, whichever tool wrote them; there need be none.
-///
-/// # Errors
-/// When a tool refuses.
-pub fn remove() -> Result<ExitCode, ToolError> {
-    let mut removed = Vec::new();
-    for tool in Tools::all() {
-        if tool.remove()? {
-            removed.push(tool.name());
+    );
+    for other in tool.others() {
+        match other.has_rules() {
+            Ok(true) => {
+                other.remove()?;
+                said += &format!("removed those that {} had\n", other.name());
+            }
+            Ok(false) => {}
+            // It may be there and of no use: that is no reason to have no rules at all.
+            Err(error) => said += &unknown(other.name(), &error),
         }
     }
-    match removed[..] {
-        [] => say("there were no rules\n"),
-        _ => say(&format!("removed with {}\n", removed.join(" and "))),
-    }
+    say(&said)
 }
 
-/// Tells whether the rules are those that [`install`] would write: 0, or 1 with what differs.
+/// Removes the rules, whichever tool wrote them; there need be none. Says so when a tool is not there, as
+/// its rules may be.
+///
+/// # Errors
+/// When there is no tool, or one refuses.
+pub fn remove() -> Result<ExitCode, ToolError> {
+    if Tools::all().next().is_none() {
+        return Err(ToolError::None);
+    }
+    let (mut removed, mut without) = (Vec::new(), Vec::new());
+    let (mut said, mut failed) = (String::new(), None);
+    for tool in Tool::ALL {
+        let name = tool.name();
+        match Tools::find(Some(tool)) {
+            Err(missing) => said += &unknown(name, &missing),
+            Ok(tool) => match tool.remove() {
+                Ok(true) => removed.push(name),
+                Ok(false) => without.push(name),
+                // The other one's are removed all the same.
+                Err(error) => failed = failed.or(Some(error)),
+            },
+        }
+    }
+    if !removed.is_empty() {
+        say(&format!("removed with {}\n", removed.join(" and ")))?;
+    } else if !without.is_empty() {
+        say(&format!("there were no rules of {}\n", without.join(" and ")))?;
+    }
+    let done = say(&said);
+    failed.map_or(done, Err)
+}
+
+/// Tells whether the rules are those that [`install`] would write, and no others: 0, or 1 with what
+/// differs.
 ///
 /// # Errors
 /// When there is no tool, or it cannot list rules.
 pub fn check(rules: &Rules, tool: Option<Tool>) -> Result<ExitCode, ToolError> {
     let tool = Tools::find(tool)?;
-    let differences = tool.differences(rules)?;
+    let mut differences = tool.differences(rules)?;
+    let mut said = String::new();
+    for other in tool.others() {
+        match other.has_rules() {
+            Ok(true) => differences.push(format!("{} has rules as well", other.name())),
+            Ok(false) => {}
+            Err(error) => said += &unknown(other.name(), &error),
+        }
+    }
     if differences.is_empty() {
-        return say(&format!("the rules are in place ({})\n", tool.name()));
+        return say(&format!("the rules are in place ({})\n{said}", tool.name()));
     }
     say(&format!(
-        "the rules are not in place ({}):\n{}\n",
+        "the rules are not in place ({}):\n{}\n{said}",
         tool.name(),
         differences.join("\n")
     ))?;
     Ok(ExitCode::FAILURE)
+}
+
+fn unknown(tool: &str, why: &ToolError) -> String {
+    format!("whether there are rules of {tool} cannot be told: {why}\n")
 }
 
 /// Prints what [`install`] would hand to the tool.

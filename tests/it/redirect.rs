@@ -158,6 +158,83 @@ fn whatever_iptables_asks_before_our_chains_is_told() {
     }
 }
 
+const SAVED: &str = "nft list tables; iptables-save; ip6tables-save";
+
+#[test]
+fn rules_of_one_tool_take_the_place_of_those_of_the_other() {
+    for (old, new, left) in [
+        ("iptables", "nftables", "table inet jitney"),
+        ("nftables", "iptables", "-A OUTPUT -p tcp -j JITNEY_OUTBOUND"),
+    ] {
+        let told = run(&[
+            &format!("redirect install --user 7 --outbound-port 15555 --tool {old}"),
+            &format!("redirect install --user 7 --tool {new}"),
+            &format!("redirect check --user 7 --tool {new}"),
+            SAVED,
+        ]);
+        assert_eq!(statuses(&told), ["0"; 4], "{told}");
+        assert!(told.contains(&format!("removed those that {old} had")), "{told}");
+        let (_, saved) = told.split_once("the rules are in place").unwrap();
+        assert!(saved.contains(left), "{left:?} is missing: {saved}");
+        let is_of_new = saved.contains("table inet jitney") == (new == "nftables");
+        assert!(
+            is_of_new && saved.contains("JITNEY") == (new == "iptables"),
+            "{saved}"
+        );
+    }
+}
+
+#[test]
+fn rules_of_both_tools_are_told() {
+    let told = run(&[
+        "redirect install --user 7 --tool iptables",
+        "redirect install --user 7 --print | nft -f -",
+        "redirect check --user 7 --tool nftables",
+        "redirect check --user 7 --tool iptables",
+        "redirect remove",
+        SAVED,
+    ]);
+    assert_eq!(statuses(&told), ["0", "0", "1", "1", "0", "0"], "{told}");
+    for part in [
+        "\niptables has rules as well",
+        "\nnftables has rules as well",
+        "removed with nftables and iptables",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing: {told}");
+    }
+    let (_, left) = told.split_once("removed with").unwrap();
+    assert!(!left.to_lowercase().contains("jitney"), "{left}");
+}
+
+#[test]
+fn what_a_missing_tool_may_have_is_not_said_to_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().display();
+    let link = format!(
+        "for one in iptables iptables-restore ip6tables ip6tables-restore; \
+         do ln -s $(command -v $one) {folder}; done"
+    );
+    let told = run(&[
+        "redirect install --user 7 --tool nftables",
+        "PATH=/nowhere redirect remove",
+        &link,
+        &format!("PATH={folder} redirect install --user 7"),
+        &format!("PATH={folder} redirect remove"),
+        &format!("PATH={folder} redirect remove"),
+        "redirect remove",
+    ]);
+    assert_eq!(statuses(&told), ["0", "1", "0", "0", "0", "0", "0"], "{told}");
+    let unknown = "whether there are rules of nftables cannot be told: nft cannot be found in PATH";
+    for part in [
+        "neither nft nor iptables can be found in PATH",
+        &format!("removed with iptables\n{unknown}"),
+        &format!("there were no rules of iptables\n{unknown}"),
+        "removed with nftables\n",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing: {told}");
+    }
+}
+
 #[test]
 fn what_would_be_written_is_printed_without_any_right() {
     let output = Command::new(program("jitney-proxy"))

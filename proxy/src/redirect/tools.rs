@@ -70,6 +70,11 @@ impl Tools {
             .filter_map(|tool| Self::find(Some(tool)).ok())
     }
 
+    /// The tools that are there besides this one.
+    pub(super) fn others(self) -> impl Iterator<Item = Self> {
+        Self::all().filter(move |other| other.0 != self.0)
+    }
+
     pub(super) const fn name(self) -> &'static str {
         self.0.name()
     }

@@ -247,8 +247,23 @@ fn what_would_be_written_is_printed_without_any_right() {
 }
 
 #[test]
+fn users_are_given_by_name_or_number() {
+    let output = Command::new(program("jitney-proxy"))
+        .args(["redirect", "install", "--print", "--user", "1337,root"])
+        .output()
+        .unwrap();
+    let told = told(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(
+        told.contains("meta skuid 1337 return\n\t\tmeta skuid 0 return"),
+        "{told}"
+    );
+}
+
+#[test]
 fn bad_flags_are_named() {
     for (flag, value) in [
+        ("--user", "nobody-of-that-name"),
         ("--skip-inbound-ports", "22,abc"),
         ("--skip-outbound-ports", "9-8"),
         ("--skip-subnets", "10.0.0.1/8"),
@@ -256,7 +271,8 @@ fn bad_flags_are_named() {
         ("--tool", "ebtables"),
     ] {
         let output = Command::new(program("jitney-proxy"))
-            .args(["redirect", "install", "--user", "7", flag, value])
+            .env("JITNEY_REDIRECT_USER", "7")
+            .args(["redirect", "install", flag, value])
             .output()
             .unwrap();
         let told = told(&output);

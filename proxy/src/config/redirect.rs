@@ -1,6 +1,7 @@
 //! The flags of `redirect`.
 
 use clap::{Args, Subcommand};
+use nix::unistd::User;
 
 use crate::ports::Ports;
 use crate::redirect::{Rules, Subnet, Tool};
@@ -26,12 +27,14 @@ pub enum RedirectCommand {
 /// What is redirected.
 #[derive(Debug, Args)]
 pub struct RedirectArgs {
-    /// The user id that the sidecar runs as: its connections are not redirected.
+    /// The user that the sidecar runs as, by id or by name: its connections are not redirected. A name is
+    /// looked up where this command runs.
     #[arg(
         long,
         env = "JITNEY_REDIRECT_USER",
-        value_name = "UID",
+        value_name = "USER",
         value_delimiter = ',',
+        value_parser = user_id,
         required = true
     )]
     user: Vec<u32>,
@@ -90,5 +93,20 @@ impl RedirectArgs {
             skip_outbound: self.skip_outbound_ports.clone(),
             skip_subnets: self.skip_subnets.clone(),
         }
+    }
+}
+
+/// A user's id; a number is one, whether or not anybody has it.
+fn user_id(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err(format!(
+            "there is no user `{text}` here: name another, or give its id"
+        )),
+        Err(error) => Err(format!("cannot look up user `{text}`: {error}")),
     }
 }

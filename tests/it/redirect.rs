@@ -236,6 +236,26 @@ fn what_a_missing_tool_may_have_is_not_said_to_be_removed() {
 }
 
 #[test]
+fn a_tool_of_no_use_is_no_reason_to_have_no_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().display();
+    let told = run(&[
+        &format!(
+            "printf '#!/bin/sh\\necho no such table >&2; exit 3\\n' >{folder}/iptables; chmod +x {folder}/iptables"
+        ),
+        &format!("PATH={folder}:$PATH redirect install --user 7"),
+        &format!("PATH={folder}:$PATH redirect check --user 7"),
+        &format!("PATH={folder}:$PATH redirect remove"),
+        "nft list tables",
+    ]);
+    assert_eq!(statuses(&told), ["0", "0", "0", "1", "0"], "{told}");
+    let unknown = "whether there are rules of iptables cannot be told: iptables";
+    assert_eq!(told.matches(unknown).count(), 2, "{told}");
+    assert!(told.contains("removed with nftables"), "{told}");
+    assert!(!told.contains("table inet jitney"), "{told}");
+}
+
+#[test]
 fn what_would_be_written_is_printed_without_any_right() {
     let output = Command::new(program("jitney-proxy"))
         .args(["redirect", "install", "--print", "--user", "1337"])

@@ -281,11 +281,9 @@ impl Snapshot {
     }
 
     fn own(&mut self, one: &Pushed) {
-        if let Readers::Workloads(workloads) = &one.readers {
-            for workload in workloads {
-                let own = self.own.entry(workload.clone()).or_default();
-                own.push((one.kind, Arc::clone(&one.name)));
-            }
+        for workload in one.readers.workloads().into_iter().flatten() {
+            let own = self.own.entry(workload.clone()).or_default();
+            own.push((one.kind, Arc::clone(&one.name)));
         }
     }
 

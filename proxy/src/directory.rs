@@ -41,6 +41,8 @@ pub struct Map {
     pub backends: HashMap<SocketAddr, Arc<Upstream>>,
     /// The policies for others.
     pub policies: HashMap<SocketAddr, Arc<Policy>>,
+    /// Those for others on these ports.
+    pub policies_by_port: HashMap<u16, Arc<Policy>>,
     /// The policy for all the rest.
     pub policy: Arc<Policy>,
     /// What callers have to prove.
@@ -79,8 +81,13 @@ pub(crate) struct Redirected {
 
 impl Map {
     fn policy_for(&self, address: SocketAddr) -> Policy {
-        let policy = self.policies.get(&address).unwrap_or(&self.policy);
-        (**policy).clone()
+        let by_port = || self.policies_by_port.get(&address.port());
+        let policy = self.policies.get(&address).or_else(by_port);
+        (**policy.unwrap_or(&self.policy)).clone()
+    }
+
+    fn declares(&self, address: SocketAddr) -> bool {
+        self.policies.contains_key(&address) || self.policies_by_port.contains_key(&address.port())
     }
 
     fn is_opaque(&self, address: SocketAddr) -> bool {
@@ -230,9 +237,7 @@ impl Directory {
     /// must not use up the names.
     fn name(&self, address: SocketAddr, map: &Map) -> Arc<str> {
         match self.direction {
-            Direction::Inbound if map.policies.contains_key(&address) => {
-                format!("inbound/{}", address.port()).into()
-            }
+            Direction::Inbound if map.declares(address) => format!("inbound/{}", address.port()).into(),
             Direction::Inbound => "inbound".into(),
             Direction::Outbound => "passthrough".into(),
         }

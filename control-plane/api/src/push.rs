@@ -40,21 +40,25 @@ mod generated {
 pub use generated::{ads, config};
 
 mod assembly;
+mod catalog;
 mod feed;
 mod kind;
 mod names;
 mod precedence;
+mod readers;
 mod resources;
 mod sidecars;
 mod strays;
 mod subscriber;
 mod version;
 
-pub use assembly::{Assembly, Destination, Listening, OwnLimits, Reached, Taken};
+pub use assembly::{Assembly, Destination, InboundPort, Listening, OwnLimits, Reached, Taken};
+pub use catalog::{Catalog, ServiceEndpoint, ServicePort, Unresolved, backend_name};
 pub use feed::{Answer, Feed, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 pub use kind::Kind;
 pub use precedence::Conflict;
-pub use resources::{DEFAULT_NAMESPACE, Pushed, Readers, Resources, resources};
+pub use readers::Readers;
+pub use resources::{DEFAULT_NAMESPACE, Pushed, Resources, resources, resources_of};
 pub use strays::{Stray, known_workloads, meant, strays};
 pub use subscriber::{Change, Delta, Subscriber};
 pub use version::{NotAVersion, Version};

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use jitney_api::push::{Conflict, Kind, Readers};
+use jitney_api::push::{Conflict, Kind};
 use jitney_api::{Diagnostic, Workload};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -244,9 +244,9 @@ pub(super) fn policies(admin: &Admin) -> Value {
         .into_iter()
         .flat_map(of_kind)
         .map(|(kind, is_baseline, (name, entry))| {
-            let readers = match &entry.readers {
-                Readers::Everyone => json!("everyone"),
-                Readers::Workloads(workloads) => workloads.iter().map(ToString::to_string).collect(),
+            let readers = match entry.readers.workloads() {
+                None => json!("everyone"),
+                Some(workloads) => workloads.iter().map(ToString::to_string).collect(),
             };
             json!({
                 "type": kind.as_str(),

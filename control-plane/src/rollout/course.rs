@@ -70,6 +70,8 @@ impl Group {
                     let names = workloads.iter().map(ToString::to_string);
                     names.collect::<Vec<_>>().join(" ")
                 }
+                // They come and go while what they run stays the same.
+                Readers::Sidecars(_) => "sidecars".to_owned(),
             };
             text.push_str(&format!("{kind}\n{name}\n{}\n{readers}\n", held.version));
         }
@@ -77,6 +79,18 @@ impl Group {
             version: Version::of(text.as_bytes()),
             resources: resources.into(),
         }
+    }
+
+    /// With the readers that the policy has now, where these are sidecars: they come and go.
+    fn read_as(self, present: &Self) -> Self {
+        let mut present = present.resources.iter();
+        let now = present.find(|one| matches!(one.readers, Readers::Sidecars(_)));
+        let Some(now) = now else { return self };
+        let resources = self.resources.iter().map(|one| Pushed {
+            readers: now.readers.clone(),
+            ..one.clone()
+        });
+        Self::new(resources.collect())
     }
 
     /// What is pushed, by policy.
@@ -111,7 +125,7 @@ impl Course {
             // What was before is lost, and what is did harm: calls that pass through harm nobody.
             Past::Unknown if stop.is_some() => (Group::new(Vec::new()), None),
             Past::Unknown => (group.clone(), None),
-            Past::Known(Record { baseline, staged }) => (baseline, staged),
+            Past::Known(Record { baseline, staged }) => (baseline.read_as(&group), staged),
         };
         let is_whole = percent >= 100 && stop.is_none();
         if is_whole || present == baseline.version {

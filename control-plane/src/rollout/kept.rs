@@ -101,7 +101,7 @@ struct Staged {
 struct Resource {
     r#type: String,
     name: String,
-    /// Workloads; left out where everyone may read it.
+    /// Workloads, or [`SIDECARS`]; left out where everyone may read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     readers: Option<Vec<String>>,
     /// The message, in base64.
@@ -321,6 +321,7 @@ impl Resource {
         let readers = match &pushed.readers {
             Readers::Everyone => None,
             Readers::Workloads(workloads) => Some(workloads.iter().map(ToString::to_string).collect()),
+            Readers::Sidecars(_) => Some(vec![SIDECARS.to_owned()]),
         };
         Self {
             r#type: pushed.kind.as_str().to_owned(),
@@ -334,6 +335,7 @@ impl Resource {
         let content = STANDARD.decode(self.content).ok()?;
         let readers = match self.readers {
             None => Readers::Everyone,
+            Some(names) if names == [SIDECARS] => Readers::Sidecars(Arc::default()),
             Some(names) => {
                 Readers::Workloads(names.iter().map(|name| workload(name)).collect::<Option<_>>()?)
             }
@@ -417,3 +419,5 @@ const MEANS_NO_STOP: &str = "and rollouts that had stopped will go on";
 
 /// Readings until what is missing is taken for missing.
 const READ_TRIES: usize = 5;
+/// In the place of readers: sidecars that are known once the source has been read.
+const SIDECARS: &str = "*";

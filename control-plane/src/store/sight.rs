@@ -93,10 +93,9 @@ impl<'a> Sight<'a> {
     }
 
     fn may_read(&self, entry: &Entry) -> bool {
-        match &entry.readers {
-            Readers::Everyone => true,
-            Readers::Workloads(workloads) => workloads.contains(&self.recipient.workload),
-        }
+        entry
+            .readers
+            .include(&self.recipient.workload, &self.recipient.node)
     }
 }
 
@@ -131,7 +130,7 @@ impl View for Sight<'_> {
     fn is_own(&self, kind: Kind, name: &str) -> bool {
         self.entry(kind, name).is_some_and(|entry| match &entry.readers {
             Readers::Everyone => is_for_everyone(kind),
-            Readers::Workloads(_) => true,
+            Readers::Workloads(_) | Readers::Sidecars(_) => true,
         })
     }
 }

@@ -91,7 +91,13 @@ impl Duty {
             user_agent_version: env!("CARGO_PKG_VERSION").into(),
             ..Node::default()
         });
-        for kind in [Kind::TrustBundle, Kind::Runtime, Kind::Route, Kind::Policy] {
+        for kind in [
+            Kind::TrustBundle,
+            Kind::Runtime,
+            Kind::Sidecar,
+            Kind::Route,
+            Kind::Policy,
+        ] {
             subscriber.subscribe(kind, "*");
         }
         if settings.any_backend {

@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) listeners: Vec<PlannedListener>,
     /// The policy for connections that the kernel handed over on their way in.
     pub(super) inbound: Arc<Policy>,
+    /// What is in the place of that for those of them that are meant for these ports.
+    pub(super) inbound_ports: Vec<PlannedPort>,
     /// Those of them that are meant for an endpoint of a backend have the backend's policy.
     pub(super) is_by_backend: bool,
     /// What callers have to prove of whose connections that is not said elsewhere.
@@ -73,11 +75,22 @@ pub(super) enum To {
     Redirected(Direction),
 }
 
+/// A port of the service beside this sidecar.
+#[derive(Clone, Debug)]
+pub(super) struct PlannedPort {
+    pub(super) number: u16,
+    /// Nobody looks at what is spoken there.
+    pub(super) is_opaque: bool,
+    pub(super) policy: Arc<Policy>,
+}
+
 /// Where calls go.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedBackend {
     pub(super) reach: Reach,
     pub(super) endpoints: Vec<Target>,
+    /// What callers connect to in place of an endpoint.
+    pub(super) addresses: Vec<SocketAddr>,
     pub(super) policy: Arc<Policy>,
 }
 
@@ -163,6 +176,7 @@ impl Plan {
             listeners,
             effective: effective(documents, &compiled.runtime, policies),
             inbound: compiled.policy,
+            inbound_ports: Vec::new(),
             is_by_backend: true,
             mtls: asked,
             access: compiled.access,
@@ -209,6 +223,7 @@ impl Plan {
         Ok(Self {
             listeners: listeners.collect(),
             inbound: Arc::default(),
+            inbound_ports: Vec::new(),
             is_by_backend: true,
             mtls: compiled.runtime.mtls.clone().unwrap_or_default(),
             access: compiled.access,
@@ -245,6 +260,7 @@ pub(super) fn by_flags(
             connect_timeout: None,
         },
         endpoints: args.upstream.iter().cloned().map(Target::from).collect(),
+        addresses: Vec::new(),
         policy,
     };
     let backends = if listeners.is_empty() {
@@ -350,6 +366,7 @@ impl From<CompiledBackend> for PlannedBackend {
         Self {
             reach,
             endpoints: backend.endpoints.into_iter().map(target).collect(),
+            addresses: Vec::new(),
             policy: backend.policy,
         }
     }

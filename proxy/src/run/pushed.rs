@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use jitney_api::push::{Assembly, Destination, Listening, Reached};
+use jitney_api::push::{Assembly, Destination, InboundPort, Listening, Reached};
 use jitney_api::{CompiledPolicy, Mtls, Workload};
 
 use super::applier::{Applier, CONTROL_PLANE};
 use super::plan::{
-    Plan, PlannedBackend, PlannedListener, Reach, To, address, by_flags, effective, forbidden, local_name,
-    redirected, speaks,
+    Plan, PlannedBackend, PlannedListener, PlannedPort, Reach, To, address, by_flags, effective, forbidden,
+    local_name, redirected, speaks,
 };
 use crate::config::RunArgs;
 use crate::control::Force;
@@ -38,6 +38,9 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     let (mut listeners, mut backends) = by_flags(args, Arc::clone(&inbound.policy), asked.mode);
     listeners.extend(redirected(args));
     let mut warnings: Vec<String> = inbound.warnings.iter().map(ToString::to_string).collect();
+    let by_port: Vec<_> = pushed.inbound_by_port(workload).collect();
+    let told = by_port.iter().flat_map(|port| &port.compiled.warnings);
+    warnings.extend(told.map(ToString::to_string));
     for listening in pushed.listeners() {
         let is_own = listening.backend == workload.to_string();
         let is_inbound = is_own || listening.local.is_some();
@@ -86,6 +89,7 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         log_level: runtime.log_level,
         listeners,
         inbound: Arc::clone(&inbound.policy),
+        inbound_ports: by_port.iter().map(planned_port).collect(),
         // What comes in is for the workload, whose policy that is.
         is_by_backend: false,
         mtls: asked,
@@ -161,6 +165,14 @@ fn reached(
     Some((backend, policy))
 }
 
+fn planned_port(port: &InboundPort) -> PlannedPort {
+    PlannedPort {
+        number: port.number,
+        is_opaque: port.is_opaque,
+        policy: Arc::clone(&port.compiled.policy),
+    }
+}
+
 fn planned(
     name: Arc<str>,
     endpoints: Vec<Target>,
@@ -174,6 +186,7 @@ fn planned(
             connect_timeout: Some(destination.spec.connect_timeout.0),
         },
         endpoints,
+        addresses: destination.addresses.clone(),
         policy: Arc::clone(&policy.policy),
     }
 }

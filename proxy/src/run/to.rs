@@ -79,15 +79,26 @@ impl Destinations {
     /// What leaves for an endpoint of a backend goes to the backend. What comes in for one goes to that
     /// endpoint, which is here, with the backend's policy.
     pub(super) fn install(&self, plan: &Plan, upstreams: &[(Reach, Arc<Upstream>)]) {
+        let ports = plan.inbound_ports.iter();
         let mut inbound = Map {
+            policies_by_port: ports
+                .clone()
+                .map(|port| (port.number, Arc::clone(&port.policy)))
+                .collect(),
             policy: Arc::clone(&plan.inbound),
             mtls: plan.mtls.clone(),
             forbidden: plan.forbidden.clone(),
-            opaque_ports: plan.opaque_ports.clone(),
+            opaque_ports: ports
+                .filter(|port| port.is_opaque)
+                .fold(plan.opaque_ports.clone(), |opaque, port| opaque.with(port.number)),
             ..Map::default()
         };
         let mut backends: HashMap<_, (u8, Arc<Upstream>)> = HashMap::new();
         for (planned, (_, upstream)) in plan.backends.iter().zip(upstreams) {
+            // Whoever is connected to one of these has named the backend.
+            let stand_in = (u8::MAX, Arc::clone(upstream));
+            let addresses = planned.addresses.iter();
+            backends.extend(addresses.map(|address| (*address, stand_in.clone())));
             for endpoint in &planned.endpoints {
                 // A name stands for addresses that only its resolver knows.
                 if let Address::Socket(address) = &endpoint.address {

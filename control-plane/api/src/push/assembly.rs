@@ -17,9 +17,11 @@ use crate::{CompiledPolicy, Diagnostic, Documents, RuntimeSpec, Workload};
 mod destinations;
 mod duties;
 mod policies;
+mod ports;
 
 pub use destinations::{Destination, Reached};
 pub use duties::Listening;
+pub use policies::InboundPort;
 
 use destinations::Destinations;
 use duties::Duties;
@@ -114,6 +116,7 @@ impl Assembly {
             Kind::Backend => Arc::make_mut(&mut self.destinations).set(name, content),
             Kind::Endpoint => Arc::make_mut(&mut self.destinations).set_endpoint(name, content),
             Kind::Runtime => Arc::make_mut(&mut self.duties).set(name, content),
+            Kind::Sidecar => Arc::make_mut(&mut self.policies).set_beside(name, content),
             Kind::TrustBundle => Ok(Taken::default()),
         }
     }
@@ -126,13 +129,25 @@ impl Assembly {
             Kind::Backend => Arc::make_mut(&mut self.destinations).remove(name),
             Kind::Endpoint => Arc::make_mut(&mut self.destinations).remove_endpoint(name),
             Kind::Runtime => Arc::make_mut(&mut self.duties).remove(name),
+            Kind::Sidecar => Arc::make_mut(&mut self.policies).remove_beside(name),
             Kind::TrustBundle => Taken::default(),
         }
     }
 
-    /// What is run for the calls that come to this workload.
+    /// What is run for the calls that come to this workload, but for those that come to
+    /// [other ports](Self::inbound_by_port).
     pub fn inbound(&self, workload: &Workload) -> CompiledPolicy {
-        self.capped(self.policies.inbound(), &workload.to_string())
+        self.capped(self.policies.inbound().policy.clone(), &workload.to_string())
+    }
+
+    /// What is run for the calls that come to these ports.
+    pub fn inbound_by_port(&self, workload: &Workload) -> impl Iterator<Item = InboundPort> {
+        let own = workload.to_string();
+        let ports = self.policies.inbound().by_port.iter();
+        ports.map(move |port| InboundPort {
+            compiled: self.capped(port.compiled.clone(), &own),
+            ..port.clone()
+        })
     }
 
     /// Endpoints of this backend were asked for: nothing is known of it until they are answered.

@@ -9,6 +9,8 @@ pub enum Kind {
     TrustBundle,
     /// What changes in a sidecar while it runs.
     Runtime,
+    /// What is beside one sidecar.
+    Sidecar,
     /// A backend without its endpoints.
     Backend,
     /// One address of a backend.
@@ -21,9 +23,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every type, in the order in which they are sent.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::TrustBundle,
         Self::Runtime,
+        Self::Sidecar,
         Self::Backend,
         Self::Endpoint,
         Self::Route,
@@ -35,6 +38,7 @@ impl Kind {
         match self {
             Self::TrustBundle => "type.googleapis.com/jitney.config.v1.TrustBundle",
             Self::Runtime => "type.googleapis.com/jitney.config.v1.Runtime",
+            Self::Sidecar => "type.googleapis.com/jitney.config.v1.Sidecar",
             Self::Backend => "type.googleapis.com/jitney.config.v1.Backend",
             Self::Endpoint => "type.googleapis.com/jitney.config.v1.Endpoint",
             Self::Route => "type.googleapis.com/jitney.config.v1.Route",
@@ -52,6 +56,7 @@ impl Kind {
         match self {
             Self::TrustBundle => "trust_bundle",
             Self::Runtime => "runtime",
+            Self::Sidecar => "sidecar",
             Self::Backend => "backend",
             Self::Endpoint => "endpoint",
             Self::Route => "route",
@@ -64,7 +69,7 @@ impl Kind {
         match self {
             Self::Policy => Some(name),
             Self::Route => name.rsplit_once('/').map(|(policy, _)| policy),
-            Self::TrustBundle | Self::Runtime | Self::Backend | Self::Endpoint => None,
+            Self::TrustBundle | Self::Runtime | Self::Sidecar | Self::Backend | Self::Endpoint => None,
         }
     }
 

@@ -4,8 +4,9 @@
 //! to the same end, whatever the files are called and whenever they came.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::catalog::Catalog;
 use super::resources::{full_name, namespace};
 use crate::document::Created;
 use crate::node::Path;
@@ -66,6 +67,29 @@ struct Contender<'a> {
     path: Path,
 }
 
+/// What a policy may be for.
+struct Known<'a> {
+    /// Those that documents describe.
+    backends: BTreeSet<&'a str>,
+    catalog: Option<&'a Catalog>,
+}
+
+impl Known<'_> {
+    /// Without a catalog, a target is the backend of its name, wherever that may be.
+    fn named(&self, target: &TargetRef) -> Vec<String> {
+        match self.catalog {
+            Some(catalog) => catalog.resolve(target, &self.backends).unwrap_or_default(),
+            None => vec![target.name.clone()],
+        }
+    }
+
+    fn all(&self) -> BTreeSet<String> {
+        let catalog = self.catalog.into_iter().flat_map(Catalog::backends);
+        let backends = self.backends.iter().map(|name| (*name).to_owned());
+        backends.chain(catalog.map(|(name, _)| name)).collect()
+    }
+}
+
 /// Who has what, so far as the policies given say.
 #[derive(Debug, Default)]
 pub(super) struct Precedence<'a> {
@@ -75,18 +99,21 @@ pub(super) struct Precedence<'a> {
 }
 
 impl<'a> Precedence<'a> {
-    /// Of all policies of these documents. One that names no target is for every Backend.
-    pub(super) fn of(documents: &'a Documents) -> Self {
+    /// Of all policies of these documents. One that names no target is for every backend.
+    pub(super) fn of(documents: &'a Documents, catalog: Option<&Catalog>) -> Self {
         let all = documents.documents.iter();
         let backends = all.clone().filter_map(|document| match &document.resource {
             Resource::Backend(backend) => Some(backend.metadata.name.as_str()),
             Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
         });
-        let backends: Vec<&str> = backends.collect();
+        let known = Known {
+            backends: backends.collect(),
+            catalog,
+        };
         let mut precedence = Self::default();
         for document in all {
             if let Resource::BatchPolicy(policy) = &document.resource {
-                precedence.add(document, policy, &backends);
+                precedence.add(document, policy, &known);
             }
         }
         for contenders in precedence.targets.values_mut() {
@@ -95,14 +122,10 @@ impl<'a> Precedence<'a> {
         precedence
     }
 
-    fn add(&mut self, document: &'a Document, policy: &'a BatchPolicy, backends: &[&str]) {
+    fn add(&mut self, document: &'a Document, policy: &'a BatchPolicy, known: &Known<'_>) {
         let outbound = policy.spec.placement == Placement::Outbound;
-        let mut contend = |target: &str, specificity, path| {
-            let key = (
-                namespace(&policy.metadata).to_owned(),
-                target.to_owned(),
-                outbound,
-            );
+        let mut contend = |target: String, specificity, path| {
+            let key = (namespace(&policy.metadata).to_owned(), target, outbound);
             self.targets.entry(key).or_default().push(Contender {
                 policy: full_name(&policy.metadata),
                 document,
@@ -113,11 +136,13 @@ impl<'a> Precedence<'a> {
         };
         let path = Path::default().keys("spec.targetRefs");
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
-            let path = path.index(index).key("name");
-            contend(&target.name, Specificity::of(target), path);
+            for backend in known.named(target) {
+                let path = path.index(index).key("name");
+                contend(backend, Specificity::of(target), path);
+            }
         }
         if policy.spec.target_refs.is_empty() {
-            for target in backends {
+            for target in known.all() {
                 contend(target, Specificity::Service, Path::default().key("spec"));
             }
         }
@@ -209,7 +234,7 @@ mod tests {
             ("name: all, namespace: shop", "Inbound", &both),
             ("name: port, namespace: shop", "Inbound", port),
         ]);
-        let precedence = Precedence::of(&documents);
+        let precedence = Precedence::of(&documents, None);
         assert_eq!(precedence.held_by("shop/port"), ["users"]);
         assert_eq!(precedence.held_by("shop/all"), ["orders"]);
         assert_eq!(
@@ -234,7 +259,7 @@ mod tests {
         let unknown = "name: b, namespace: shop, creationTimestamp: null";
         let another = "name: a, namespace: shop";
         let documents = documents(&[another, unknown, young, old].map(|one| (one, "Inbound", USERS)));
-        let precedence = Precedence::of(&documents);
+        let precedence = Precedence::of(&documents, None);
         assert_eq!(precedence.held_by("shop/z"), ["users"]);
         let older = "users: shop/z is for the same, and is older";
         assert_eq!(
@@ -243,7 +268,7 @@ mod tests {
         );
         let documents = self::documents(&[unknown, another].map(|one| (one, "Inbound", USERS)));
         assert_eq!(
-            told(&Precedence::of(&documents)),
+            told(&Precedence::of(&documents, None)),
             ["shop/b users: shop/a is for the same, and comes first by name"]
         );
     }
@@ -255,7 +280,7 @@ mod tests {
             ("name: out, namespace: shop", "Outbound", USERS),
             ("name: in, namespace: bank", "Inbound", USERS),
         ]);
-        let precedence = Precedence::of(&documents);
+        let precedence = Precedence::of(&documents, None);
         assert_eq!(precedence.conflicts(), []);
         for name in ["shop/in", "shop/out", "bank/in"] {
             assert_eq!(precedence.held_by(name), ["users"], "{name}");

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::catalog::Catalog;
 use super::config;
 use super::feed::Held;
 use super::kind::Kind;
 use super::precedence::{Conflict, Precedence};
+use super::readers::Readers;
 use super::sidecars::Sidecars;
 use crate::{
     Backend, BackendEndpoint, BatchPolicy, Documents, Listener, Metadata, Placement, Resource, Rollout,
@@ -26,15 +28,6 @@ pub struct Pushed {
     pub readers: Readers,
 }
 
-/// Who may read a resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readers {
-    /// Every sidecar of the mesh, if it asks by name.
-    Everyone,
-    /// The sidecars of these workloads, and they get it without asking.
-    Workloads(Vec<Workload>),
-}
-
 /// What documents push, and which of their policies are not in force everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -48,6 +41,16 @@ pub struct Resources {
 
 /// Every resource of these documents. They have to be free of faults.
 pub fn resources(documents: &Documents) -> Resources {
+    pushed_of(documents, None)
+}
+
+/// Every resource of a namespace: of what is known of it, and of its documents, which have to be free of
+/// faults.
+pub fn resources_of(documents: &Documents, catalog: &Catalog) -> Resources {
+    pushed_of(documents, Some(catalog))
+}
+
+fn pushed_of(documents: &Documents, catalog: Option<&Catalog>) -> Resources {
     let (mut backends, mut policies, mut runtimes) = (Vec::new(), Vec::new(), Runtimes::default());
     let sidecars = Sidecars::of(documents);
     for document in &documents.documents {
@@ -58,7 +61,7 @@ pub fn resources(documents: &Documents) -> Resources {
             Resource::Runtime(runtime) => runtimes.run(runtime),
         }
     }
-    let precedence = Precedence::of(documents);
+    let precedence = Precedence::of(documents, catalog);
     let mut pushed = Vec::new();
     let callers = callers(&policies, &precedence);
     for backend in &backends {
@@ -70,14 +73,31 @@ pub fn resources(documents: &Documents) -> Resources {
             &sidecars,
         );
     }
-    policies
-        .iter()
-        .for_each(|policy| push_policy(&mut pushed, policy, &precedence));
+    for policy in &policies {
+        let held = precedence.held_by(&full_name(&policy.metadata));
+        push_policy(&mut pushed, policy, readers(policy, &held, catalog));
+    }
     pushed.extend(runtimes.pushed());
+    if let Some(catalog) = catalog {
+        let known = backends.iter().map(|backend| backend.metadata.name.clone());
+        pushed.extend(catalog.push_backends(&callers, &known.collect()));
+        pushed.extend(catalog.push_sidecars(&callees(&policies, &precedence)));
+    }
     Resources {
         pushed,
         conflicts: precedence.conflicts(),
         shares: shares(&policies),
+    }
+}
+
+/// Who runs a policy that has these backends.
+fn readers(policy: &BatchPolicy, held: &[&str], catalog: Option<&Catalog>) -> Readers {
+    match (policy.spec.placement, catalog) {
+        (Placement::Inbound, Some(catalog)) => catalog.beside(held),
+        (Placement::Inbound, None) => Readers::Workloads(workloads(&policy.metadata, held)),
+        // What has no target is in force nowhere.
+        (Placement::Outbound, _) if held.is_empty() => Readers::Workloads(Vec::new()),
+        (Placement::Outbound, _) => Readers::Everyone,
     }
 }
 
@@ -89,17 +109,38 @@ fn shares(policies: &[&BatchPolicy]) -> BTreeMap<Arc<str>, u32> {
 
 /// The policies that the sidecars of a backend's callers run, by its full name.
 fn callers(policies: &[&BatchPolicy], precedence: &Precedence<'_>) -> BTreeMap<String, Vec<String>> {
-    let mut callers = BTreeMap::<_, Vec<String>>::new();
-    for policy in policies {
+    by_backend(policies, precedence, Placement::Outbound, |policy, target| {
+        format!("{}/{target}", namespace(&policy.metadata))
+    })
+}
+
+/// Those that the sidecars beside a backend run, by its short name.
+fn callees(policies: &[&BatchPolicy], precedence: &Precedence<'_>) -> BTreeMap<String, Vec<String>> {
+    by_backend(policies, precedence, Placement::Inbound, |_, target| {
+        target.to_owned()
+    })
+}
+
+fn by_backend(
+    policies: &[&BatchPolicy],
+    precedence: &Precedence<'_>,
+    placement: Placement,
+    backend: impl Fn(&BatchPolicy, &str) -> String,
+) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::<_, Vec<String>>::new();
+    let placed = policies
+        .iter()
+        .filter(|policy| policy.spec.placement == placement);
+    for policy in placed {
         let name = full_name(&policy.metadata);
-        if policy.spec.placement == Placement::Outbound {
-            for target in precedence.held_by(&name) {
-                let backend = format!("{}/{target}", namespace(&policy.metadata));
-                callers.entry(backend).or_default().push(name.clone());
-            }
+        for target in precedence.held_by(&name) {
+            found
+                .entry(backend(policy, target))
+                .or_default()
+                .push(name.clone());
         }
     }
-    callers
+    found
 }
 
 /// What each workload's sidecars do beside running policies.
@@ -158,15 +199,8 @@ fn only_backend(documents: &Documents) -> Option<String> {
     backends.next()
 }
 
-fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, precedence: &Precedence<'_>) {
+fn push_policy(pushed: &mut Vec<Pushed>, policy: &BatchPolicy, readers: Readers) {
     let name = full_name(&policy.metadata);
-    let held = precedence.held_by(&name);
-    let readers = match policy.spec.placement {
-        Placement::Inbound => Readers::Workloads(workloads(&policy.metadata, &held)),
-        // What has no target is in force nowhere.
-        Placement::Outbound if held.is_empty() => Readers::Workloads(Vec::new()),
-        Placement::Outbound => Readers::Everyone,
-    };
     let mut spec = policy.spec.clone();
     // Who is to run it is no part of what is run: whoever has it is sent nothing when that changes.
     spec.rollout = Rollout::default();
@@ -215,6 +249,7 @@ fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend, policies: Vec<Strin
         held: Held::of(&config::Backend {
             spec: json(&spec),
             policies,
+            addresses: Vec::new(),
         }),
         readers: Readers::Everyone,
     });
@@ -238,7 +273,7 @@ pub(super) fn namespace(metadata: &Metadata) -> &str {
     metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
 }
 
-fn json(value: &impl serde::Serialize) -> bytes::Bytes {
+pub(super) fn json(value: &impl serde::Serialize) -> bytes::Bytes {
     serde_json::to_vec(value)
         .expect("a document's types have text keys and no fallible parts")
         .into()

@@ -1,6 +1,7 @@
 //! Backends and their endpoints.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -15,9 +16,17 @@ use crate::{BackendSpec, BadWorkload, Endpoint, Workload};
 /// The backends that a sidecar has calls for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Destinations {
-    backends: BTreeMap<String, (BackendSpec, Vec<String>)>,
+    backends: BTreeMap<String, Known>,
     /// By their full names, so that a backend's are together.
     endpoints: BTreeMap<String, Reached>,
+}
+
+/// A backend without its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    spec: BackendSpec,
+    addresses: Vec<SocketAddr>,
+    policies: Vec<String>,
 }
 
 /// Where a backend is.
@@ -27,6 +36,8 @@ pub struct Destination {
     pub spec: BackendSpec,
     /// Its addresses; none where nothing serves it at the moment.
     pub endpoints: Vec<Reached>,
+    /// What callers may connect to in place of one of these.
+    pub addresses: Vec<SocketAddr>,
     /// The policies that its callers' sidecars run.
     pub policies: Vec<String>,
 }
@@ -50,7 +61,19 @@ impl Destinations {
             fields.insert("endpoints".into(), json!([]));
         }
         let spec = serde_json::from_value(spec).map_err(|error| unreadable(&error))?;
-        let backend = (spec, message.policies);
+        let addresses = message.addresses.iter().map(|text| {
+            text.parse().map_err(|_| Fault {
+                field: "addresses".into(),
+                reason: format!("found {text:?}, expected ip:port"),
+                missing: None,
+                is_beyond: false,
+            })
+        });
+        let backend = Known {
+            spec,
+            addresses: addresses.collect::<Result<_, _>>()?,
+            policies: message.policies,
+        };
         let last = self.backends.insert(name.to_owned(), backend.clone());
         Ok(Taken::of(last != Some(backend)))
     }
@@ -94,11 +117,15 @@ impl Destinations {
     }
 
     pub(super) fn policies(&self, backend: &str) -> &[String] {
-        self.backends.get(backend).map_or(&[], |(_, policies)| policies)
+        self.backends.get(backend).map_or(&[], |known| &known.policies)
     }
 
     pub(super) fn get(&self, backend: &str) -> Option<Destination> {
-        let (spec, policies) = self.backends.get(backend)?;
+        let Known {
+            spec,
+            addresses,
+            policies,
+        } = self.backends.get(backend)?;
         let prefix = format!("{backend}/");
         let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
         let below = self.endpoints.range::<str, _>(from);
@@ -106,6 +133,7 @@ impl Destinations {
         Some(Destination {
             spec: spec.clone(),
             endpoints: endpoints.map(|(_, reached)| reached.clone()).collect(),
+            addresses: addresses.clone(),
             policies: policies.clone(),
         })
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::ports::{self, Ports};
 use super::{Fault, OwnLimits, Taken, unreadable};
 use crate::compile::named;
 use crate::push::config;
@@ -23,8 +24,30 @@ pub(super) struct Policies {
     rejected: BTreeMap<String, (String, String)>,
     /// Policies that were rejected for want of these routes.
     waiting: BTreeMap<String, BTreeSet<String>>,
+    /// Where this sidecar is told what it is beside, by the resource that says so.
+    beside: BTreeMap<String, Ports>,
     /// What [`Policies::inbound`] gave last: most of what is pushed changes no policy.
-    inbound: OnceLock<CompiledPolicy>,
+    inbound: OnceLock<Inbound>,
+}
+
+/// What a callee's sidecar runs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inbound {
+    /// For whatever comes in.
+    pub(super) policy: CompiledPolicy,
+    /// For what comes in on these ports, in the place of that.
+    pub(super) by_port: Vec<InboundPort>,
+}
+
+/// What is run for what comes in on one port.
+#[derive(Clone, Debug)]
+pub struct InboundPort {
+    /// The port.
+    pub number: u16,
+    /// Nobody looks at what is spoken there.
+    pub is_opaque: bool,
+    /// The policy.
+    pub compiled: CompiledPolicy,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,18 +65,18 @@ impl Policies {
     }
 
     pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
-        self.inbound.take();
+        self.forget();
         self.set_policy(name, content).map(Taken::of)
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Taken {
-        self.inbound.take();
+        self.forget();
         self.waiting.remove(name);
         Taken::of(self.policies.remove(name).is_some())
     }
 
     pub(super) fn set_route(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
-        self.inbound.take();
+        self.forget();
         let changed = self.try_route(name, content);
         let fault = changed.as_ref().err().filter(|_| !self.routes.contains_key(name));
         match fault.map(|fault| (fault.field.clone(), fault.reason.clone())) {
@@ -67,17 +90,60 @@ impl Policies {
 
     /// The policies that named it are gone, or came in a version that does not, before.
     pub(super) fn remove_route(&mut self, name: &str) -> Taken {
-        self.inbound.take();
+        self.forget();
         self.routes.remove(name);
         self.rejected.remove(name);
         Taken::default()
     }
 
-    /// What a callee's sidecar runs: every policy that it was sent unasked.
-    pub(super) fn inbound(&self) -> CompiledPolicy {
-        let is_inbound = |policy: &Policy| policy.placement() == Placement::Inbound;
-        let inbound = || self.compile(self.policies.iter().filter(|(_, policy)| is_inbound(policy)));
-        self.inbound.get_or_init(inbound).clone()
+    /// This sidecar is told what it is beside.
+    pub(super) fn set_beside(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
+        let ports = ports::read(content)?;
+        let is_known = self.beside.get(name) == Some(&ports);
+        if !is_known {
+            self.forget();
+            self.beside.insert(name.to_owned(), ports);
+        }
+        Ok(Taken::of(!is_known))
+    }
+
+    pub(super) fn remove_beside(&mut self, name: &str) -> Taken {
+        self.forget();
+        Taken::of(self.beside.remove(name).is_some())
+    }
+
+    /// What a callee's sidecar runs: every policy that it was sent unasked; where it is told what it is
+    /// beside, each for those ports only.
+    pub(super) fn inbound(&self) -> &Inbound {
+        self.inbound.get_or_init(|| self.compile_inbound())
+    }
+
+    fn compile_inbound(&self) -> Inbound {
+        let inbound: Vec<&str> = self.inbound_names().collect();
+        if self.beside.is_empty() {
+            return Inbound {
+                policy: self.of(inbound),
+                by_port: Vec::new(),
+            };
+        }
+        let ports = self.beside.values().flatten();
+        let by_port = ports.map(|(number, port)| {
+            let names = port.policies.iter().map(String::as_str);
+            InboundPort {
+                number: *number,
+                is_opaque: port.is_opaque,
+                // Others are not known yet, or not for callees.
+                compiled: self.of(names.filter(|name| inbound.contains(name))),
+            }
+        });
+        Inbound {
+            policy: CompiledPolicy::default(),
+            by_port: by_port.collect(),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.inbound.take();
     }
 
     /// The names of those policies.
@@ -101,7 +167,12 @@ impl Policies {
 
     /// What a caller's sidecar runs towards one backend: the policies of these names.
     pub(super) fn outbound(&self, names: &[String]) -> CompiledPolicy {
-        self.compile(names.iter().filter_map(|name| self.policies.get_key_value(name)))
+        self.of(names.iter().map(String::as_str))
+    }
+
+    fn of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> CompiledPolicy {
+        let named = names.into_iter();
+        self.compile(named.filter_map(|name| self.policies.get_key_value(name)))
     }
 
     /// A document for each policy, in the order of their names.

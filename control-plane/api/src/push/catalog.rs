@@ -1,0 +1,230 @@
+//! Services and sidecars that no document describes: what a source other than files knows of one namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::config;
+use super::feed::Held;
+use super::kind::Kind;
+use super::readers::Readers;
+use super::resources::{Pushed, json};
+use crate::{BackendSpec, Mtls, Protocol, TargetKind, TargetRef, Workload};
+
+/// What is known of a namespace beside its documents. Each port of a service is a backend of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// The namespace.
+    pub namespace: String,
+    /// Services, by name.
+    pub services: BTreeMap<String, Vec<ServicePort>>,
+    /// Sidecars, by what they call themselves, and whose they are.
+    pub sidecars: BTreeMap<Arc<str>, Workload>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty where it has none, as the only one may.
+    pub name: String,
+    /// What callers connect to in place of an endpoint.
+    pub addresses: Vec<SocketAddr>,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// Where it is.
+    pub endpoints: Vec<ServiceEndpoint>,
+}
+
+/// An address of a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceEndpoint {
+    /// The address.
+    pub address: SocketAddr,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
+    /// The sidecar that answers there, one of [`Catalog::sidecars`]; `None`: nobody of the mesh.
+    pub sidecar: Option<Arc<str>>,
+    /// Whether calls are to go there. A sidecar knows what it is beside before that.
+    pub is_serving: bool,
+}
+
+/// A target that leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unresolved {
+    /// There is no such service.
+    #[error("there is no Service {0:?} in namespace {1}")]
+    NoService(String, String),
+    /// The service has no such port.
+    #[error("Service {0:?} has no port {1:?}, only {2}")]
+    NoPort(String, String, String),
+    /// There is no such backend.
+    #[error("there is no Backend {0:?} in namespace {1}")]
+    NoBackend(String, String),
+    /// Routes are not looked at.
+    #[error("{0} is no kind of target that this version knows: expected Service or Backend")]
+    Kind(&'static str),
+}
+
+/// The short name of a port's backend: the service's where it has one port only.
+pub fn backend_name(service: &str, ports: &[ServicePort], port: &ServicePort) -> String {
+    match ports {
+        [_] => service.to_owned(),
+        _ => format!("{service}:{}", port.name),
+    }
+}
+
+impl Catalog {
+    /// The short names of the backends that a target stands for. `documents` are those that documents
+    /// describe.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn resolve(&self, target: &TargetRef, documents: &BTreeSet<&str>) -> Result<Vec<String>, Unresolved> {
+        let name = || target.name.clone();
+        match target.kind {
+            TargetKind::HTTPRoute => Err(Unresolved::Kind("HTTPRoute")),
+            TargetKind::GRPCRoute => Err(Unresolved::Kind("GRPCRoute")),
+            TargetKind::Backend if documents.contains(&*target.name) => Ok(vec![name()]),
+            TargetKind::Backend => Err(Unresolved::NoBackend(name(), self.namespace.clone())),
+            TargetKind::Service => {
+                let ports = self.services.get(&target.name);
+                let ports = ports.ok_or_else(|| Unresolved::NoService(name(), self.namespace.clone()))?;
+                self.ports(target, ports)
+            }
+        }
+    }
+
+    fn ports(&self, target: &TargetRef, ports: &[ServicePort]) -> Result<Vec<String>, Unresolved> {
+        let is_meant = |port: &&ServicePort| {
+            let section = target.section_name.as_ref();
+            section.is_none_or(|section| port.name == *section)
+        };
+        let meant = ports.iter().filter(is_meant);
+        let names: Vec<String> = meant
+            .map(|port| backend_name(&target.name, ports, port))
+            .collect();
+        match &target.section_name {
+            Some(section) if names.is_empty() => {
+                let known: Vec<String> = ports.iter().map(|port| format!("{:?}", port.name)).collect();
+                let known = known.join(", ");
+                Err(Unresolved::NoPort(target.name.clone(), section.clone(), known))
+            }
+            _ => Ok(names),
+        }
+    }
+
+    /// Each backend, by its short name.
+    pub(super) fn backends(&self) -> impl Iterator<Item = (String, &ServicePort)> {
+        self.services.iter().flat_map(|(service, ports)| {
+            ports
+                .iter()
+                .map(move |port| (backend_name(service, ports, port), port))
+        })
+    }
+
+    /// The sidecars that are beside one of these backends.
+    pub(super) fn beside(&self, backends: &[&str]) -> Readers {
+        let mut readers = BTreeMap::<Workload, BTreeSet<Arc<str>>>::new();
+        let ports = self
+            .backends()
+            .filter(|(name, _)| backends.contains(&name.as_str()));
+        let nodes = ports.flat_map(|(_, port)| port.endpoints.iter().filter_map(|one| one.sidecar.as_ref()));
+        for node in nodes {
+            if let Some(workload) = self.sidecars.get(node) {
+                readers
+                    .entry(workload.clone())
+                    .or_default()
+                    .insert(Arc::clone(node));
+            }
+        }
+        Readers::Sidecars(Arc::new(readers))
+    }
+
+    /// What each sidecar is beside. `policies` are those that callees' sidecars run, by backend.
+    pub(super) fn push_sidecars(&self, policies: &BTreeMap<String, Vec<String>>) -> Vec<Pushed> {
+        let mut ports = BTreeMap::<&str, BTreeMap<u16, config::Port>>::new();
+        for (backend, port) in self.backends() {
+            for endpoint in &port.endpoints {
+                let Some(node) = &endpoint.sidecar else { continue };
+                let number = endpoint.address.port();
+                let known = ports.entry(node).or_default().entry(number).or_default();
+                known.number = number.into();
+                known.opaque |= port.protocol == Protocol::TCP;
+                let policies = policies.get(&backend).into_iter().flatten();
+                known.policies.extend(policies.cloned());
+            }
+        }
+        let sidecars = self.sidecars.iter();
+        let pushed = sidecars.map(|(node, workload)| {
+            let ports = ports.remove(&**node).unwrap_or_default().into_values();
+            let ports = ports.map(|mut port| {
+                // Several services may stand for one port.
+                port.policies.sort();
+                port.policies.dedup();
+                port
+            });
+            let only = BTreeMap::from([(workload.clone(), BTreeSet::from([Arc::clone(node)]))]);
+            Pushed {
+                kind: Kind::Sidecar,
+                name: format!("{}/{node}", self.namespace).into(),
+                held: Held::of(&config::Sidecar {
+                    ports: ports.collect(),
+                }),
+                readers: Readers::Sidecars(Arc::new(only)),
+            }
+        });
+        pushed.collect()
+    }
+
+    /// Every backend and its endpoints. `callers` are the policies that callers' sidecars run, by backend.
+    pub(super) fn push_backends(
+        &self,
+        callers: &BTreeMap<String, Vec<String>>,
+        known: &BTreeSet<String>,
+    ) -> Vec<Pushed> {
+        let mut pushed = Vec::new();
+        for (short, port) in self.backends().filter(|(name, _)| !known.contains(name)) {
+            let name = format!("{}/{short}", self.namespace);
+            let endpoints = port.endpoints.iter().filter(|endpoint| endpoint.is_serving);
+            pushed.extend(endpoints.map(|endpoint| self.push_endpoint(&name, endpoint)));
+            let spec = BackendSpec {
+                endpoints: Vec::new(),
+                protocol: port.protocol,
+                connect_timeout: crate::backend::connect_timeout(),
+                mtls: Mtls::default(),
+                workload: None,
+            };
+            let addresses = port.addresses.iter().map(ToString::to_string);
+            pushed.push(Pushed {
+                kind: Kind::Backend,
+                held: Held::of(&config::Backend {
+                    spec: json(&spec),
+                    policies: callers.get(&name).cloned().unwrap_or_default(),
+                    addresses: addresses.collect(),
+                }),
+                name: name.into(),
+                readers: Readers::Everyone,
+            });
+        }
+        pushed
+    }
+
+    fn push_endpoint(&self, backend: &str, endpoint: &ServiceEndpoint) -> Pushed {
+        let sidecar = endpoint.sidecar.as_ref();
+        let workload = sidecar.and_then(|node| self.sidecars.get(node));
+        let address = endpoint.address.to_string();
+        Pushed {
+            kind: Kind::Endpoint,
+            name: format!("{backend}/{address}").into(),
+            held: Held::of(&config::Endpoint {
+                workload: workload.map(ToString::to_string).unwrap_or_default(),
+                zone: endpoint.zone.as_deref().unwrap_or_default().to_owned(),
+                address,
+            }),
+            readers: Readers::Everyone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,12 +23,12 @@ mod warnings;
 use rotation::Standing;
 
 use crate::faults::Faults;
-use crate::files::Files;
 use crate::identity::{Alive, Trust};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::replicas::Replicas;
 use crate::rollout::Rollouts;
+use crate::source::Standings;
 use crate::status::{Findings, Handshakes, Refusals, Sidecars};
 use crate::store::Store;
 
@@ -42,7 +42,7 @@ pub struct Admin {
     /// What they have noticed.
     pub findings: Arc<Findings>,
     /// Where it comes from.
-    pub files: Arc<Files>,
+    pub source: Standings,
     /// How far it may go.
     pub rollouts: Arc<Rollouts>,
     /// Who signs.

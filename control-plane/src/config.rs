@@ -37,7 +37,8 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Where policies, backends and endpoints come from: files:PATH, a file or a folder of documents,
-    /// which is watched. A change is in force when its files have been quiet for a tenth of a second.
+    /// which is watched; or kubernetes, the cluster that this runs in, or only some of its namespaces:
+    /// kubernetes:shop. A change is in force when there was none for a tenth of a second.
     #[arg(
         long,
         env = "JITNEY_SOURCE",
@@ -159,6 +160,28 @@ pub enum TrustCommand {
 pub enum Source {
     /// A file, or a folder of them.
     Files(PathBuf),
+    /// A cluster: one namespace of it, or all.
+    Kubernetes(Option<String>),
+}
+
+/// Sources that do not go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourcesError {
+    /// Who says what would not be known.
+    #[error("--source: expected files or a cluster, and not both")]
+    Mixed,
+    /// One of them is in the other.
+    #[error("--source: expected kubernetes, or kubernetes:NAMESPACE, and not both")]
+    Whole,
+}
+
+/// Sources of one sort.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// Files and folders.
+    Files(Vec<PathBuf>),
+    /// These namespaces of a cluster; none: all of them.
+    Kubernetes(Vec<String>),
 }
 
 impl FromStr for Source {
@@ -167,22 +190,38 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("files", path)) if !path.is_empty() => Ok(Self::Files(path.into())),
-            _ if text == "kubernetes" || text.starts_with("kubernetes:") => {
-                Err("kubernetes is not a source yet: it comes later; use files:PATH".to_owned())
+            Some(("kubernetes", namespace)) if !namespace.is_empty() => {
+                Ok(Self::Kubernetes(Some(namespace.to_owned())))
             }
-            _ => Err("expected files:PATH, such as files:./policies".to_owned()),
+            None if text == "kubernetes" => Ok(Self::Kubernetes(None)),
+            _ => Err(
+                "expected files:PATH, such as files:./policies, or kubernetes, or kubernetes:NAMESPACE"
+                    .to_owned(),
+            ),
         }
     }
 }
 
 impl RunArgs {
-    /// The files that are watched.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        let path = |source: &Source| {
-            let Source::Files(path) = source;
-            path.clone()
-        };
-        self.source.iter().map(path).collect()
+    /// What is watched.
+    ///
+    /// # Errors
+    /// When that is files and a cluster, or all of a cluster and a part of it.
+    pub fn sources(&self) -> Result<Sources, SourcesError> {
+        let (mut paths, mut namespaces, mut is_whole) = (Vec::new(), Vec::new(), false);
+        for source in &self.source {
+            match source {
+                Source::Files(path) => paths.push(path.clone()),
+                Source::Kubernetes(Some(namespace)) => namespaces.push(namespace.clone()),
+                Source::Kubernetes(None) => is_whole = true,
+            }
+        }
+        match (is_whole, paths.is_empty(), namespaces.is_empty()) {
+            (false, false, true) => Ok(Sources::Files(paths)),
+            (true, true, false) => Err(SourcesError::Whole),
+            (_, true, _) => Ok(Sources::Kubernetes(namespaces)),
+            (_, false, _) => Err(SourcesError::Mixed),
+        }
     }
 }
 

@@ -12,9 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jitney_api::push::{Conflict, Resources, Stray, known_workloads, resources, strays};
-use jitney_api::{Diagnostic, Documents, Reading, Resource, Sources, Watch, Workload, check_pushed};
-use parking_lot::Mutex;
+use jitney_api::push::{Resources, known_workloads, resources, strays};
+use jitney_api::{Diagnostic, Documents, Reading, Resource, Sources, Watch, check_pushed};
 use tokio::time::Instant;
 
 pub mod known;
@@ -22,29 +21,12 @@ pub mod known;
 use crate::identity::Folder;
 use crate::metrics;
 use crate::rollout::Rollouts;
+use crate::source::{Standing, Standings};
 
 /// Files that are watched for as long as this lives.
 #[derive(Debug)]
 pub struct Files {
-    standing: Arc<Mutex<Standing>>,
     _watch: Watch,
-}
-
-/// What became of the files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// The files that the set in force came from.
-    pub sources: Vec<String>,
-    /// What is odd about them.
-    pub warnings: Vec<Diagnostic>,
-    /// What is for nobody whom the documents know.
-    pub strays: Vec<Stray>,
-    /// Policies that are not in force for all that they are for.
-    pub conflicts: Vec<Conflict>,
-    /// The workloads that they know.
-    pub workloads: BTreeSet<Workload>,
-    /// Why the files as they are now are not in force; empty when they are.
-    pub refused: Vec<Diagnostic>,
 }
 
 /// Good files that are not in force yet.
@@ -110,14 +92,14 @@ impl Files {
         found: Found,
         rollouts: &Arc<Rollouts>,
         state: &Folder,
+        standing: &Standings,
         counted: metrics::Counts,
     ) -> Result<Self, FilesError> {
-        let standing = Arc::new(Mutex::default());
         let mut taking = Taking {
             paths: found.paths.clone(),
             rollouts: Arc::clone(rollouts),
             state: state.clone(),
-            standing: Arc::clone(&standing),
+            standing: standing.clone(),
             filled: Filled::new(),
             counted,
         };
@@ -125,15 +107,7 @@ impl Files {
         let watch = Watch::start(found.paths, found.sources, move |reading| {
             taking.changed(&reading)
         })?;
-        Ok(Self {
-            standing,
-            _watch: watch,
-        })
-    }
-
-    /// What became of the files.
-    pub fn standing(&self) -> Standing {
-        self.standing.lock().clone()
+        Ok(Self { _watch: watch })
     }
 }
 
@@ -143,7 +117,7 @@ struct Taking {
     paths: Vec<PathBuf>,
     rollouts: Arc<Rollouts>,
     state: Folder,
-    standing: Arc<Mutex<Standing>>,
+    standing: Standings,
     filled: Filled,
     counted: metrics::Counts,
 }
@@ -162,14 +136,14 @@ impl Taking {
                 for fault in &faults {
                     tracing::error!("files refused, the last good ones of all stay: {fault}");
                 }
-                self.standing.lock().refused = faults;
+                self.standing.refuse(faults);
             }
         }
     }
 
     fn take(&mut self, good: Good, at: Instant) {
         let (files, Counts { documents, policies }) = (good.standing.sources.len(), good.counts);
-        let before = std::mem::replace(&mut *self.standing.lock(), good.standing.clone());
+        let before = self.standing.replace(good.standing.clone());
         // What was told of the files before is not told again.
         let strays = good.standing.strays.iter().map(|stray| &stray.warning);
         let is_news = |warning: &&Diagnostic| {
@@ -218,7 +192,7 @@ fn read(sources: &Sources, filled: &Filled) -> Result<Good, Vec<Diagnostic>> {
         strays: strays(&documents),
         conflicts: resources.conflicts.clone(),
         workloads: known_workloads(&documents),
-        refused: Vec::new(),
+        ..Standing::default()
     };
     let all = documents.documents.iter();
     let policies = all
@@ -322,16 +296,23 @@ spec:
     codec: {keyedGet: {batchPath: "/users?ids={id}", key: /id}}
 "#;
 
-    fn start(text: &str) -> (tempfile::TempDir, Arc<Store>, Result<Files, FilesError>) {
+    type Started = (
+        tempfile::TempDir,
+        Arc<Store>,
+        Standings,
+        Result<Files, FilesError>,
+    );
+
+    fn start(text: &str) -> Started {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("users.yaml"), text).unwrap();
         let store = Arc::new(Store::default());
         let state = Folder::open(&folder.path().join("state")).unwrap();
         let rollouts = Arc::new(Rollouts::open(&state, &store).unwrap());
         let found = Files::read(vec![folder.path().to_owned()]);
-        let files =
-            found.and_then(|found| Files::start(found, &rollouts, &state, metrics::Counts::default()));
-        (folder, store, files)
+        let (standings, counts) = (Standings::default(), metrics::Counts::default());
+        let files = found.and_then(|found| Files::start(found, &rollouts, &state, &standings, counts));
+        (folder, store, standings, files)
     }
 
     fn endpoints(store: &Store) -> Vec<String> {
@@ -343,11 +324,11 @@ spec:
     }
 
     /// Writes a file, and waits until what came of it is another standing or another set.
-    async fn write(file: &Path, text: &str, files: &Files, store: &Store) {
-        let (before, mut generation) = (files.standing(), store.subscribe());
+    async fn write(file: &Path, text: &str, standing: &Standings, store: &Store) {
+        let (before, mut generation) = (standing.get(), store.subscribe());
         fs::write(file, text).unwrap();
         let noticed = async {
-            while files.standing() == before && !generation.has_changed().unwrap() {
+            while standing.get() == before && !generation.has_changed().unwrap() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -360,20 +341,20 @@ spec:
 
     #[tokio::test]
     async fn a_change_is_pushed_and_a_fault_keeps_the_last_good_set() {
-        let (folder, store, files) = start(USERS);
-        let files = files.unwrap();
+        let (folder, store, standing, files) = start(USERS);
+        let _watched = files.unwrap();
         assert_eq!(endpoints(&store), ["shop/users/10.0.0.1:80"]);
-        assert_eq!(files.standing().sources.len(), 1);
+        assert_eq!(standing.get().sources.len(), 1);
         let file = folder.path().join("users.yaml");
-        write(&file, &USERS.replace("10.0.0.1", "10.0.0.2"), &files, &store).await;
+        write(&file, &USERS.replace("10.0.0.1", "10.0.0.2"), &standing, &store).await;
         assert_eq!(endpoints(&store), ["shop/users/10.0.0.2:80"]);
-        write(&file, &USERS.replace("keyedGet", "keydGet"), &files, &store).await;
-        let refused = files.standing().refused;
+        write(&file, &USERS.replace("keyedGet", "keydGet"), &standing, &store).await;
+        let refused = standing.get().refused;
         let told = refused[0].to_string();
         assert!(told.contains("users.yaml:13:13: spec.routes[0].codec"), "{told}");
         assert_eq!(endpoints(&store), ["shop/users/10.0.0.2:80"]);
-        write(&file, USERS, &files, &store).await;
-        assert_eq!(files.standing().refused, []);
+        write(&file, USERS, &standing, &store).await;
+        assert_eq!(standing.get().refused, []);
     }
 
     const ORDERS: &str = "kind: Backend\nmetadata: {name: orders}\nspec: {endpoints: ['10.0.0.2:80']}\n";
@@ -423,7 +404,7 @@ spec:
 
     #[tokio::test]
     async fn files_that_are_faulty_at_first_are_refused() {
-        let (_folder, store, files) = start(&USERS.replace("10.0.0.1:80", "nowhere"));
+        let (_folder, store, _, files) = start(&USERS.replace("10.0.0.1:80", "nowhere"));
         let faults = files.unwrap_err().to_string();
         assert!(faults.contains("users.yaml:4:"), "{faults}");
         assert_eq!(store.snapshot().generation(), 0);

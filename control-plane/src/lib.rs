@@ -12,7 +12,9 @@ pub mod metrics;
 
 // Where resources come from, how far they may go, and where they are kept,
 pub mod files;
+pub mod kubernetes;
 pub mod rollout;
+pub mod source;
 pub mod store;
 
 // who may have what,

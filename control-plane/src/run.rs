@@ -12,15 +12,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+mod watched;
+
+use watched::{Found, Watched};
+
 use crate::admin::{self, Admin};
 use crate::certificates::Signer;
-use crate::config::RunArgs;
+use crate::config::{RunArgs, SourcesError};
 use crate::faults::{Doing, Faults};
-use crate::files::{Files, FilesError};
+use crate::files::FilesError;
 use crate::identity::{
-    Alive, AliveError, Bootstrap, FORGET_EVERY, Folder, FolderError, Tokens, TokensError, Trust, TrustError,
+    Alive, AliveError, Attest, FORGET_EVERY, Folder, FolderError, Tokens, TokensError, Trust, TrustError,
     Used,
 };
+use crate::kubernetes::SourceError;
 use crate::lifecycle::Lifecycle;
 use crate::log::Log;
 use crate::metrics::{Counts, Metrics};
@@ -29,6 +34,7 @@ use crate::replicas::{Replicas, TELL_EVERY};
 use crate::reports::Reporter;
 use crate::rollout::{KeptError, Rollouts};
 use crate::serve::{Gate, Port, Routes, Tls, TlsError};
+use crate::source::Standings;
 use crate::status::{Findings, Handshakes, Refusals, Sidecars};
 use crate::store::{Part, Store};
 
@@ -38,6 +44,12 @@ pub enum RunError {
     /// There is no source; its faults, one a line.
     #[error(transparent)]
     Source(#[from] FilesError),
+    /// There is no cluster.
+    #[error(transparent)]
+    Cluster(#[from] SourceError),
+    /// There is no one source.
+    #[error(transparent)]
+    Sources(#[from] SourcesError),
     /// The state folder does not let us.
     #[error(transparent)]
     State(#[from] FolderError),
@@ -83,7 +95,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, RunError> {
         .map_err(|error| RunError::System("start threads", error))?;
     let ended = {
         let _in_runtime = runtime.enter();
-        Process::start(args).map(|process| runtime.block_on(process.until_ended()))
+        let process = runtime.block_on(Process::start(args));
+        process.map(|process| runtime.block_on(process.until_ended()))
     };
     runtime.shutdown_background();
     log.flush();
@@ -108,7 +121,7 @@ struct Process {
     replicas: Arc<Replicas>,
     background: JoinSet<()>,
     signals: (Signal, Signal),
-    _files: Arc<Files>,
+    source: Watched,
     _watches: [Watch; 2],
 }
 
@@ -127,19 +140,15 @@ struct State {
 }
 
 impl Process {
-    fn start(args: &RunArgs) -> Result<Self, RunError> {
+    async fn start(args: &RunArgs) -> Result<Self, RunError> {
         let signals = signals()?;
         let (store, lifecycle, metrics) = (Arc::new(Store::default()), Lifecycle::default(), Metrics::new());
         // Nothing is made for what does not start.
-        let found = Files::read(args.paths())?;
+        let found = Found::of(args)?;
         let sidecars = Arc::new(Sidecars::new(metrics.counts.clone()));
         let state = State::open(args, &store, &sidecars)?;
-        let files = Arc::new(Files::start(
-            found,
-            &state.rollouts,
-            &state.folder,
-            metrics.counts.clone(),
-        )?);
+        let standing = Standings::default();
+        let source = found.watch(&state, &standing, &metrics).await?;
         let tls = Arc::new(Tls::new(&state.trust, SystemTime::now())?);
         store.replace_part(Part::Trust, vec![state.trust.pushed()], Instant::now());
         let (findings, handshakes) = (Arc::new(Findings::default()), Arc::<Handshakes>::default());
@@ -147,7 +156,7 @@ impl Process {
             store: Arc::clone(&store),
             sidecars: Arc::clone(&sidecars),
             findings: Arc::clone(&findings),
-            files: Arc::clone(&files),
+            source: standing,
             rollouts: Arc::clone(&state.rollouts),
             trust: Arc::clone(&state.trust),
             alive: Arc::clone(&state.alive),
@@ -160,8 +169,6 @@ impl Process {
         };
         serve_admin(args.admin, admin)?;
         let listener = listen(args.listen)?;
-        // Whoever is told so may come at once.
-        lifecycle.synced();
         let watches = watches(&state).map_err(|error| RunError::System("watch the state", error))?;
         let mut background = background(&state, &store, &tls, &lifecycle);
         let arrivals = watch_over(&mut background, &sidecars, &state.rollouts);
@@ -175,7 +182,7 @@ impl Process {
         let port = Port {
             tls,
             trust: Arc::clone(&state.trust),
-            routes: state.routes(args, reporter, arrivals, &metrics.counts),
+            routes: state.routes(args, reporter, arrivals, &metrics.counts, source.attest(&state)),
             age: args.stream_age,
             places: Places::new(args.max_sidecars.get().saturating_add(COMING_BACK)),
             counts: metrics.counts,
@@ -190,18 +197,30 @@ impl Process {
             replicas: state.replicas,
             background,
             signals,
-            _files: files,
+            source,
             _watches: watches,
         })
     }
 
     async fn until_ended(mut self) {
-        let serving = tokio::spawn(self.port.serve(self.listener));
+        let (source, lifecycle) = (self.source, self.lifecycle.clone());
+        let serving = tokio::spawn(async move {
+            // What is pushed before everything is known would take from sidecars what is not.
+            source.synced().await;
+            // Whoever is told so may come at once.
+            lifecycle.synced();
+            self.port.serve(self.listener).await;
+            drop(source);
+        });
         let asked = tokio::select! {
             _ = self.signals.0.recv() => "SIGTERM",
             _ = self.signals.1.recv() => "SIGINT",
         };
         tracing::info!(asked, "draining");
+        if self.lifecycle.ready().is_err() {
+            // Nobody is served who has to be waited for.
+            serving.abort();
+        }
         self.lifecycle.drain();
         // A panic in there was logged.
         drop(serving.await);
@@ -236,7 +255,14 @@ impl State {
     }
 
     /// What can be called.
-    fn routes(&self, args: &RunArgs, reporter: Reporter, arrivals: Arc<Arrivals>, counts: &Counts) -> Routes {
+    fn routes(
+        &self,
+        args: &RunArgs,
+        reporter: Reporter,
+        arrivals: Arc<Arrivals>,
+        counts: &Counts,
+        attest: Arc<dyn Attest>,
+    ) -> Routes {
         let gate = Gate::new(
             Arc::clone(&self.trust),
             Arc::clone(&self.alive),
@@ -252,7 +278,6 @@ impl State {
             refusals: Arc::clone(&self.refusals),
             authenticate: gate,
         };
-        let attest = Arc::new(Bootstrap::new(Arc::clone(&self.tokens), Arc::clone(&self.used)));
         let signer = Signer {
             trust: Arc::clone(&self.trust),
             attest,

@@ -176,6 +176,16 @@ pub struct Documents {
     pub(crate) empty: Vec<Arc<str>>,
 }
 
+impl FromIterator<Document> for Documents {
+    /// Documents that were read and found free of faults before.
+    fn from_iter<T: IntoIterator<Item = Document>>(documents: T) -> Self {
+        Self {
+            documents: documents.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Documents {
     /// Parses every file. What is faulty is told by the functions that compile, together with what
     /// they find.

@@ -12,8 +12,8 @@ use super::Admin;
 use super::rotation::{Standing, last_certificate};
 use super::shares::{self, Shares};
 use super::warnings::warnings;
-use crate::files;
 use crate::metrics::Levels;
+use crate::source;
 use crate::status::{Failing, Found, Overview, Progress, Refused, Rejection, Spread, Totals};
 use crate::store::Snapshot;
 
@@ -21,7 +21,7 @@ use crate::store::Snapshot;
 pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
     let snapshot = admin.store.snapshot();
     let overview = admin.sidecars.overview(&snapshot);
-    let standing = admin.files.standing();
+    let standing = admin.source.get();
     let shares = Shares::of(&admin.sidecars, &snapshot);
     let elsewhere = standing_to_roots.workloads_elsewhere();
     let refused = admin.refusals.list(SystemTime::now());
@@ -57,7 +57,7 @@ pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
 }
 
 /// What is odd about the files. What is for nobody is so only as long as no sidecar of that name is here.
-fn source_warnings(standing: &files::Standing, overview: &Overview) -> Vec<Diagnostic> {
+fn source_warnings(standing: &source::Standing, overview: &Overview) -> Vec<Diagnostic> {
     let is_here = |workload: &Workload| overview.workloads.contains_key(workload);
     let strays = standing.strays.iter();
     let strays = strays.filter(|stray| !stray.workload.as_ref().is_some_and(is_here));
@@ -77,7 +77,7 @@ fn totals(of: Totals) -> Value {
 fn policy(
     admin: &Admin,
     snapshot: &Snapshot,
-    standing: &files::Standing,
+    standing: &source::Standing,
     name: &str,
     progress: &Progress,
 ) -> Value {
@@ -96,7 +96,7 @@ fn policy(
 }
 
 /// A policy that has lost everything to others is to be run by nobody.
-fn policy_text(standing: &files::Standing, name: &str, progress: &Progress) -> String {
+fn policy_text(standing: &source::Standing, name: &str, progress: &Progress) -> String {
     let conflicts = standing.conflicts.iter();
     let conflicts = conflicts.filter(|conflict| conflict.policy == name);
     let conflicts: Vec<String> = conflicts
@@ -264,7 +264,7 @@ pub(super) fn policies(admin: &Admin) -> Value {
 pub(super) fn levels(admin: &Admin, standing_to_roots: &Standing) -> Levels {
     let snapshot = admin.store.snapshot();
     let overview = admin.sidecars.overview(&snapshot);
-    let standing = admin.files.standing();
+    let standing = admin.source.get();
     let (mut policies, mut rollouts) = ([0; 3], [0; 3]);
     for progress in overview.policies.values() {
         rollouts[Spread::of(progress) as usize] += 1;

@@ -8,7 +8,7 @@ use jitney_api::push::{Kind, meant};
 
 use super::Admin;
 use super::shares::Shares;
-use crate::files;
+use crate::source;
 use crate::status::Overview;
 use crate::store::Snapshot;
 
@@ -16,19 +16,13 @@ use crate::store::Snapshot;
 pub(super) fn warnings(
     admin: &Admin,
     snapshot: &Snapshot,
-    standing: &files::Standing,
+    standing: &source::Standing,
     shares: &Shares,
     overview: &Overview,
     elsewhere: &BTreeSet<Workload>,
 ) -> Vec<String> {
     let mut warnings = admin.faults.texts();
-    if !standing.refused.is_empty() {
-        let refused = standing.refused.len();
-        warnings.push(format!(
-            "the files as they are now are not in force, for {refused} of their parts are refused: what was good last stays, and no \
-             change of any file comes into force before these are mended"
-        ));
-    }
+    warnings.extend(standing.refusal());
     warnings.extend(admin.rollouts.warnings());
     warnings.extend(shares.warnings(overview));
     for (policy, progress) in &overview.policies {

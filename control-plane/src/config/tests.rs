@@ -23,7 +23,7 @@ fn refused(line: &str, expected: &str) {
 #[test]
 fn defaults_are_for_one_machine() {
     let args = run("run --source files:policies");
-    assert_eq!(args.paths(), [PathBuf::from("policies")]);
+    assert_eq!(args.sources(), Ok(Sources::Files(vec!["policies".into()])));
     assert!(args.listen.ip().is_loopback() && args.admin.ip().is_loopback());
     assert_eq!(args.mesh.trust_domain, "cluster.local");
     assert_eq!(args.stream_age, Duration::from_secs(1800));
@@ -32,13 +32,30 @@ fn defaults_are_for_one_machine() {
 #[test]
 fn several_sources_may_be_given() {
     let args = run("run --source files:a,files:b --source files:c:d");
-    assert_eq!(args.paths(), ["a", "b", "c:d"].map(PathBuf::from));
+    let files = ["a", "b", "c:d"].map(PathBuf::from);
+    assert_eq!(args.sources(), Ok(Sources::Files(files.into())));
+    let cluster = |line| run(line).sources();
+    assert_eq!(
+        cluster("run --source kubernetes"),
+        Ok(Sources::Kubernetes(vec![]))
+    );
+    assert_eq!(
+        cluster("run --source kubernetes:shop,kubernetes:bank"),
+        Ok(Sources::Kubernetes(vec!["shop".to_owned(), "bank".to_owned()]))
+    );
+    for (line, fault) in [
+        ("run --source kubernetes,files:a", SourcesError::Mixed),
+        ("run --source kubernetes:shop,files:a", SourcesError::Mixed),
+        ("run --source kubernetes,kubernetes:shop", SourcesError::Whole),
+    ] {
+        assert_eq!(cluster(line), Err(fault), "{line}");
+    }
 }
 
 #[test]
 fn what_cannot_be_is_told() {
     refused("run", "--source");
-    refused("run --source kubernetes", "comes later");
+    refused("run --source kubernetes:", "expected files:PATH");
     refused("run --source policies", "expected files:PATH");
     refused("run --source files:", "expected files:PATH");
     refused("run --source files:a --listen localhost", "expected ip:port");

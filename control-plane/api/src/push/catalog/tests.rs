@@ -1,3 +1,5 @@
+//! What is pushed of a namespace with two services of one account.
+
 use super::*;
 use crate::push::{Assembly, Change, Delta, OwnLimits, Resources, resources_of};
 use crate::{Documents, Sources};

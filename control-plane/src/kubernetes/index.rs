@@ -1,0 +1,222 @@
+//! What is known of a cluster, by namespace, and which namespaces have changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jitney_api::push::{Catalog, Resources, ServiceEndpoint, ServicePort, resources_of};
+use jitney_api::{Document, Documents, Workload};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::DynamicObject;
+
+use super::custom::Custom;
+use super::objects::{self, EndpointRow, EndpointState, PortRow, ServiceRow, SliceRow};
+use super::table::{Event, Scope, Table};
+
+/// The kinds of Jitney's own objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// `BatchPolicy`.
+    BatchPolicies,
+    /// `Backend`.
+    Backends,
+    /// `Runtime`.
+    Runtimes,
+}
+
+impl Kinds {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::BatchPolicies, Self::Backends, Self::Runtimes];
+
+    /// The kind of one of them.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::BatchPolicies => "BatchPolicy",
+            Self::Backends => "Backend",
+            Self::Runtimes => "Runtime",
+        }
+    }
+
+    /// As it stands in paths.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::BatchPolicies => "batchpolicies",
+            Self::Backends => "backends",
+            Self::Runtimes => "runtimes",
+        }
+    }
+}
+
+/// What a watch tells of one kind.
+#[derive(Debug)]
+pub(super) enum Told {
+    Service(Box<Event<Service>>),
+    Slice(Box<Event<EndpointSlice>>),
+    Pod(Box<Event<Pod>>),
+    Custom(Kinds, Box<Event<DynamicObject>>),
+}
+
+impl Told {
+    /// The kind, as it stands in paths.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Service(_) => "services",
+            Self::Slice(_) => "endpointslices",
+            Self::Pod(_) => "pods",
+            Self::Custom(kinds, _) => kinds.plural(),
+        }
+    }
+}
+
+/// What is known of a cluster.
+#[derive(Debug)]
+pub struct Index {
+    scopes: Vec<Scope>,
+    services: Table<ServiceRow>,
+    slices: Table<SliceRow>,
+    pods: Table<Workload>,
+    custom: [Table<Custom>; 3],
+    changed: BTreeSet<String>,
+}
+
+impl Index {
+    /// Nothing yet; each kind is watched in these scopes.
+    pub(super) fn new(scopes: Vec<Scope>) -> Self {
+        Self {
+            scopes,
+            services: Table::default(),
+            slices: Table::default(),
+            pods: Table::default(),
+            custom: Default::default(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what a watch tells. True when something has changed.
+    pub(super) fn take(&mut self, scope: &Scope, told: Told) -> bool {
+        let changed = &mut self.changed;
+        match told {
+            Told::Service(event) => {
+                let row = |service: &Service, _: Option<&ServiceRow>| objects::service(service);
+                self.services.take(scope, *event, row, PartialEq::eq, changed)
+            }
+            Told::Slice(event) => {
+                let row = |slice: &EndpointSlice, _: Option<&SliceRow>| objects::slice(slice);
+                self.slices.take(scope, *event, row, PartialEq::eq, changed)
+            }
+            Told::Pod(event) => {
+                let row = |pod: &Pod, _: Option<&Workload>| objects::pod(pod);
+                self.pods.take(scope, *event, row, PartialEq::eq, changed)
+            }
+            Told::Custom(kinds, event) => {
+                let row = |object: &DynamicObject, before: Option<&Custom>| {
+                    Some(Custom::read(kinds.kind(), object, before))
+                };
+                self.custom[kinds as usize].take(scope, *event, row, Custom::is_same, changed)
+            }
+        }
+    }
+
+    /// Whether every kind was listed once.
+    pub fn is_synced(&self) -> bool {
+        let scopes = &self.scopes;
+        let own = self.services.is_synced(scopes) && self.slices.is_synced(scopes);
+        own && self.pods.is_synced(scopes) && self.custom.iter().all(|table| table.is_synced(scopes))
+    }
+
+    /// The namespaces that may push something else than when this was asked last.
+    pub fn changed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Every object of one of Jitney's kinds in a namespace, by name.
+    pub fn objects(&self, kinds: Kinds, namespace: &str) -> impl Iterator<Item = (&str, &Custom)> {
+        self.custom[kinds as usize].of(namespace)
+    }
+
+    /// Every object of one of Jitney's kinds: namespace, name and what is known of it.
+    pub fn all(&self, kinds: Kinds) -> impl Iterator<Item = (&str, &str, &Custom)> {
+        self.custom[kinds as usize].all()
+    }
+
+    /// The good documents of a namespace.
+    pub fn documents(&self, namespace: &str) -> Documents {
+        let objects = Kinds::ALL
+            .into_iter()
+            .flat_map(|kinds| self.objects(kinds, namespace));
+        let good = objects.filter_map(|(_, custom)| custom.good.clone());
+        good.collect::<Vec<Document>>().into_iter().collect()
+    }
+
+    /// What a namespace pushes.
+    pub fn resources(&self, namespace: &str) -> Resources {
+        resources_of(&self.documents(namespace), &self.catalog(namespace))
+    }
+
+    /// The services and sidecars of a namespace.
+    pub fn catalog(&self, namespace: &str) -> Catalog {
+        let pods = self.pods.of(namespace);
+        let sidecars: BTreeMap<Arc<str>, Workload> = pods
+            .map(|(pod, workload)| (pod.into(), workload.clone()))
+            .collect();
+        let mut slices = BTreeMap::<&str, Vec<&SliceRow>>::new();
+        for (_, slice) in self.slices.of(namespace) {
+            slices.entry(&slice.service).or_default().push(slice);
+        }
+        let services = self.services.of(namespace).map(|(name, service)| {
+            let slices = slices.get(name).map_or(&[][..], Vec::as_slice);
+            let ports = service.ports.iter();
+            let ports = ports.map(|port| service_port(service, port, slices, &sidecars));
+            (name.to_owned(), ports.collect())
+        });
+        Catalog {
+            namespace: namespace.to_owned(),
+            services: services.collect(),
+            sidecars,
+        }
+    }
+}
+
+fn service_port(
+    service: &ServiceRow,
+    port: &PortRow,
+    slices: &[&SliceRow],
+    sidecars: &BTreeMap<Arc<str>, Workload>,
+) -> ServicePort {
+    let rows = || {
+        slices.iter().flat_map(|slice| {
+            let number = slice.ports.iter().find(|(name, _)| *name == port.name);
+            let number = number.map(|(_, number)| *number);
+            let endpoints = slice.endpoints.iter();
+            endpoints.filter_map(move |endpoint| Some((endpoint, number?)))
+        })
+    };
+    let is_ready = |(endpoint, _): (&EndpointRow, u16)| endpoint.state == EndpointState::Ready;
+    // Where all go away, those that still answer are better than none: as kube-proxy does it.
+    let least = match rows().any(is_ready) {
+        true => EndpointState::Ready,
+        false => EndpointState::Leaving,
+    };
+    let endpoints = rows().map(|(endpoint, number)| {
+        let pod = endpoint.pod.as_ref();
+        ServiceEndpoint {
+            address: SocketAddr::new(endpoint.address, number),
+            zone: endpoint.zone.clone(),
+            sidecar: pod.filter(|pod| sidecars.contains_key(*pod)).cloned(),
+            is_serving: endpoint.state == least,
+        }
+    });
+    // One that moves from a slice to another is in both for a moment.
+    let endpoints: BTreeMap<SocketAddr, ServiceEndpoint> =
+        endpoints.map(|endpoint| (endpoint.address, endpoint)).collect();
+    ServicePort {
+        name: port.name.clone(),
+        addresses: service.addresses_of(port),
+        protocol: port.protocol,
+        endpoints: endpoints.into_values().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! A watch of each kind, which goes on for as long as anybody listens.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ApiResource;
+use kube::core::{GroupVersionKind, NamespaceResourceScope};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::{Stream, StreamExt as _};
+
+use super::index::{Kinds, Told};
+use super::table::{Event, Scope};
+
+/// What one watch tells, or why it tells nothing.
+pub(super) type News = (Scope, Result<Told, Complaint>);
+
+/// A watch that does not come about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Complaint {
+    /// What is watched.
+    pub(super) kind: &'static str,
+    /// What to do, and what was said.
+    pub(super) text: String,
+}
+
+/// Watches every kind in a scope.
+pub(super) fn start(client: &Client, scope: &Scope, tasks: &mut JoinSet<()>, to: &mpsc::Sender<News>) {
+    let all = watcher::Config::default;
+    let with_sidecar = all().labels(INJECTED);
+    let watching = Watching { client, scope, to };
+    tasks.spawn(watching.each::<Service>("services", all(), Told::Service));
+    tasks.spawn(watching.each::<EndpointSlice>("endpointslices", all(), Told::Slice));
+    tasks.spawn(watching.each::<Pod>("pods", with_sidecar, Told::Pod));
+    for kinds in Kinds::ALL {
+        let resource = ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk("jitney.dev", "v1alpha1", kinds.kind()),
+            kinds.plural(),
+        );
+        let api = match scope {
+            Scope::All => Api::all_with(client.clone(), &resource),
+            Scope::Namespace(name) => Api::namespaced_with(client.clone(), name, &resource),
+        };
+        let wrap = move |event| Told::Custom(kinds, event);
+        let events = watcher(api, all());
+        tasks.spawn(tell(kinds.plural(), scope.clone(), events, wrap, to.clone()));
+    }
+}
+
+struct Watching<'a> {
+    client: &'a Client,
+    scope: &'a Scope,
+    to: &'a mpsc::Sender<News>,
+}
+
+impl Watching<'_> {
+    fn each<K>(
+        &self,
+        kind: &'static str,
+        config: watcher::Config,
+        wrap: fn(Box<Event<K>>) -> Told,
+    ) -> impl Future<Output = ()> + use<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let api = match self.scope {
+            Scope::All => Api::all(self.client.clone()),
+            Scope::Namespace(name) => Api::namespaced(self.client.clone(), name),
+        };
+        tell(
+            kind,
+            self.scope.clone(),
+            watcher(api, config),
+            wrap,
+            self.to.clone(),
+        )
+    }
+}
+
+/// Tells what a watch says until nobody listens. A watch that fails begins again, later and later.
+async fn tell<K>(
+    kind: &'static str,
+    scope: Scope,
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+    wrap: impl Fn(Box<Event<K>>) -> Told,
+    to: mpsc::Sender<News>,
+) {
+    let mut events = std::pin::pin!(events.default_backoff());
+    while let Some(event) = events.next().await {
+        let told = event
+            .map(|event| wrap(Box::new(event)))
+            .map_err(|error| complaint(kind, &error));
+        if to.send((scope.clone(), told)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// In words that say what to do about it.
+fn complaint(kind: &'static str, error: &watcher::Error) -> Complaint {
+    let text = match status(error) {
+        Some(404) => format!("the API server does not know {kind}.jitney.dev: install the chart jitney-crds"),
+        Some(403) => format!("this account may not list and watch {kind}: {}", chain(error)),
+        _ => format!("{kind} are not watched: {}", chain(error)),
+    };
+    Complaint { kind, text }
+}
+
+fn status(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => None,
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+    // Most errors repeat their cause.
+    texts.dedup_by(|later, earlier| earlier.contains(later.as_str()));
+    texts.join(": ")
+}
+
+/// The label of pods that have a sidecar.
+const INJECTED: &str = "jitney.dev/injected=true";

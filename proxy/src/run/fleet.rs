@@ -12,9 +12,11 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+mod listener;
+
 use super::hand_over::{self, Inherited, Name};
 use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
-use super::to::{Bounds, Destinations, Going};
+use super::to::{Bounds, Destinations};
 use crate::accept::{Acceptor, bind};
 use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
@@ -25,6 +27,7 @@ use crate::listeners::{ListenerView, Listeners, Pending};
 use crate::metrics::Metrics;
 use crate::send::{Backend, InCommon};
 use crate::upstream::Upstream;
+use listener::{Opened, PendingListener, RunningListener, cannot_listen, is_same_place, stand_in};
 
 /// The listeners and backends that run.
 #[derive(Debug)]
@@ -55,28 +58,6 @@ struct Running {
     /// Listeners that no plan names any more, while calls are still served on their connections.
     leaving: Vec<Drain>,
     is_draining: bool,
-}
-
-#[derive(Debug)]
-struct RunningListener {
-    planned: PlannedListener,
-    going: Going,
-    /// Held, so that another acceptor can take over without closing it.
-    socket: Arc<TcpListener>,
-    drain: Drain,
-}
-
-#[derive(Debug)]
-struct PendingListener {
-    planned: PlannedListener,
-    pending: Pending,
-}
-
-/// The listeners of a plan, opened as far as can be.
-#[derive(Debug, Default)]
-struct Opened {
-    listeners: Vec<RunningListener>,
-    pending: Vec<PendingListener>,
 }
 
 impl Fleet {
@@ -259,7 +240,7 @@ impl Fleet {
             let Some(place) = place else {
                 return Err(reason);
             };
-            if let Some(old) = stand_in(one, planned, running) {
+            if let Some(old) = stand_in(one, planned, &running.listeners) {
                 let present = PlannedListener {
                     address: old.planned.address,
                     ..one.clone()
@@ -379,53 +360,6 @@ impl Fleet {
     }
 }
 
-impl RunningListener {
-    fn view(&self) -> ListenerView {
-        let PlannedListener {
-            name, address, to, ..
-        } = &self.planned;
-        ListenerView {
-            name: Arc::clone(name),
-            address: self.socket.local_addr().unwrap_or(*address),
-            backend: to.shown(),
-            pending: None,
-        }
-    }
-}
-
-impl PendingListener {
-    fn view(&self) -> ListenerView {
-        ListenerView {
-            name: Arc::clone(&self.planned.name),
-            address: self.planned.address,
-            backend: self.planned.to.shown(),
-            pending: Some(self.pending.clone()),
-        }
-    }
-
-    /// Once: it is tried again many times.
-    fn tell_unless_told(&self, told: &[Self]) {
-        let PlannedListener { name, address, .. } = &self.planned;
-        let reason = &self.pending.reason;
-        let is_told = |one: &Self| {
-            (&one.planned.name, &one.planned.address, &one.pending.reason) == (name, address, reason)
-        };
-        if !told.iter().any(is_told) {
-            tracing::warn!(listener = &**name, reason, "a listener waits for its address");
-        }
-    }
-}
-
-impl PlannedListener {
-    /// As it is called between processes.
-    fn hand_over_name(&self) -> Name {
-        Name {
-            listener: Some((*self.name).to_owned()),
-            address: self.address,
-        }
-    }
-}
-
 /// Who may call by a plan, with these of its listeners open.
 fn rules(plan: &Plan, open: &[RunningListener]) -> Rules {
     let port = |planned: &PlannedListener| {
@@ -439,31 +373,6 @@ fn rules(plan: &Plan, open: &[RunningListener]) -> Rules {
         mtls: plan.mtls.clone(),
         strict: strict.map(port).collect(),
     }
-}
-
-fn cannot_listen(planned: &PlannedListener, error: &io::Error) -> String {
-    format!("cannot listen on {}: {error}", planned.address)
-}
-
-/// The listener at its former address, which takes its calls until it can move. What stands in nobody's way
-/// may stay: another listener is to have that port, if one does, and so is this one on another interface.
-fn stand_in<'r>(
-    pending: &PlannedListener,
-    planned: &[PlannedListener],
-    running: &'r Running,
-) -> Option<&'r RunningListener> {
-    let old = running
-        .listeners
-        .iter()
-        .find(|old| old.planned.name == pending.name)?;
-    let port = old.planned.address.port();
-    let is_free = planned.iter().all(|one| one.address.port() != port);
-    is_free.then_some(old)
-}
-
-/// Whether a listener can go on with another one's socket. Port 0 is another port for each name.
-fn is_same_place(one: &PlannedListener, other: &PlannedListener) -> bool {
-    one.address == other.address && (one.address.port() != 0 || one.name == other.name)
 }
 
 /// How long an address that is taken is left alone: short at first, as what ends now lets go of it soon.

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
 use crate::send::InCommon;
 use applier::Applier;
-use fleet::Fleet;
+use fleet::{Fleet, Lack};
 use following::Following;
 use hand_over::{Inherited, Name};
 use plan::Plan;
@@ -118,7 +118,7 @@ struct Process {
 
 impl Process {
     fn start(
-        args: RunArgs,
+        mut args: RunArgs,
         plan: Plan,
         sources: Sources,
         log: LogControl,
@@ -133,7 +133,7 @@ impl Process {
         let policy = Arc::new(PolicyStatus::new(metrics.clone()));
         in_common.memory.watch(args.cgroup_root.clone(), metrics.clone());
         // Bound first: an address that is taken is a mistake, and found before any call is.
-        let inherited = inherit(&args)?;
+        let inherited = inherit(&mut args)?;
         let listen = |address| listen_for_admin(address, &inherited);
         let endpoint = args.admin.map(listen).transpose()?;
         let fleet = Fleet::new(
@@ -202,7 +202,7 @@ impl Process {
             _ = self.signals.1.recv() => "SIGINT",
             () = self.drain.draining() => "admin endpoint",
             () = self.succession.handed.draining() => "another process",
-            Ok(()) = &mut self.succession.stranded => return stranded(),
+            Ok(lack) = &mut self.succession.stranded => return stranded(lack),
         };
         tracing::info!(asked, "draining");
         self.drain.signal();
@@ -239,11 +239,17 @@ fn in_common(args: &RunArgs) -> InCommon {
     }
 }
 
-fn inherit(args: &RunArgs) -> Result<Arc<Inherited>, RunError> {
+/// What the process before this one gives, and its name where the command line has none: what that would be by
+/// default changes with `--listen`, and the sidecar stays the same one.
+fn inherit(args: &mut RunArgs) -> Result<Arc<Inherited>, RunError> {
     let path = args.hand_over.as_deref();
     let inherited = path.map(Inherited::ask).transpose();
     let failed = |error| RunError::System("take over from another process", error);
-    Ok(Arc::new(inherited.map_err(failed)?.unwrap_or_default()))
+    let inherited = inherited.map_err(failed)?.unwrap_or_default();
+    if let (None, Some(papers)) = (&args.node, inherited.papers()) {
+        args.node = Some(papers.node().to_owned());
+    }
+    Ok(Arc::new(inherited))
 }
 
 const fn admin_name(address: SocketAddr) -> Name {
@@ -275,10 +281,8 @@ fn serve_admin(listener: TcpListener, admin: Admin, handed: Drain) -> Result<(),
     Ok(())
 }
 
-fn stranded() -> ExitCode {
-    tracing::error!(
-        "the control plane did not say what to serve: the process before this one serves on, and this one ends"
-    );
+fn stranded(lack: Lack) -> ExitCode {
+    tracing::error!("{lack}: the process before this one serves on, and this one ends");
     ExitCode::FAILURE
 }
 

@@ -166,6 +166,14 @@ impl TestProxy {
         self.process.terminate();
     }
 
+    /// Ends it without a word.
+    ///
+    /// # Panics
+    /// If the process is gone already.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Its exit status.
     ///
     /// # Panics

@@ -18,7 +18,7 @@ use crate::mtls::{STRICT, mesh, start};
 use crate::pushed::free_ports;
 
 /// A sidecar that takes over at `path`, and is relieved there; always with the same line.
-fn sidecar(upstream: &TestUpstream, path: &Path) -> Settings {
+pub(crate) fn sidecar(upstream: &TestUpstream, path: &Path) -> Settings {
     let path = path.display().to_string();
     TestProxy::with()
         .upstream(upstream.address)
@@ -27,14 +27,14 @@ fn sidecar(upstream: &TestUpstream, path: &Path) -> Settings {
 }
 
 /// Callers of three kinds who call without a pause, and count.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     callers: JoinSet<()>,
 }
 
 impl Load {
-    fn start(address: SocketAddr) -> Self {
+    pub(crate) fn start(address: SocketAddr) -> Self {
         let mut load = Self {
             stop: Arc::default(),
             calls: Arc::default(),
@@ -60,7 +60,7 @@ impl Load {
     }
 
     /// Waits for so many more calls.
-    async fn more(&self, count: usize) {
+    pub(crate) async fn more(&self, count: usize) {
         let wanted = self.calls.load(Ordering::Relaxed) + count;
         until("more calls are served", || {
             self.calls.load(Ordering::Relaxed) >= wanted
@@ -68,7 +68,7 @@ impl Load {
         .await;
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.callers.join_next().await {
             ended.expect("no call of this caller was lost");
@@ -199,16 +199,16 @@ async fn what_an_ended_process_left_at_the_path_is_replaced() {
 }
 
 /// A callee that everything is pushed to, and that takes secured calls only; and the sidecar of a caller.
-struct Mesh {
-    plane: TestControlPlane,
-    callee: Settings,
-    serving: TestProxy,
-    caller: TestProxy,
+pub(crate) struct Mesh {
+    pub(crate) plane: TestControlPlane,
+    pub(crate) callee: Settings,
+    pub(crate) serving: TestProxy,
+    pub(crate) caller: TestProxy,
     _users: TestUpstream,
 }
 
 impl Mesh {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let users = TestUpstream::start_unrecorded(|_| Reply::json(200, "{}")).await;
         let ports = free_ports();
         let documents = mesh(
@@ -233,11 +233,11 @@ impl Mesh {
     }
 
     /// Forgets on disk what was pushed to the callee.
-    fn forget(&self) {
+    pub(crate) fn forget(&self) {
         std::fs::remove_dir_all(self.plane.folder().join("snapshots/users-1")).unwrap();
     }
 
-    async fn is_identified(&self, proxy: &TestProxy) {
+    pub(crate) async fn is_identified(&self, proxy: &TestProxy) {
         let config = proxy.admin("/config").await.text();
         assert!(
             config.contains("spiffe://cluster.local/ns/shop/sa/users"),

@@ -42,6 +42,7 @@ mod pushed;
 mod redirect;
 mod rollout;
 mod strictness;
+mod succession;
 mod trust;
 
 // The real sidecar between real sockets.

@@ -44,4 +44,9 @@ impl InboundMtls {
         let own = self.ports.iter().find(|own| own.port == port);
         own.map_or(self.mode, |own| own.mode)
     }
+
+    /// Whether there are ports whose callers have to prove who they are.
+    pub fn is_strict_somewhere(&self) -> bool {
+        self.mode == Mtls::Strict || self.ports.iter().any(|own| own.mode == Mtls::Strict)
+    }
 }

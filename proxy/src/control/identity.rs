@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+mod claimed;
 mod renewal;
 
 use jitney_api::SpiffeId;
@@ -24,6 +25,7 @@ use super::session::Broken;
 use super::trust::Trust;
 use super::{Papers, Settings, Shared, SharedPapers};
 use crate::mtls::{Credentials, Mesh, spiffe_id};
+use claimed::claimed;
 use renewal::Renewal;
 
 /// The certificate, and how to get another.
@@ -99,8 +101,11 @@ impl Identity {
         };
         if papers.node != self.node {
             let (node, other) = (&self.node, &papers.node);
-            tracing::info!(%node, %other, "the process before this one had another --node, and so another certificate");
-            return;
+            tracing::info!(
+                node,
+                other,
+                "the process before this one had another --node; its certificate is kept"
+            );
         }
         let held = SignedCertificate::decode(papers.signed.as_slice())
             .map_err(|error| error.to_string())
@@ -111,11 +116,28 @@ impl Identity {
                     tracing::warn!(reason, "the roots of the process before this one are not used");
                 }
                 self.hold(held, trust);
+                self.compare_token();
             }
             Err(reason) => tracing::warn!(
                 reason,
                 "the certificate of the process before this one is not used"
             ),
+        }
+    }
+
+    /// Tells of a token that would have made this another workload's sidecar than the one before it was.
+    fn compare_token(&self) {
+        let token = self.token().ok();
+        let (Some(id), Some(claimed)) = (self.id(), token.and_then(|token| claimed(&token))) else {
+            return;
+        };
+        if claimed != id.workload {
+            let file = self.token_file.display();
+            tracing::warn!(
+                "the token in --token-file {file} is for {claimed}, and the process before this one is {id}: this one \
+                 goes on as {}; to be another workload's, it has to be started once that one has ended",
+                id.workload
+            );
         }
     }
 

@@ -20,6 +20,13 @@ pub struct Papers {
 /// Those of now, shared between who renews them and who hands them over; `None` before the first.
 pub type SharedPapers = Arc<Mutex<Option<Papers>>>;
 
+impl Papers {
+    /// What the sidecar calls itself.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+}
+
 impl fmt::Debug for Papers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Papers")

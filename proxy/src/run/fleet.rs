@@ -40,6 +40,8 @@ pub(super) struct Fleet {
     guard: Guard,
     /// Sockets of the process before this one.
     inherited: Arc<Inherited>,
+    /// Begins when this process has its place: until then another one takes the connections.
+    placed: Drain,
     running: Mutex<Running>,
     shown: watch::Sender<Arc<[ListenerView]>>,
 }
@@ -53,11 +55,21 @@ struct Running {
     /// Those of them that are not bound.
     pending: Vec<PendingListener>,
     is_trying_again: bool,
-    /// Something was put in force, and be it that there is nothing to do.
+    /// What is to be was put in force, and be it that there is nothing to do.
     is_in_force: bool,
+    needs_certificate: bool,
     /// Listeners that no plan names any more, while calls are still served on their connections.
     leaving: Vec<Drain>,
     is_draining: bool,
+}
+
+/// What calls would fail for want of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Lack {
+    #[error("the control plane has not said what to serve")]
+    Plan,
+    #[error("calls have to be secured, and there is no certificate")]
+    Certificate,
 }
 
 impl Fleet {
@@ -69,7 +81,12 @@ impl Fleet {
         in_common: InCommon,
         inherited: &Arc<Inherited>,
     ) -> Self {
+        let placed = Drain::new();
+        if !inherited.is_some() {
+            placed.signal();
+        }
         Self {
+            placed,
             destinations: Destinations::new(&metrics, &views, in_common),
             guard: Guard::new(&metrics),
             metrics,
@@ -94,13 +111,33 @@ impl Fleet {
     pub(super) fn apply(self: &Arc<Self>, plan: &Plan) -> Result<(), String> {
         let _in_runtime = self.runtime.enter();
         let mut running = self.running.lock();
+        self.put_in_force(plan, &mut running)?;
+        running.is_in_force = true;
+        running.needs_certificate = plan.needs_certificate();
+        Ok(())
+    }
+
+    /// The same with a plan that stands for one that is still to come, unless that one has.
+    ///
+    /// # Errors
+    /// As [`Fleet::apply`].
+    pub(super) fn begin(self: &Arc<Self>, plan: &Plan) -> Result<(), String> {
+        let _in_runtime = self.runtime.enter();
+        let mut running = self.running.lock();
+        match running.is_in_force {
+            true => Ok(()),
+            false => self.put_in_force(plan, &mut running),
+        }
+    }
+
+    fn put_in_force(self: &Arc<Self>, plan: &Plan, running: &mut Running) -> Result<(), String> {
         if running.is_draining {
             // Nothing comes any more, but whoever is still here stays by these rules only.
             self.guard.install(rules(plan, &running.listeners));
             return Ok(());
         }
-        let upstreams = self.upstreams(plan, &running);
-        let opened = self.open(&plan.listeners, &running, &upstreams)?;
+        let upstreams = self.upstreams(plan, running);
+        let opened = self.open(&plan.listeners, running, &upstreams)?;
         // Nothing fails from here on. What policies name is there before they are in force.
         self.destinations
             .others
@@ -115,8 +152,7 @@ impl Fleet {
         self.destinations.install(plan, &upstreams);
         self.guard.install(rules(plan, &opened.listeners));
         running.planned.clone_from(&plan.listeners);
-        running.is_in_force = true;
-        self.listen(&mut running, opened);
+        self.listen(running, opened);
         let upstream = |(_, upstream): &(Reach, Arc<Upstream>)| Arc::clone(upstream) as Arc<dyn BackendView>;
         self.views.replace(upstreams.iter().map(upstream));
         running.upstreams = upstreams;
@@ -290,9 +326,19 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether nothing was put in force yet.
-    pub(super) fn is_idle(&self) -> bool {
-        !self.running.lock().is_in_force
+    /// What it lacks, if it does.
+    pub(super) fn lacks(&self) -> Option<Lack> {
+        let running = self.running.lock();
+        if !running.is_in_force {
+            return Some(Lack::Plan);
+        }
+        let is_known = self.destinations.in_common.mesh.is_known();
+        (running.needs_certificate && !is_known).then_some(Lack::Certificate)
+    }
+
+    /// Begins when this process has its place; whoever has it begin has this one take connections.
+    pub(super) const fn placed(&self) -> &Drain {
+        &self.placed
     }
 
     /// The sockets on which it listens, to be handed over.
@@ -330,8 +376,14 @@ impl Fleet {
             &listener.planned.received,
             acceptor,
         );
+        let (placed, drain) = (self.placed.clone(), listener.drain.clone());
         self.runtime.spawn(async move {
-            served.await;
+            tokio::select! {
+                biased;
+                () = placed.draining() => served.await,
+                // What is in the queue is for the process that has the place.
+                () = drain.draining() => {}
+            }
             drop(guard);
         });
         listener.drain.clone()

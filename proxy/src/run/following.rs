@@ -43,7 +43,7 @@ impl Following {
                 // The process before this one knows more, and serves until this one does.
                 true => fleet.reserve(plan),
                 // Calls pass through until there is a policy for them.
-                false => fleet.apply(plan),
+                false => fleet.begin(plan),
             };
             begun.map_err(RunError::Start)?;
         }

@@ -1,4 +1,4 @@
-//! How a process takes the place of the one before it, once it serves what that one served, and makes place
+//! How a process takes the place of the one before it, once it can serve what that one serves, and makes place
 //! for the next.
 
 use std::net::{SocketAddr, TcpListener};
@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Lack};
 use super::hand_over::{self, Estate, Inherited};
 use super::{RunError, admin_name};
 use crate::config::RunArgs;
@@ -19,8 +20,8 @@ use crate::drain::Drain;
 pub(super) struct Succession {
     /// Begins when another process serves the listeners.
     pub(super) handed: Drain,
-    /// It cannot take the place of the one before it, which serves on.
-    pub(super) stranded: oneshot::Receiver<()>,
+    /// Why it cannot take the place of the one before it, which serves on.
+    pub(super) stranded: oneshot::Receiver<Lack>,
 }
 
 /// Takes the place of the process before this one, and makes place for the next.
@@ -55,27 +56,21 @@ impl Heir {
         path: PathBuf,
         admin: Option<(SocketAddr, Arc<TcpListener>)>,
         handed: Drain,
-        strand: oneshot::Sender<()>,
+        strand: oneshot::Sender<Lack>,
     ) {
+        if self.inherited.is_some() {
+            if let Err(lack) = self.until_fit().await {
+                let _sent = strand.send(lack);
+                return;
+            }
+            self.inherited.waive();
+            self.fleet.placed().signal();
+        }
         let Self {
             fleet,
             papers,
             inherited,
         } = self;
-        if inherited.is_some() {
-            let is_served = || inherited.is_taken() && !fleet.is_idle();
-            let serving = async {
-                while !is_served() {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-            };
-            drop(tokio::time::timeout(hand_over::PATIENCE, serving).await);
-            if fleet.is_idle() {
-                let _sent = strand.send(());
-                return;
-            }
-            inherited.waive();
-        }
         let all = move || {
             let mut sockets = fleet.sockets()?;
             if let Some((address, socket)) = &admin {
@@ -91,7 +86,31 @@ impl Heir {
             tracing::error!(%error, path = %path.display(), "no other process can take over from this one");
         }
     }
+
+    /// Returns when calls can be served as the process before this one does.
+    ///
+    /// # Errors
+    /// What they would fail for want of, when that does not come.
+    async fn until_fit(&self) -> Result<(), Lack> {
+        let end = Instant::now() + hand_over::PATIENCE;
+        let mut told = None;
+        loop {
+            let lack = self.fleet.lacks();
+            if lack.is_none() && self.inherited.is_taken() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return lack.map_or(Ok(()), Err);
+            }
+            if let Some(lack) = lack
+                && told.replace(lack) != Some(lack)
+            {
+                tracing::info!("{lack} yet: the process before this one serves until then");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
 }
 
-/// Between two looks at whether everything is served that was taken over.
+/// Between two looks at whether everything can be served that was taken over.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

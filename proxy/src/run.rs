@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
 use crate::send::InCommon;
 use applier::Applier;
-use fleet::{Fleet, Lack};
+use fleet::Fleet;
 use following::Following;
 use hand_over::{Inherited, Name};
 use plan::Plan;
@@ -116,6 +116,13 @@ struct Process {
     succession: Succession,
 }
 
+/// Where the admin endpoint is to answer.
+struct Endpoint {
+    socket: TcpListener,
+    /// The process before this one answers there.
+    is_inherited: bool,
+}
+
 impl Process {
     fn start(
         mut args: RunArgs,
@@ -134,8 +141,8 @@ impl Process {
         in_common.memory.watch(args.cgroup_root.clone(), metrics.clone());
         // Bound first: an address that is taken is a mistake, and found before any call is.
         let inherited = inherit(&mut args)?;
-        let listen = |address| listen_for_admin(address, &inherited);
-        let endpoint = args.admin.map(listen).transpose()?;
+        let open = |address| Endpoint::open(address, &inherited);
+        let endpoint = args.admin.map(open).transpose()?;
         let fleet = Fleet::new(
             metrics.clone(),
             views.clone(),
@@ -153,7 +160,7 @@ impl Process {
             Some(settings) => {
                 let mesh = &in_common.mesh;
                 Some(Following::start(
-                    settings, &plan, &applier, &fleet, &inherited, &metrics, mesh,
+                    settings, plan, &applier, &fleet, &inherited, &metrics, mesh,
                 )?)
             }
             None => {
@@ -162,14 +169,16 @@ impl Process {
                 None
             }
         };
-        let papers = following.as_ref().map(|following| Arc::clone(&following.papers));
+        let control = following
+            .as_ref()
+            .map(|following| Arc::clone(&following.standing));
         let heir = Heir {
             fleet: Arc::clone(&fleet),
-            papers,
             inherited,
+            following,
         };
-        let succession = heir.relieve(&args, endpoint.as_ref())?;
-        if let Some(listener) = endpoint {
+        let succession = heir.relieve(&args, endpoint.as_ref().map(|endpoint| &endpoint.socket))?;
+        if let Some(endpoint) = endpoint {
             let admin = Admin {
                 metrics: metrics.clone(),
                 drain: drain.clone(),
@@ -177,14 +186,13 @@ impl Process {
                 policy: Arc::clone(&policy),
                 backends: views,
                 listeners: fleet.listeners(),
-                control: following.map(|following| following.standing),
+                control,
                 memory: in_common.memory,
                 settings: args.shown(),
             };
-            serve_admin(listener, admin, succession.handed.clone())?;
+            endpoint.serve(admin, fleet.placed().clone(), succession.handed.clone())?;
         }
-        let watch = watch(&args, sources, applier);
-        let watch = watch.map_err(|error| RunError::System("start the policy watch", error))?;
+        let watch = watch(&args, sources, applier)?;
         Ok(Self {
             args,
             drain,
@@ -202,7 +210,7 @@ impl Process {
             _ = self.signals.1.recv() => "SIGINT",
             () = self.drain.draining() => "admin endpoint",
             () = self.succession.handed.draining() => "another process",
-            Ok(lack) = &mut self.succession.stranded => return stranded(lack),
+            Ok(reason) = &mut self.succession.stranded => return stranded(&reason),
         };
         tracing::info!(asked, "draining");
         self.drain.signal();
@@ -259,30 +267,49 @@ const fn admin_name(address: SocketAddr) -> Name {
     }
 }
 
-fn listen_for_admin(address: SocketAddr, inherited: &Inherited) -> Result<TcpListener, RunError> {
-    if let Some(socket) = inherited.take(&admin_name(address)) {
-        return Ok(socket);
+impl Endpoint {
+    fn open(address: SocketAddr, inherited: &Inherited) -> Result<Self, RunError> {
+        if let Some(socket) = inherited.take(&admin_name(address)) {
+            let is_inherited = true;
+            return Ok(Self { socket, is_inherited });
+        }
+        let socket = TcpListener::bind(address).map_err(|error| {
+            RunError::Start(format!(
+                "cannot listen on {address} for the admin endpoint: {error}"
+            ))
+        })?;
+        let is_inherited = false;
+        Ok(Self { socket, is_inherited })
     }
-    TcpListener::bind(address).map_err(|error| {
-        RunError::Start(format!(
-            "cannot listen on {address} for the admin endpoint: {error}"
-        ))
-    })
+
+    /// Answers until another process does, and not before the one does no more that did: only one of both knows
+    /// how calls are served.
+    fn serve(self, admin: Admin, placed: Drain, handed: Drain) -> Result<(), RunError> {
+        if !self.is_inherited {
+            return self.answer(admin, handed);
+        }
+        tokio::spawn(async move {
+            placed.draining().await;
+            if let Err(error) = self.answer(admin, handed) {
+                tracing::error!(%error, "there is no admin endpoint");
+            }
+        });
+        Ok(())
+    }
+
+    fn answer(self, admin: Admin, handed: Drain) -> Result<(), RunError> {
+        let address = self.socket.local_addr();
+        let address = address.map_err(|error| RunError::System("serve", error))?;
+        let until = async move { handed.draining().await };
+        serve(self.socket, admin::router(admin), until)
+            .map_err(|error| RunError::System("start the admin thread", error))?;
+        tracing::info!(%address, "admin endpoint listening");
+        Ok(())
+    }
 }
 
-fn serve_admin(listener: TcpListener, admin: Admin, handed: Drain) -> Result<(), RunError> {
-    let address = listener
-        .local_addr()
-        .map_err(|error| RunError::System("serve", error))?;
-    let until = async move { handed.draining().await };
-    serve(listener, admin::router(admin), until)
-        .map_err(|error| RunError::System("start the admin thread", error))?;
-    tracing::info!(%address, "admin endpoint listening");
-    Ok(())
-}
-
-fn stranded(lack: Lack) -> ExitCode {
-    tracing::error!("{lack}: the process before this one serves on, and this one ends");
+fn stranded(reason: &str) -> ExitCode {
+    tracing::error!("{reason}: the process before this one serves on, and this one ends");
     ExitCode::FAILURE
 }
 
@@ -291,7 +318,7 @@ fn hurried() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn watch(args: &RunArgs, first: Sources, applier: Applier) -> io::Result<Option<Watch>> {
+fn watch(args: &RunArgs, first: Sources, applier: Applier) -> Result<Option<Watch>, RunError> {
     if args.paths().is_empty() {
         return Ok(None);
     }
@@ -304,5 +331,7 @@ fn watch(args: &RunArgs, first: Sources, applier: Applier) -> io::Result<Option<
             applier.status.refused(faults);
         }
     };
-    Watch::start(args.paths().to_vec(), first, changed).map(Some)
+    Watch::start(args.paths().to_vec(), first, changed)
+        .map(Some)
+        .map_err(|error| RunError::System("start the policy watch", error))
 }

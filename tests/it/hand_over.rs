@@ -285,6 +285,10 @@ async fn a_process_that_is_not_told_what_to_do_relieves_nobody() {
     mesh.forget();
     mesh.plane.kill();
     let mut next = mesh.callee.clone().spawn();
+    // Nobody but the one that serves answers for it meanwhile.
+    while next.runs() {
+        assert_eq!(mesh.serving.admin("/ready").await.status, 200, "{}", next.log());
+    }
     assert!(!next.ended(PATIENCE).await.success(), "{}", next.log());
     assert!(
         next.log().contains("the process before this one serves on"),

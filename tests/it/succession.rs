@@ -1,12 +1,15 @@
 //! Which process takes the place of another, as who, and when: never before it can serve as that one does.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use jitney_tests::caller;
 use jitney_tests::proxy::Settings;
 use jitney_tests::wait::{PATIENCE, until};
 use jitney_tests::{Reply, TestProxy, TestUpstream, control_plane};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 
 use crate::hand_over::{Load, Mesh, sidecar};
 
@@ -96,5 +99,32 @@ async fn who_has_to_secure_calls_and_cannot_relieves_nobody() {
     assert_eq!(caller::get(before.address, "/").await.unwrap().status, 200);
     mesh.plane.restart().await;
     assert!(before.ended(PATIENCE).await.success(), "{}", before.log());
+    assert_eq!(caller::get(mesh.caller.address, "/").await.unwrap().status, 200);
+}
+
+/// Whether a process offers its sockets there. They are for connections of another type.
+fn is_offered(path: &Path) -> bool {
+    let connecting = std::os::unix::net::UnixStream::connect(path);
+    connecting.is_err_and(|error| !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
+}
+
+#[tokio::test]
+async fn who_waits_for_a_process_that_is_killed_goes_on_alone() {
+    let mut mesh = Mesh::start().await;
+    mesh.forget();
+    mesh.plane.kill();
+    let mut next = mesh.callee.clone().spawn();
+    until("it waits", || next.log().contains("taking over")).await;
+    mesh.serving.kill();
+    until("it offers its sockets", || is_offered(&mesh.path())).await;
+    next.answering().await;
+    assert_eq!(next.admin("/ready").await.status, 503);
+    assert_eq!(next.admin, mesh.serving.admin);
+    mesh.is_identified(&next).await;
+    // What it does not know yet how to serve waits in the queue that it was given.
+    let mut waiting = TcpStream::connect(mesh.serving.address).await.unwrap();
+    mesh.plane.restart().await;
+    next.ready().await;
+    assert_eq!(waiting.read(&mut [0]).await.unwrap_or(0), 0, "it is strict");
     assert_eq!(caller::get(mesh.caller.address, "/").await.unwrap().status, 200);
 }

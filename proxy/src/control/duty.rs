@@ -453,7 +453,7 @@ impl Duty {
         let mut standing = self.standing.lock();
         standing.resources = resources.collect();
         standing.rejected = self.refused.list();
-        standing.from_snapshot &= !self.complete.contains(&Kind::Policy);
+        standing.from_snapshot &= !self.is_complete();
     }
 
     /// Whether something that was pushed, or kept on disk, is in force.

@@ -16,16 +16,19 @@ use crate::mtls::Mesh;
 pub(super) struct Following {
     pub(super) standing: Shared,
     pub(super) papers: SharedPapers,
+    /// What to do as long as it says nothing, if there is nobody else to do it.
+    pub(super) meanwhile: Plan,
 }
 
 impl Following {
-    /// Begins, with what was in force before this process.
+    /// Begins to follow the control plane, with what was in force before this process, or else with a plan that is
+    /// good meanwhile.
     ///
     /// # Errors
     /// When the roots cannot be read, or the flags name addresses that cannot be listened on.
     pub(super) fn start(
         settings: Settings,
-        plan: &Plan,
+        meanwhile: Plan,
         applier: &Applier,
         fleet: &Arc<Fleet>,
         inherited: &Inherited,
@@ -41,13 +44,17 @@ impl Following {
         if !control.is_in_force() {
             let begun = match inherited.is_some() {
                 // The process before this one knows more, and serves until this one does.
-                true => fleet.reserve(plan),
+                true => fleet.reserve(&meanwhile),
                 // Calls pass through until there is a policy for them.
-                false => fleet.begin(plan),
+                false => fleet.begin(&meanwhile),
             };
             begun.map_err(RunError::Start)?;
         }
         control.start().map_err(failed)?;
-        Ok(Self { standing, papers })
+        Ok(Self {
+            standing,
+            papers,
+            meanwhile,
+        })
     }
 }

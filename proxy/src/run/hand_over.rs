@@ -2,8 +2,8 @@
 //! queues lose nothing, and the other drains once they are served.
 //!
 //! Over a Unix socket of whole messages: what the control plane knows the process as, one with a name and a
-//! descriptor for each socket, one that says it was the last; and back, one that says they are served. Whoever
-//! ends before that changes nothing.
+//! descriptor for each socket, one that says it was the last; and back, one that says they are served. A taker that
+//! ends before that changes nothing; one whose giver ends has the sockets to itself.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -56,6 +56,17 @@ pub(super) struct Inherited {
     sockets: Mutex<Vec<(Name, TcpListener)>>,
     papers: Option<Papers>,
     giver: Option<OwnedFd>,
+}
+
+/// What the process before this one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Giver {
+    /// It serves until it is relieved.
+    Waits,
+    /// It serves, and is not to be relieved any more.
+    ServesOn,
+    /// It is no more.
+    Ended,
 }
 
 /// All that is given.
@@ -137,15 +148,41 @@ impl Inherited {
         Some(sockets.swap_remove(at).1)
     }
 
-    /// Whether all is taken.
+    /// Whether the sockets of all listeners are taken.
     pub(super) fn is_taken(&self) -> bool {
-        self.sockets.lock().is_empty()
+        self.sockets
+            .lock()
+            .iter()
+            .all(|(name, _)| name.listener.is_none())
+    }
+
+    /// What is not taken, for the next process.
+    pub(super) fn left(&self) -> io::Result<Vec<(Name, OwnedFd)>> {
+        let sockets = self.sockets.lock();
+        let copies = sockets.iter().map(|(name, socket)| {
+            let copy = socket.as_fd().try_clone_to_owned()?;
+            Ok((name.clone(), copy))
+        });
+        copies.collect()
     }
 
     /// Lets go of what is not taken.
     pub(super) fn waive(&self) {
         for (name, _) in self.sockets.lock().drain(..) {
             tracing::warn!(listener = name.listener, address = %name.address, "a listener is not taken over");
+        }
+    }
+
+    /// Whether the process that gave them still waits to be relieved.
+    pub(super) fn giver(&self) -> Giver {
+        let Some(giver) = &self.giver else {
+            return Giver::Ended;
+        };
+        let mut said = [0; 8];
+        match rustix::net::recv(giver, &mut said, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => Giver::Waits,
+            Ok((length, _)) if said[..length] == *REFUSED => Giver::ServesOn,
+            Ok(_) | Err(_) => Giver::Ended,
         }
     }
 
@@ -181,7 +218,11 @@ where
             let given = check_user(&taker).and_then(|()| give(&taker, all()?));
             match given {
                 Ok(()) => return handed.signal(),
-                Err(error) => tracing::warn!(%error, "the sockets were not handed over"),
+                Err(error) => {
+                    // Most likely it is gone. If not, it must not take this process for gone.
+                    let _told = send(&taker, REFUSED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+                    tracing::warn!(%error, "the sockets were not handed over");
+                }
             }
         }
     })?;
@@ -279,6 +320,7 @@ pub(super) fn copy(name: Name, socket: &Arc<impl AsFd>) -> io::Result<(Name, Own
 }
 
 const SERVED: &[u8] = b"served";
+const REFUSED: &[u8] = b"refused";
 /// The longest message: a certificate and some tens of roots, with four characters a byte.
 const LONGEST: usize = 128 << 10;
 /// How long a process may take to serve what it is given; a control plane may have to tell it how.

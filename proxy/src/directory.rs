@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use jitney_api::InboundMtls;
+use jitney_api::{InboundMtls, Ports};
 use jitney_core::policy::Policy;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -20,7 +20,6 @@ use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
-use crate::ports::Ports;
 use crate::send::{Backend, BackendSettings, InCommon};
 use crate::serve::Sidecar;
 use crate::upstream::{Others, Upstream};

@@ -38,7 +38,6 @@ pub mod body;
 pub mod forward;
 pub mod headers;
 pub mod mtls;
-pub mod ports;
 pub mod send;
 mod transport;
 mod waking;

@@ -7,6 +7,7 @@
 
 mod diagnostic;
 mod identity;
+mod ports;
 mod units;
 
 mod sources;
@@ -43,6 +44,7 @@ pub use document::{Document, Documents, Metadata, Resource};
 pub use identity::{BadWorkload, NotAWorkload, SpiffeId, Workload, is_segment, is_trust_domain};
 pub use listener::{Forwarded, HeaderRules, Listener, ListenerSpec, NotAPseudonym, Pseudonym, RequestId};
 pub use mtls::{InboundMtls, Mtls, PortMtls};
+pub use ports::{BadPorts, Ports};
 pub use runtime::{Runtime, RuntimeSpec};
 pub use schema::json_schemas;
 pub use sources::{MAX_FILE_BYTES, Source, Sources};

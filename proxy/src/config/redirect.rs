@@ -1,9 +1,9 @@
 //! The flags of `redirect`.
 
 use clap::{Args, Subcommand};
+use jitney_api::Ports;
 use nix::unistd::User;
 
-use crate::ports::Ports;
 use crate::redirect::{Rules, Subnet, Tool};
 
 /// What to do with the rules that hand connections to the sidecar.

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::Subnet;
-use crate::ports::Ports;
+use jitney_api::Ports;
 
 /// What is redirected.
 #[derive(Clone, Debug, PartialEq, Eq)]

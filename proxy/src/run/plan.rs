@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::{
-    CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Located, Mtls, Protocol, Resource,
+    CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Located, Mtls, Ports, Protocol, Resource,
     RuntimeSpec, Sources, compile, compile_for_upstream, named_backends, strict_mtls,
 };
 use jitney_core::access::Access;
@@ -18,7 +18,6 @@ use crate::directory::Direction;
 use crate::headers::Received;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
-use crate::ports::Ports;
 use crate::send::{Address, BackendSettings, InCommon, Speaks, Target};
 
 /// Listeners and backends, each with its policy.

@@ -1,5 +1,6 @@
 //! Ports and ranges of them, as flags and rules write them.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -30,7 +31,7 @@ impl Ports {
     }
 
     /// Each range, the first and the last port apart by `to`.
-    pub(crate) fn written<'p>(&'p self, to: &'p str) -> impl Iterator<Item = String> + 'p {
+    pub fn written<'p>(&'p self, to: &'p str) -> impl Iterator<Item = String> + 'p {
         self.0
             .iter()
             .map(move |range| match (range.start(), range.end()) {
@@ -51,6 +52,13 @@ impl Ports {
             }
         }
         Self(merged)
+    }
+}
+
+impl fmt::Display for Ports {
+    /// As flags take them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written("-").collect::<Vec<_>>().join(","))
     }
 }
 
@@ -84,6 +92,7 @@ mod tests {
         let written: Vec<String> = ports.written("-").collect();
         assert_eq!(written, ["22", "4000-4001", "5000-5020"]);
         assert_eq!(ports.with(23).written(":").next().unwrap(), "22:23");
+        assert_eq!(ports.to_string(), "22,4000-4001,5000-5020");
         assert!("".parse::<Ports>().unwrap().is_empty());
         let most: Ports = "65535,1-65534".parse().unwrap();
         assert_eq!(most.written("-").collect::<Vec<_>>(), ["1-65535"]);

@@ -32,3 +32,6 @@ pub mod serve;
 pub mod faults;
 pub mod replicas;
 pub mod status;
+
+// And beside all of that: sidecars for pods.
+pub mod inject;

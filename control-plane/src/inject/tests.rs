@@ -1,0 +1,334 @@
+//! Which pods get a sidecar, and what they are then.
+
+use clap::Parser;
+use json_patch::Patch;
+use serde_json::json;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+pub(crate) fn settings(flags: &[&str]) -> SettingsArgs {
+    let line = std::iter::once("inject").chain(flags.iter().copied());
+    Line::try_parse_from(line).unwrap().settings
+}
+
+/// A pod that `more` is merged into.
+fn pod(more: &Value) -> Value {
+    let mut pod = json!({
+        "metadata": {"name": "users-7"},
+        "spec": {"containers": [{"name": "users", "image": "users:1"}]},
+    });
+    json_patch::merge(&mut pod, more);
+    pod
+}
+
+fn annotated(name: &str, value: &str) -> Value {
+    pod(&json!({"metadata": {"annotations": {name: value}}}))
+}
+
+fn decided(pod: &Value, asked: Asked) -> Result<Decision, Refused> {
+    let pod = Pod {
+        metadata: &pod["metadata"],
+        spec: &pod["spec"],
+        namespace: "shop",
+    };
+    inject(pod, asked, &settings(&[]))
+}
+
+#[track_caller]
+fn injection(pod: &Value) -> Injection {
+    match decided(pod, Asked::ForAll).unwrap() {
+        Decision::Inject(injection) => injection,
+        Decision::Leave(left) => panic!("left, since {left}"),
+    }
+}
+
+#[track_caller]
+fn injected(pod: &Value) -> Value {
+    let patch: Patch = serde_json::from_value(injection(pod).patch.into()).unwrap();
+    let mut changed = pod.clone();
+    json_patch::patch(&mut changed, &patch).unwrap();
+    changed
+}
+
+#[track_caller]
+fn left(pod: &Value, asked: Asked, expected: Left) {
+    assert_eq!(decided(pod, asked), Ok(Decision::Leave(expected)), "{pod}");
+}
+
+#[track_caller]
+fn refused(pod: &Value, expected: &str) {
+    let told = decided(pod, Asked::ForAll).unwrap_err().to_string();
+    assert_eq!(told, expected);
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let items = list.as_array().unwrap().iter();
+    items.map(|item| item["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn whoever_asks_is_heard_unless_the_pod_says_no() {
+    let says = |label: Option<&str>, annotation: Option<&str>| {
+        let of = |value: Option<&str>| value.map_or_else(|| json!({}), |value| json!({INJECT: value}));
+        pod(&json!({"metadata": {"labels": of(label), "annotations": of(annotation)}}))
+    };
+    let (yes, no) = (Some("enabled"), Some("disabled"));
+    for (label, annotation, for_all, by_the_pod) in [
+        (None, None, None, Some(Left::NotAsked)),
+        (yes, None, None, None),
+        (None, yes, None, None),
+        (yes, yes, None, None),
+        (no, None, Some(Left::Disabled), Some(Left::Disabled)),
+        (None, no, Some(Left::Disabled), Some(Left::Disabled)),
+        (yes, no, Some(Left::Disabled), Some(Left::Disabled)),
+        (no, yes, Some(Left::Disabled), Some(Left::Disabled)),
+    ] {
+        let pod = says(label, annotation);
+        for (asked, expected) in [(Asked::ForAll, for_all), (Asked::ByThePod, by_the_pod)] {
+            match (decided(&pod, asked).unwrap(), expected) {
+                (Decision::Leave(left), Some(expected)) => assert_eq!(left, expected, "{pod}"),
+                (Decision::Inject(_), None) => {}
+                (decided, _) => panic!("{pod} {asked:?}: {decided:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn pods_that_cannot_do_with_one_are_left() {
+    left(
+        &pod(&json!({"spec": {"hostNetwork": true}})),
+        Asked::ForAll,
+        Left::HostNetwork,
+    );
+    left(
+        &pod(&json!({"spec": {"os": {"name": "windows"}}})),
+        Asked::ForAll,
+        Left::OtherSystem,
+    );
+    let of = pod(&json!({"metadata": {"labels": {INJECT: "enabled"}}}));
+    for namespace in ["kube-system", "jitney-system"] {
+        let pod = Pod {
+            metadata: &of["metadata"],
+            spec: &of["spec"],
+            namespace,
+        };
+        let decided = inject(pod, Asked::ForAll, &settings(&[]));
+        assert_eq!(decided, Ok(Decision::Leave(Left::Namespace)), "{namespace}");
+    }
+}
+
+#[test]
+fn a_pod_with_a_sidecar_is_left_as_it_is() {
+    let once = injected(&pod(&json!({})));
+    left(&once, Asked::ForAll, Left::Already);
+    // By whoever, and wherever.
+    let by_hand = pod(&json!({"spec": {"containers": [{"name": "jitney-proxy"}]}}));
+    left(&by_hand, Asked::ForAll, Left::Already);
+}
+
+#[test]
+fn sidecar_comes_before_all_else_of_the_pod() {
+    let init = json!([
+        {"name": "migrate"},
+        {"name": "logs", "restartPolicy": "Always"},
+    ]);
+    let before = pod(&json!({"spec": {"initContainers": init, "volumes": [{"name": "data"}]}}));
+    let after = injected(&before);
+    assert_eq!(
+        names(&after["spec"]["initContainers"]),
+        ["jitney-redirect", "jitney-proxy", "migrate", "logs"]
+    );
+    assert_eq!(
+        names(&after["spec"]["volumes"]),
+        ["data", "jitney-identity", "jitney-state"]
+    );
+    assert_eq!(after["spec"]["containers"], before["spec"]["containers"]);
+    assert_eq!(
+        after["spec"]["initContainers"][3],
+        before["spec"]["initContainers"][1]
+    );
+}
+
+#[test]
+fn pods_without_lists_or_a_name_are_given_them() {
+    let plain = injected(&pod(&json!({})));
+    assert_eq!(
+        names(&plain["spec"]["initContainers"]),
+        ["jitney-redirect", "jitney-proxy"]
+    );
+    assert_eq!(plain["metadata"]["labels"], json!({INJECTED: "true"}));
+
+    // As the API server sends and stores them.
+    let empty = json!({
+        "metadata": {"generateName": "users-", "labels": {"app": "users"}},
+        "spec": {"containers": [{"name": "users"}], "initContainers": [], "volumes": null},
+    });
+    let of_set = injected(&empty);
+    assert_eq!(
+        of_set["metadata"]["labels"],
+        json!({"app": "users", INJECTED: "true"})
+    );
+    assert_eq!(names(&of_set["spec"]["initContainers"]).len(), 2);
+    assert_eq!(names(&of_set["spec"]["volumes"]).len(), 2);
+
+    // A template may be without any metadata.
+    let bare = injected(&json!({"spec": {"containers": []}}));
+    assert_eq!(bare["metadata"]["labels"][INJECTED], "true");
+}
+
+#[test]
+fn pod_has_all_that_its_sidecar_needs() {
+    insta::assert_json_snapshot!(injected(&pod(&json!({}))));
+}
+
+#[test]
+fn annotations_are_passed_on() {
+    let wished = pod(&json!({"metadata": {"annotations": {
+        "jitney.dev/skip-inbound-ports": "22, 5000-5010",
+        "jitney.dev/skip-outbound-ports": "3306",
+        "jitney.dev/opaque-ports": "",
+        "jitney.dev/log-level": "info,jitney_proxy=debug",
+        "jitney.dev/proxy-cpu-request": "0.5",
+        "jitney.dev/proxy-memory-limit": "128Mi",
+    }}}));
+    let wished = injected(&wished);
+    let containers = &wished["spec"]["initContainers"];
+    let words = |at: usize| {
+        let args = containers[at]["args"].as_array().unwrap();
+        args.iter()
+            .map(|word| word.as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert!(words(0).ends_with("--skip-inbound-ports 15020,22,5000-5010 --skip-outbound-ports 3306"));
+    assert!(words(1).ends_with("--opaque-ports  --log-level info,jitney_proxy=debug"));
+    for container in [&containers[0], &containers[1]] {
+        let expected = json!({
+            "requests": {"cpu": "0.5", "memory": "32Mi"},
+            "limits": {"memory": "128Mi"},
+        });
+        assert_eq!(container["resources"], expected);
+    }
+}
+
+#[test]
+fn without_a_redirect_nothing_needs_to_be_allowed() {
+    let pod = injected(&annotated("jitney.dev/mode", "NoRedirect"));
+    assert_eq!(names(&pod["spec"]["initContainers"]), ["jitney-proxy"]);
+    let text = pod.to_string();
+    assert!(!text.contains("NET_ADMIN") && !text.contains("bound"), "{text}");
+}
+
+#[test]
+fn what_nobody_understands_is_refused_by_name() {
+    refused(
+        &annotated("jitney.dev/skip-inbound-ports", "22,x"),
+        r#"pod shop/users-7: jitney.dev/skip-inbound-ports: found "22,x", expected ports and ranges of them, such as 22,5000-5010"#,
+    );
+    refused(
+        &annotated("jitney.dev/proxy-cpu-request", "much"),
+        r#"pod shop/users-7: jitney.dev/proxy-cpu-request: found "much", expected a quantity, such as 100m, 0.5 or 64Mi"#,
+    );
+    refused(
+        &annotated("jitney.dev/mode", "redirect"),
+        r#"pod shop/users-7: jitney.dev/mode: found "redirect", expected Redirect or NoRedirect"#,
+    );
+    refused(
+        &annotated("jitney.dev/log-level", "loud"),
+        r#"pod shop/users-7: jitney.dev/log-level: found "loud", expected a level, or levels by target as in info,jitney_proxy=debug"#,
+    );
+    refused(
+        &pod(&json!({"metadata": {"name": null, "generateName": "users-", "labels": {INJECT: "yes"}}})),
+        r#"pod shop/users-*: jitney.dev/inject: found "yes", expected enabled or disabled"#,
+    );
+}
+
+#[test]
+fn what_would_not_work_is_refused() {
+    refused(
+        &pod(&json!({"spec": {"volumes": [{"name": "jitney-state"}]}})),
+        r#"pod shop/users-7: volumes: "jitney-state" is a name of the sidecar's: give it another"#,
+    );
+    refused(
+        &pod(&json!({"spec": {"initContainers": [{"name": "jitney-redirect"}]}})),
+        r#"pod shop/users-7: initContainers: "jitney-redirect" is a name of the sidecar's: give it another"#,
+    );
+    let as_us = json!({"runAsUser": 2102});
+    let past = "is the sidecar's user, whose connections go past the sidecar: take another";
+    refused(
+        &pod(&json!({"spec": {"securityContext": as_us}})),
+        &format!("pod shop/users-7: securityContext.runAsUser: 2102 {past}"),
+    );
+    refused(
+        &pod(&json!({"spec": {"containers": [{"name": "users", "securityContext": as_us}]}})),
+        &format!("pod shop/users-7: containers[users].securityContext.runAsUser: 2102 {past}"),
+    );
+    refused(&json!({}), "pod shop/?: spec: expected a map");
+    refused(
+        &pod(&json!({"spec": {"containers": {}, "volumes": 1}})),
+        "pod shop/users-7: containers: expected a list of maps",
+    );
+}
+
+#[test]
+fn what_is_odd_is_told() {
+    let odd = pod(&json!({
+        "metadata": {"annotations": {"jitney.dev/skip-inbound-port": "22", "jitney.dev/injected": "true"}},
+        "spec": {"containers": [{"name": "users", "ports": [{"containerPort": 15001}, {"containerPort": 8080}]}]},
+    }));
+    assert_eq!(
+        injection(&odd).warnings,
+        [
+            "pod shop/users-7: annotation jitney.dev/skip-inbound-port means nothing to the sidecar",
+            "pod shop/users-7: port 15001 is the sidecar's",
+        ]
+    );
+    let many: Map<String, Value> = (0..1000)
+        .map(|n| (format!("jitney.dev/{n}"), "".into()))
+        .collect();
+    let many = pod(&json!({"metadata": {"annotations": many}}));
+    assert_eq!(injection(&many).warnings.len(), WARNINGS_MAX);
+}
+
+#[test]
+fn flags_are_checked() {
+    let set = settings(&["--proxy-image", "example.org/p@sha256:0", "--namespace", "mesh"]);
+    assert_eq!(set.control_plane(), "https://jitney-control-plane.mesh.svc:15010");
+    for bad in [
+        ["--proxy-image", ""],
+        ["--proxy-image", "a b"],
+        ["--namespace", "Mesh"],
+        ["--proxy-cpu-limit", "1 core"],
+    ] {
+        let line = std::iter::once("inject").chain(bad);
+        assert!(Line::try_parse_from(line).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn quantities_are_those_of_kubernetes() {
+    for good in ["0", "1", "100m", "0.5", "64Mi", "1G", "123456789012345678"] {
+        assert_eq!(wishes::quantity(good).as_deref(), Ok(good));
+    }
+    for bad in [
+        "",
+        "m",
+        "-1",
+        "1.",
+        ".5",
+        "1mi",
+        "1e3x",
+        "1 Gi",
+        "½",
+        "1234567890123456789",
+    ] {
+        assert!(wishes::quantity(bad).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,163 @@
+//! What a pod wishes of its sidecar: its annotations, read into what cannot be wrong.
+
+use jitney_api::{LogLevel, Ports};
+
+use super::{GROUP, INJECT, INJECTED, Pod, Refused, entries};
+
+/// What the annotations of a pod say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// How calls come to the sidecar.
+    pub mode: Mode,
+    /// Ports of the pod that are reached past the sidecar.
+    pub skip_inbound_ports: Ports,
+    /// Ports elsewhere that are reached past it.
+    pub skip_outbound_ports: Ports,
+    /// Ports on which nobody looks at what is spoken; the sidecar's own list unless given.
+    pub opaque_ports: Option<Ports>,
+    /// What the sidecar logs.
+    pub log_level: Option<String>,
+    /// What it asks for, in the order of [`RESOURCES`].
+    pub resources: [Option<String>; 4],
+    /// Annotations of ours that nobody knows.
+    pub unknown: Vec<String>,
+}
+
+/// How calls come to a sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The kernel hands it all connections of the pod.
+    #[default]
+    Redirect,
+    /// It listens where `Listener` documents say, and nobody needs to be allowed to write the kernel's rules.
+    NoRedirect,
+}
+
+/// Whether the pod is to have a sidecar, by its own word; a label and an annotation that say both are a no.
+pub(crate) fn consent(pod: Pod<'_>) -> Result<Option<bool>, Refused> {
+    let mut consent = None;
+    for field in ["labels", "annotations"] {
+        for (_, value) in entries(pod.metadata, field).filter(|(name, _)| *name == INJECT) {
+            let said = match value {
+                "enabled" => true,
+                "disabled" => false,
+                _ => return Err(refused(pod, INJECT, value, "enabled or disabled")),
+            };
+            consent = Some(consent.unwrap_or(true) && said);
+        }
+    }
+    Ok(consent)
+}
+
+impl Wishes {
+    /// Reads a pod's annotations.
+    ///
+    /// # Errors
+    /// When one says what nobody understands.
+    pub fn read(pod: Pod<'_>) -> Result<Self, Refused> {
+        let mut wishes = Self::default();
+        for (name, value) in entries(pod.metadata, "annotations") {
+            let Some(wish) = name.strip_prefix(GROUP) else {
+                continue;
+            };
+            let ports = || {
+                let ports = value.parse::<Ports>();
+                ports.map_err(|_| refused(pod, name, value, "ports and ranges of them, such as 22,5000-5010"))
+            };
+            match wish {
+                "mode" => wishes.mode = mode(value).ok_or_else(|| refused(pod, name, value, MODES))?,
+                "skip-inbound-ports" => wishes.skip_inbound_ports = ports()?,
+                "skip-outbound-ports" => wishes.skip_outbound_ports = ports()?,
+                "opaque-ports" => wishes.opaque_ports = Some(ports()?),
+                "log-level" => {
+                    let level = value.parse::<LogLevel>();
+                    level.map_err(|_| refused(pod, name, value, LEVELS))?;
+                    wishes.log_level = Some(value.to_owned());
+                }
+                _ if [INJECT, INJECTED].contains(&name) => {}
+                _ => match RESOURCES.iter().position(|resource| resource.annotation == wish) {
+                    Some(at) => {
+                        let quantity = quantity(value);
+                        let quantity = quantity.map_err(|expected| refused(pod, name, value, &expected))?;
+                        wishes.resources[at] = Some(quantity);
+                    }
+                    None => wishes.unknown.push(name.to_owned()),
+                },
+            }
+        }
+        Ok(wishes)
+    }
+}
+
+/// Something that a sidecar asks for.
+#[derive(Debug)]
+pub(crate) struct Resource {
+    pub(crate) annotation: &'static str,
+    /// `requests` or `limits`.
+    pub(crate) kind: &'static str,
+    pub(crate) name: &'static str,
+}
+
+/// What a sidecar may ask for.
+pub(crate) const RESOURCES: [Resource; 4] = [
+    Resource {
+        annotation: "proxy-cpu-request",
+        kind: "requests",
+        name: "cpu",
+    },
+    Resource {
+        annotation: "proxy-memory-request",
+        kind: "requests",
+        name: "memory",
+    },
+    Resource {
+        annotation: "proxy-cpu-limit",
+        kind: "limits",
+        name: "cpu",
+    },
+    Resource {
+        annotation: "proxy-memory-limit",
+        kind: "limits",
+        name: "memory",
+    },
+];
+
+/// A quantity in the notation of Kubernetes: a decimal number, and thousands or 1024s of it.
+pub(crate) fn quantity(text: &str) -> Result<String, String> {
+    let is_number = |number: &str| {
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        number.len() <= 18 && digits(whole) && digits(part)
+    };
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    (is_number(number) && UNITS.contains(&unit))
+        .then(|| text.to_owned())
+        .ok_or_else(|| "a quantity, such as 100m, 0.5 or 64Mi".to_owned())
+}
+
+fn mode(text: &str) -> Option<Mode> {
+    match text {
+        "Redirect" => Some(Mode::Redirect),
+        "NoRedirect" => Some(Mode::NoRedirect),
+        _ => None,
+    }
+}
+
+fn refused(pod: Pod<'_>, name: &str, value: &str, expected: &str) -> Refused {
+    Refused::Wish {
+        pod: pod.name(),
+        name: name.to_owned(),
+        value: value.chars().take(SHOWN_MAX).collect(),
+        expected: expected.to_owned(),
+    }
+}
+
+const MODES: &str = "Redirect or NoRedirect";
+const LEVELS: &str = "a level, or levels by target as in info,jitney_proxy=debug";
+const UNITS: [&str; 13] = [
+    "", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi",
+];
+
+/// Characters of an annotation that a message repeats.
+const SHOWN_MAX: usize = 128;

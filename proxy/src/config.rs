@@ -18,6 +18,7 @@ pub use headers::HeaderArgs;
 pub use redirect::{RedirectArgs, RedirectCommand};
 
 use crate::control::{self, ControlPlaneUrl, SharedPapers};
+use crate::families;
 use crate::log::{Format, Level};
 use crate::send::{Address, Speaks};
 
@@ -298,6 +299,17 @@ impl RunArgs {
         } else {
             level
         }
+    }
+
+    /// With those addresses of the kernel and of the admin endpoint that this machine can have.
+    #[must_use]
+    pub fn here(mut self) -> Self {
+        for addresses in [&mut self.inbound, &mut self.outbound] {
+            *addresses = families::here(addresses);
+        }
+        let admin = self.admin.map(|address| families::here(&[address]));
+        self.admin = admin.and_then(|addresses| addresses.first().copied());
+        self
     }
 
     /// The files that are watched.

@@ -2,6 +2,7 @@
 
 // The program around the data path.
 pub mod config;
+pub mod families;
 pub mod inquire;
 pub mod redirect;
 pub mod run;

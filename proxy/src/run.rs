@@ -57,6 +57,7 @@ pub enum RunError {
 /// # Errors
 /// When the sidecar cannot start. Once it runs, nothing ends it but a drain.
 pub fn run(args: RunArgs) -> Result<ExitCode, RunError> {
+    let args = args.here();
     let sources = load(&args).map_err(RunError::Faulty)?;
     let plan = Plan::of(&args, &sources).map_err(RunError::Faulty)?;
     let log = LogControl::start(args.log_format, args.level())?;

@@ -300,3 +300,23 @@ fn bad_flags_are_named() {
         assert!(told.contains(flag) && told.contains(value), "{told}");
     }
 }
+
+/// One line for every pod and machine: with IPv6, and without.
+#[test]
+fn without_ipv6_the_sidecar_takes_connections_of_ipv4() {
+    let sidecar = "run --inbound [::]:15006 --outbound 127.0.0.1:15001 [::1]:15001 --admin [::]:15020";
+    let script = format!(
+        "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+         ip link set lo up
+         {} {sidecar} >/dev/null 2>&1 &
+         curl --silent --retry 20 --retry-connrefused http://127.0.0.1:15020/ready
+         ss --listening --tcp --numeric --no-header | cut --characters 1-80
+         kill $!",
+        program("jitney-proxy").display(),
+    );
+    let told = told(&in_namespace("sh").args(["-c", &script]).output().unwrap());
+    assert!(told.starts_with("ready\n"), "{told}");
+    for listening in ["*:15006", "127.0.0.1:15001", "*:15020"] {
+        assert!(told.contains(listening), "{listening}: {told}");
+    }
+}

@@ -49,6 +49,26 @@ pub struct Metadata {
     #[serde(default, skip_serializing)]
     #[schemars(skip)]
     pub managed_fields: Ignored,
+    /// Of which Kubernetes made the name; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub generate_name: Ignored,
+    /// Who has something to do before the object is gone; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub finalizers: Ignored,
+    /// Whose end is the object's end; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub owner_references: Ignored,
+    /// Written by Kubernetes: since when the object is to go; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub deletion_timestamp: Ignored,
+    /// Written by Kubernetes; not read.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    pub deletion_grace_period_seconds: Ignored,
 }
 
 /// A value that is accepted and forgotten, so that what `kubectl get -o yaml` prints can be read.

@@ -17,6 +17,11 @@ metadata:
   labels: {app: users}
   annotations: {note: 'yes'}
   managedFields: [{manager: kubectl}]
+  generateName: users-
+  finalizers: [example.org/audit]
+  ownerReferences: [{kind: Application, name: shop}]
+  deletionTimestamp: '2026-01-02T00:00:00Z'
+  deletionGracePeriodSeconds: 0
 spec: {endpoints: ['a:1']}
 status: {conditions: []}
 ";

@@ -18,6 +18,10 @@ pub enum Doing {
     Telling,
     /// To hear that of them.
     Hearing,
+    /// To keep the authority's keys in a Secret.
+    Keys,
+    /// To have the roots in every namespace.
+    RootsMap,
 }
 
 /// What does not go on, and why.
@@ -61,6 +65,10 @@ impl Doing {
             Self::Roots => "the roots in the state cannot be used, the last good ones stay",
             Self::Telling => "other replicas are not told how the sidecars stand to the roots",
             Self::Hearing => "it is not known how the sidecars of other replicas stand to the roots",
+            Self::Keys => "the Secret with the authority's keys may not hold those that are in force",
+            Self::RootsMap => {
+                "pods of a namespace may not have the roots, without which their sidecars do not start"
+            }
         }
     }
 
@@ -73,6 +81,9 @@ impl Doing {
             Self::Roots => "no root can be exchanged meanwhile",
             Self::Telling | Self::Hearing => {
                 "see that the folder of --state is there, can be written and has room"
+            }
+            Self::Keys | Self::RootsMap => {
+                "it is tried again; see that the API server lets this account do it"
             }
         }
     }

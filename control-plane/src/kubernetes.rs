@@ -10,15 +10,19 @@
 //! long as this process runs.
 
 mod attest;
+mod authority;
 mod custom;
 mod debounce;
 mod index;
 mod objects;
+mod roots;
 mod source;
 mod table;
 mod watch;
 
 pub use attest::TokenReviews;
+pub use authority::{Keys, KeysError};
 pub use custom::Custom;
 pub use index::{Index, Kinds};
-pub use source::{Source, SourceError};
+pub use roots::RootsWriter;
+pub use source::{Source, SourceError, connect};

@@ -25,7 +25,7 @@ use crate::identity::{
     Alive, AliveError, Attest, FORGET_EVERY, Folder, FolderError, Tokens, TokensError, Trust, TrustError,
     Used,
 };
-use crate::kubernetes::SourceError;
+use crate::kubernetes::{KeysError, SourceError};
 use crate::lifecycle::Lifecycle;
 use crate::log::Log;
 use crate::metrics::{Counts, Metrics};
@@ -47,6 +47,9 @@ pub enum RunError {
     /// There is no cluster.
     #[error(transparent)]
     Cluster(#[from] SourceError),
+    /// The cluster does not have the keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// There is no one source.
     #[error(transparent)]
     Sources(#[from] SourcesError),
@@ -144,7 +147,7 @@ impl Process {
         let signals = signals()?;
         let (store, lifecycle, metrics) = (Arc::new(Store::default()), Lifecycle::default(), Metrics::new());
         // Nothing is made for what does not start.
-        let found = Found::of(args)?;
+        let found = Found::of(args).await?;
         let sidecars = Arc::new(Sidecars::new(metrics.counts.clone()));
         let state = State::open(args, &store, &sidecars)?;
         let standing = Standings::default();

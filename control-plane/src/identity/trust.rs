@@ -143,6 +143,37 @@ impl Trust {
         }
     }
 
+    /// Has a folder hold what is kept elsewhere, before [`Trust::open`].
+    ///
+    /// # Errors
+    /// When it cannot be used, is another mesh's, or the folder cannot be written.
+    pub fn bring(folder: &Folder, trust_domain: &str, text: &str) -> Result<(), TrustError> {
+        let roots = read(folder, trust_domain, text)?;
+        let lock = folder.lock()?;
+        Ok(lock.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?)
+    }
+
+    /// What is in force, as it is kept.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn text(&self) -> Result<String, TrustError> {
+        Ok(self.roots().to_json(&self.trust_domain)?)
+    }
+
+    /// Takes over what is kept elsewhere. True when that is another thing than is in force.
+    ///
+    /// # Errors
+    /// When it cannot be used or kept here. What was in force stays.
+    pub fn adopt(&self, text: &str) -> Result<bool, TrustError> {
+        if text == self.text()? {
+            return Ok(false);
+        }
+        let roots = read(&self.folder, &self.trust_domain, text)?;
+        self.change(|_| Ok(roots))?;
+        Ok(true)
+    }
+
     /// The mesh.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
@@ -225,7 +256,7 @@ impl Trust {
     pub fn reload(&self) -> Result<bool, TrustError> {
         let replacing = self.replacing.lock();
         let text = self.folder.read(FILE)?.unwrap_or_default();
-        if text == self.roots().to_json(&self.trust_domain)? {
+        if text == self.text()? {
             return Ok(false);
         }
         let roots = read(&self.folder, &self.trust_domain, &text)?;

@@ -20,7 +20,6 @@ use crate::source::{Standing, Standings};
 
 /// A cluster that is watched for as long as this lives.
 pub struct Source {
-    client: Client,
     index: Arc<Mutex<Index>>,
     synced: watch::Receiver<bool>,
     _tasks: JoinSet<()>,
@@ -45,21 +44,25 @@ pub enum SourceError {
     Client(#[source] kube::Error),
 }
 
+/// A connection to the API server, as a pod or `KUBECONFIG` says it. That nobody answers is no error yet.
+///
+/// # Errors
+/// When neither says it, or what they say is of no use.
+pub async fn connect() -> Result<Client, SourceError> {
+    let config = Config::infer().await.map_err(SourceError::Unknown)?;
+    tracing::info!(server = %config.cluster_url, "the source is a cluster");
+    Client::try_from(config).map_err(SourceError::Client)
+}
+
 impl Source {
     /// Watches these namespaces, or all of them where none is named. Nothing is pushed before
     /// [`Source::synced`].
-    ///
-    /// # Errors
-    /// When it is not known how to reach the API server. That it does not answer is no error.
-    pub async fn start(
+    pub fn start(
+        client: &Client,
         namespaces: &[String],
         rollouts: &Arc<Rollouts>,
         standing: &Standings,
-    ) -> Result<Self, SourceError> {
-        let config = Config::infer().await.map_err(SourceError::Unknown)?;
-        let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).map_err(SourceError::Client)?;
-        tracing::info!(server, ?namespaces, "watching a cluster");
+    ) -> Self {
         let scopes: Vec<Scope> = match namespaces {
             [] => vec![Scope::All],
             some => some.iter().cloned().map(Scope::Namespace).collect(),
@@ -67,7 +70,7 @@ impl Source {
         let (to, news) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         for scope in &scopes {
-            super::watch::start(&client, scope, &mut tasks, &to);
+            super::watch::start(client, scope, &mut tasks, &to);
         }
         let index = Arc::new(Mutex::new(Index::new(scopes)));
         let (is_synced, synced) = watch::channel(false);
@@ -80,12 +83,11 @@ impl Source {
             is_synced,
         };
         tasks.spawn(taking.until_ended(news));
-        Ok(Self {
-            client,
+        Self {
             index,
             synced,
             _tasks: tasks,
-        })
+        }
     }
 
     /// Becomes true when all that the cluster holds is pushed.
@@ -96,11 +98,6 @@ impl Source {
     /// What is known of the cluster.
     pub fn index(&self) -> Arc<Mutex<Index>> {
         Arc::clone(&self.index)
-    }
-
-    /// The connection to the API server.
-    pub fn client(&self) -> Client {
-        self.client.clone()
     }
 }
 

@@ -1,33 +1,56 @@
-//! The source of a run, whichever it is.
+//! The source of a run, whichever it is, and what else of the run differs with it.
 
 use std::sync::Arc;
+
+use tokio::task::JoinSet;
 
 use super::{RunError, State};
 use crate::config::{self, RunArgs};
 use crate::files::{self, Files};
 use crate::identity::{Attest, Bootstrap};
-use crate::kubernetes;
+use crate::kubernetes::{Keys, RootsWriter, Source, TokenReviews, connect};
 use crate::metrics::Metrics;
 use crate::source::Standings;
 
 /// The source, which is watched for as long as this lives.
 pub(super) enum Watched {
     Files { _files: Box<Files> },
-    Cluster(Box<kubernetes::Source>),
+    Cluster(Box<Cluster>),
+}
+
+/// A cluster, and what is written there.
+pub(super) struct Cluster {
+    client: kube::Client,
+    source: Source,
+    _tasks: JoinSet<()>,
 }
 
 /// A source that is good, as far as that can be told before it is watched.
 pub(super) enum Found {
     Files(Box<files::Found>),
-    Cluster(Vec<String>),
+    Cluster {
+        client: kube::Client,
+        namespaces: Vec<String>,
+        keys: Box<Keys>,
+    },
 }
 
 impl Found {
-    pub(super) fn of(args: &RunArgs) -> Result<Self, RunError> {
-        Ok(match args.sources()? {
-            config::Sources::Files(paths) => Self::Files(Box::new(Files::read(paths)?)),
-            config::Sources::Kubernetes(namespaces) => Self::Cluster(namespaces),
-        })
+    /// Nothing is made yet, but for keys that are brought to the state folder.
+    pub(super) async fn of(args: &RunArgs) -> Result<Self, RunError> {
+        match args.sources()? {
+            config::Sources::Files(paths) => Ok(Self::Files(Box::new(Files::read(paths)?))),
+            config::Sources::Kubernetes(namespaces) => {
+                let client = connect().await?;
+                let mut keys = Keys::new(&client);
+                keys.fetch(&args.mesh.state, &args.mesh.trust_domain).await?;
+                Ok(Self::Cluster {
+                    client,
+                    namespaces,
+                    keys: Box::new(keys),
+                })
+            }
+        }
     }
 
     pub(super) async fn watch(
@@ -37,15 +60,32 @@ impl Found {
         metrics: &Metrics,
     ) -> Result<Watched, RunError> {
         let (rollouts, counts) = (&state.rollouts, metrics.counts.clone());
-        Ok(match self {
-            Self::Files(found) => Watched::Files {
-                _files: Box::new(Files::start(*found, rollouts, &state.folder, standing, counts)?),
-            },
-            Self::Cluster(namespaces) => {
-                let cluster = kubernetes::Source::start(&namespaces, rollouts, standing).await?;
-                Watched::Cluster(Box::new(cluster))
+        match self {
+            Self::Files(found) => {
+                let files = Files::start(*found, rollouts, &state.folder, standing, counts)?;
+                Ok(Watched::Files {
+                    _files: Box::new(files),
+                })
             }
-        })
+            Self::Cluster {
+                client,
+                namespaces,
+                mut keys,
+            } => {
+                keys.keep(&state.trust).await?;
+                let source = Source::start(&client, &namespaces, rollouts, standing);
+                let (trust, faults) = (&state.trust, &state.faults);
+                let roots = RootsWriter::new(client.clone(), Arc::clone(trust), Arc::clone(faults));
+                let mut tasks = JoinSet::new();
+                tasks.spawn(roots.keep(namespaces));
+                tasks.spawn(keys.follow(Arc::clone(trust), Arc::clone(faults)));
+                Ok(Watched::Cluster(Box::new(Cluster {
+                    client,
+                    source,
+                    _tasks: tasks,
+                })))
+            }
+        }
     }
 }
 
@@ -56,7 +96,7 @@ impl Watched {
             Self::Files { .. } => {
                 Arc::new(Bootstrap::new(Arc::clone(&state.tokens), Arc::clone(&state.used)))
             }
-            Self::Cluster(cluster) => Arc::new(kubernetes::TokenReviews::new(cluster.client())),
+            Self::Cluster(cluster) => Arc::new(TokenReviews::new(cluster.client.clone())),
         }
     }
 
@@ -64,7 +104,7 @@ impl Watched {
     pub(super) async fn synced(&self) {
         if let Self::Cluster(cluster) = self {
             // It does not end before this does.
-            drop(cluster.synced().wait_for(|synced| *synced).await);
+            drop(cluster.source.synced().wait_for(|synced| *synced).await);
         }
     }
 }

@@ -31,6 +31,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Tell whom the mesh trusts.
     Trust(TrustArgs),
+    /// Print the custom resource definitions, as `kubectl apply --server-side -f -` takes them.
+    Crds,
 }
 
 /// How to run.

@@ -1,11 +1,14 @@
-//! `check`, `token` and `trust`: what documents and the state say, without running anything.
+//! `check`, `token`, `trust` and `crds`: what documents, the state and the program itself say, without running
+//! anything.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use jitney_api::push::{meant, resources, strays};
-use jitney_api::{Diagnostic, Documents, Sources, Workload, check_pushed};
+use jitney_api::{
+    Diagnostic, Documents, Sources, Workload, check_pushed, custom_resource_definitions, to_yaml,
+};
 
 use crate::config::{CheckArgs, Mesh, TokenArgs};
 use crate::files::known;
@@ -104,6 +107,17 @@ pub fn print_roots(mesh: &Mesh) -> Result<ExitCode, InquireError> {
     }
     let trust = Trust::open(&state, &mesh.trust_domain, now)?;
     write!(io::stdout(), "{}", trust.roots().pem())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the custom resource definitions, each as a document of one YAML stream.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn print_definitions() -> Result<ExitCode, InquireError> {
+    let documents = custom_resource_definitions().into_iter();
+    let documents: Vec<_> = documents.map(|(_, definition)| to_yaml(&definition)).collect();
+    write!(io::stdout(), "{}", documents.join("---\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

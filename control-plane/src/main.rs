@@ -19,6 +19,7 @@ fn main() -> ExitCode {
             let TrustCommand::Roots(mesh) = args.what;
             inquire::print_roots(&mesh).map_err(|error| error.to_string())
         }
+        Command::Crds => inquire::print_definitions().map_err(|error| error.to_string()),
     };
     ended.unwrap_or_else(|error| {
         // Nobody is left to be told that this cannot be written.

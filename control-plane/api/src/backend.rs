@@ -9,6 +9,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{Ignored, Metadata};
+use crate::schema::rules;
 use crate::{Duration, Mtls};
 
 /// A named destination.
@@ -35,13 +36,14 @@ pub struct Backend {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendSpec {
     /// Addresses as `host:port`, an IPv6 address in brackets; or maps of an address and where it is.
-    #[schemars(length(min = 1, max = 1000))]
+    #[schemars(length(min = 1, max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub endpoints: Vec<BackendEndpoint>,
     /// The protocol.
     #[serde(default)]
     pub protocol: Protocol,
     /// The longest that a connection may take to come about.
     #[serde(default = "connect_timeout")]
+    #[schemars(extend("x-kubernetes-validations" = [rules::some_time()]))]
     pub connect_timeout: Duration,
     /// Whether calls from sidecars to its endpoints are secured: `Permissive` secures them where a Listener's
     /// address is the endpoint, or `workload` says whose sidecars answer.
@@ -50,18 +52,21 @@ pub struct BackendSpec {
     /// Whose sidecars answer at the endpoints. Default: those of the Listener that has such an address; with
     /// `mtls: Strict` those of the workload that has the backend's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = rules::SEGMENT), length(max = 253))]
     pub workload: Option<String>,
 }
 
 /// One address of a backend. Written as a text when nothing is said of it.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("type" = ["string", "object"]))]
+#[schemars(extend("type" = ["string", "object"], "pattern" = rules::ENDPOINT))]
 pub struct BackendEndpoint {
     /// `host:port`; an IPv6 address in brackets.
+    #[schemars(regex(pattern = rules::ENDPOINT))]
     pub address: String,
     /// The zone that it is in, as its callers' sidecars call theirs (`--zone`). Default: in none that they know.
     #[serde(default)]
+    #[schemars(length(min = 1, max = 253))]
     pub zone: Option<String>,
 }
 

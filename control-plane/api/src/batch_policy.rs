@@ -4,12 +4,14 @@ mod batching;
 mod codec;
 mod detour;
 mod matching;
+mod status;
 mod traffic;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{Ignored, Metadata};
+use crate::schema::rules::{self, rule};
 
 pub use batching::{
     BatchSettings, Dispatch, Identity, Isolate, KeySettings, OnFailure, Order, Replay, WindowBounds,
@@ -17,6 +19,10 @@ pub use batching::{
 pub use codec::{CodecSettings, JsonArraySettings, JsonRpcSettings, KeyedGetSettings, Missing};
 pub use detour::{BackendRef, FaultAbort, FaultDelay, FaultInjection, MirrorRef, RequestMirror};
 pub use matching::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
+pub use status::{
+    AncestorRef, AncestorStatus, BatchPolicyStatus, CONTROLLER_NAME, Condition, ConditionStatus,
+    ConditionType, Reason, Rejection, SidecarStatus,
+};
 pub use traffic::{
     AdaptiveConcurrency, CircuitBreaker, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry,
     RetryBudget, RetryCondition, Timeouts, Traffic, TrafficDistribution,
@@ -35,19 +41,34 @@ pub struct BatchPolicy {
     pub metadata: Metadata,
     /// What the policy says.
     pub spec: BatchPolicySpec,
-    /// Written by the control plane; not read.
+    /// What became of it. Written by the control plane; not read.
     #[serde(default, skip_serializing)]
-    #[schemars(skip)]
+    #[schemars(with = "Option<BatchPolicyStatus>")]
     pub status: Ignored,
 }
 
 /// What a policy says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "!has(self.targetRefs) || !has(self.traffic) || !has(self.traffic.requestMirror) || \
+         !self.targetRefs.exists(target, target.kind in ['Service', 'Backend'] && \
+         target.name == self.traffic.requestMirror.backendRef.name)",
+        "expected another backend than the target",
+    )
+    .at(".traffic.requestMirror.backendRef.name"),
+]))]
 pub struct BatchPolicySpec {
     /// What the policy is for, at most 16. May be left out where there is one backend only.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
+        rule(
+            "self.all(one, self.exists_one(other, one.kind == other.kind && one.name == other.name && \
+             (has(one.sectionName) ? one.sectionName : '') == (has(other.sectionName) ? other.sectionName : '')))",
+            "found one of them a second time, expected it once",
+        ),
+    ]))]
     pub target_refs: Vec<TargetRef>,
     /// Whether calls are merged.
     #[serde(default)]
@@ -55,8 +76,14 @@ pub struct BatchPolicySpec {
     /// Which sidecar batches.
     #[serde(default)]
     pub placement: Placement,
-    /// Rules, of which the first that matches a call wins. A call that none matches passes through.
+    /// Rules, of which the first that matches a call wins, at most 256. A call that none matches passes through.
     #[serde(default)]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
+        rule(
+            "self.all(one, !has(one.name) || self.exists_one(other, has(other.name) && other.name == one.name))",
+            "found a name a second time, expected one of its own",
+        ),
+    ]))]
     pub routes: Vec<RouteRule>,
     /// How the target's traffic is treated, batched or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,18 +96,29 @@ pub struct BatchPolicySpec {
 /// What a policy is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "!has(self.group) || self.group == (self.kind == 'Service' ? '' : self.kind == 'Backend' ? 'jitney.dev' : \
+         'gateway.networking.k8s.io')",
+        "expected \"\" for kind: Service, jitney.dev for Backend, gateway.networking.k8s.io for HTTPRoute and GRPCRoute",
+    )
+    .at(".group"),
+]))]
 pub struct TargetRef {
     /// API group of the kind; may be left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub group: Option<String>,
     /// `Service`, `HTTPRoute` or `GRPCRoute` in Kubernetes, `Backend` in files. In files a Service
     /// is the Backend of the same name.
     #[serde(default)]
     pub kind: TargetKind,
     /// Its name.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// A port of a Service or a rule of a route, by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub section_name: Option<String>,
 }
 
@@ -156,9 +194,11 @@ const fn all_sidecars() -> u32 {
 /// One rule: which calls, and how they merge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = rules::route()))]
 pub struct RouteRule {
     /// The rule's name in metrics and logs, unique within the policy. Default: its position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = rules::LABEL), length(max = 63))]
     pub name: Option<String>,
     /// Which calls the rule is for; all that is named must fit. Default: every call.
     #[serde(default, rename = "match")]

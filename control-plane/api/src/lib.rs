@@ -46,7 +46,7 @@ pub use listener::{Forwarded, HeaderRules, Listener, ListenerSpec, NotAPseudonym
 pub use mtls::{InboundMtls, Mtls, PortMtls};
 pub use ports::{BadPorts, Ports};
 pub use runtime::{Runtime, RuntimeSpec};
-pub use schema::json_schemas;
+pub use schema::{custom_resource_definitions, json_schemas, to_yaml};
 pub use sources::{MAX_FILE_BYTES, Source, Sources};
 pub use units::{BadLevel, ByteSize, Duration, LogLevel};
 pub use watch::{Reading, Watch};

@@ -24,6 +24,7 @@ pub struct InboundMtls {
     /// On these, in its place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"]))]
     pub ports: Vec<PortMtls>,
 }
 

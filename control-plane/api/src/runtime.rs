@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::core_mode;
 use crate::document::{Ignored, Metadata};
+use crate::schema::rules;
 use crate::{Authorization, Duration, InboundMtls, Mode, Mtls, WindowBounds};
 
 /// What changes in the sidecars of a workload while they run. It has the workload's name; a lone sidecar
@@ -38,6 +39,7 @@ pub struct RuntimeSpec {
     /// What is logged: a level, or levels by target as in `info,jitney_proxy=debug`. Default: what the
     /// sidecar was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-validations" = [rules::log_level()]))]
     pub log_level: Option<String>,
     /// The most that any route does: with `Shadow` none merges calls, with `Disabled` none looks at them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +50,7 @@ pub struct RuntimeSpec {
     pub max_size: Option<usize>,
     /// The longest that a call of any route may wait for companions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [rules::wait()]))]
     pub timeout: Option<Duration>,
     /// How many batches of any route may be in flight, in place of what the route says.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,7 +15,7 @@ use crate::route::{Head, Route};
 
 pub use bypass::head_bypass;
 pub use describe::{Description, describe};
-pub use fields::{CLIENT_ID, CREDENTIALS, KeyRules, KeyRulesError, Sharing, is_credential};
+pub use fields::{CLIENT_ID, CREDENTIALS, ESSENTIAL, KeyRules, KeyRulesError, Sharing, is_credential};
 
 /// A key, in a buffer that is cleared and used again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

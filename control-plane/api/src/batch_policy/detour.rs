@@ -4,12 +4,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Duration;
+use crate::schema::rules::{self, rule};
 
 /// A backend that gets a share of the calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendRef {
     /// Name of a Backend in the policy's namespace; the target's own takes part only if it is named, too.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Its part of the sum of all weights, 0 to 1,000,000; 0: none.
     #[serde(default = "one")]
@@ -34,12 +36,16 @@ pub struct RequestMirror {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MirrorRef {
     /// Name of a Backend in the policy's namespace, other than the target.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
 /// Calls that wait or fail on purpose, to see what their callers make of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule("has(self.delay) || has(self.abort)", "found neither delay nor abort, expected at least one"),
+]))]
 pub struct FaultInjection {
     /// Calls that wait before they go on, no longer than they may take: then 504. At most 10,000 at one
     /// time, others do not wait. Default: none.
@@ -55,6 +61,7 @@ pub struct FaultInjection {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FaultDelay {
     /// How long, above 0 and at most 1h.
+    #[schemars(extend("x-kubernetes-validations" = [rules::some_time(), rules::wait()]))]
     pub fixed_delay: Duration,
     /// Share of the calls, 0 to 100.
     #[serde(default = "all")]
@@ -65,6 +72,12 @@ pub struct FaultDelay {
 /// Calls that are answered and go nowhere; at least one of the two statuses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "has(self.httpStatus) || has(self.grpcStatus)",
+        "found neither httpStatus nor grpcStatus, expected at least one",
+    ),
+]))]
 pub struct FaultAbort {
     /// The status, 200 to 599. Default: what `grpcStatus` stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

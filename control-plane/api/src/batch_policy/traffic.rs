@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackendRef, FaultInjection, RequestMirror};
 use crate::Duration;
+use crate::schema::rules::{self, rule};
 
 /// How the target's traffic is treated, batched or not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,7 +36,13 @@ pub struct Traffic {
     /// rate limit is asked first. One hop: what a backend's own policy says here is not followed. The share of
     /// one that a sidecar knows nothing of stays with the target.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
+        rule(
+            "self.all(one, self.exists_one(other, other.name == one.name))",
+            "found a name a second time, expected it once",
+        ),
+        rule("self.exists(one, one.weight > 0)", "found no weight above 0, expected at least one"),
+    ]))]
     pub backend_refs: Option<Vec<BackendRef>>,
     /// Copies of the calls that come to the target, wherever these go, are sent to another backend, whose
     /// replies are thrown away. Default: none. A copy has the head of its call, host and credentials
@@ -55,6 +62,13 @@ pub struct Traffic {
 /// default: a call takes what it would take without a sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "self.request == duration('0s') || self.perTry <= self.request",
+        "expected at most timeouts.request",
+    )
+    .at(".perTry"),
+]))]
 pub struct Timeouts {
     /// The whole call, retries and waiting included; then 504. `0s`: no bound.
     pub request: Duration,
@@ -75,6 +89,7 @@ pub struct Retry {
     /// 503, 504), `5xx`, or a status; and of calls of gRPC `cancelled`, `deadline-exceeded`, `internal`,
     /// `resource-exhausted`, `unavailable`. A status or code also stands for errors that the caller would
     /// get with it; codes count in replies that are all head.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub on: Vec<RetryCondition>,
     /// The bound on retries over all calls.
     pub budget: RetryBudget,
@@ -95,7 +110,12 @@ impl Default for Retry {
 
 /// A condition's name, or a status as text or number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(extend("type" = ["string", "integer"]))]
+#[schemars(extend(
+    "type" = ["string", "integer"],
+    "pattern" = rules::RETRY_CONDITION,
+    "minimum" = 400,
+    "maximum" = 599
+))]
 pub struct RetryCondition(pub String);
 
 impl<'de> Deserialize<'de> for RetryCondition {
@@ -145,12 +165,22 @@ impl Default for RetryBudget {
 /// How an endpoint is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "self.type != 'ConsistentHash' || has(self.header)",
+        "expected the field that type: ConsistentHash hashes",
+    )
+    .at(".header"),
+    rule("self.type == 'ConsistentHash' || !has(self.header)", "expected it only with type: ConsistentHash")
+        .at(".header"),
+]))]
 pub struct LoadBalancer {
     /// The rule.
     #[serde(rename = "type")]
     pub kind: LoadBalancerType,
     /// With `ConsistentHash`, the field that is hashed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = rules::HEADER_NAME), length(max = 256))]
     pub header: Option<String>,
     /// Which endpoints come first, as for a Service of Kubernetes; by default all are alike. `PreferSameZone`:
     /// those in the sidecar's own zone (`--zone`), unless fewer than half of them are fit; one that rests or
@@ -197,6 +227,7 @@ pub struct CircuitBreaker {
     #[schemars(range(min = 0, max = 1))]
     pub success_rate: f64,
     /// How long an endpoint rests first, above 0; twice as long each time that follows soon, up to 5 minutes.
+    #[schemars(extend("x-kubernetes-validations" = [rules::some_time()]))]
     pub base_ejection_time: Duration,
 }
 
@@ -219,6 +250,9 @@ impl Default for CircuitBreaker {
 /// in flight until the head of its reply has come: what is streamed after that does not count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule("self.minConcurrency <= self.maxConcurrency", "expected at least minConcurrency").at(".maxConcurrency"),
+]))]
 pub struct AdaptiveConcurrency {
     /// The limit is never lower.
     #[schemars(range(min = 1))]
@@ -242,6 +276,7 @@ impl Default for AdaptiveConcurrency {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimit {
     /// Calls a second, above 0; at once, as many as one second brings.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub requests_per_second: f64,
     /// Who has a budget of their own.
     #[serde(default)]

@@ -1,11 +1,12 @@
-//! The committed schemas and the reference are what the types say. `JITNEY_UPDATE=1` writes them.
+//! The committed schemas, the reference and the chart of definitions are what the types say. `JITNEY_UPDATE=1`
+//! writes them.
 
 use std::fmt::Write;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::json_schemas;
+use super::{custom_resource_definitions, json_schemas, to_yaml};
 
 #[test]
 fn committed_schemas_are_current() {
@@ -26,6 +27,37 @@ fn the_reference_is_current() {
         rows(&mut text, &schema, &schema, "");
     }
     check_file("REFERENCE.md", &text);
+}
+
+#[test]
+fn the_chart_has_the_definitions() {
+    for (kind, definition) in custom_resource_definitions() {
+        let file = format!("../../charts/jitney-crds/templates/{}.yaml", kind.to_lowercase());
+        check_file(&file, &template(&definition));
+    }
+}
+
+/// A definition as the chart has it: kept when the chart goes, and with the chart's labels.
+fn template(definition: &Value) -> String {
+    let part = |name: &str| to_yaml(&json!({name: definition[name]}));
+    let name = definition["metadata"]["name"].as_str().unwrap();
+    let own = definition["metadata"]["labels"].as_object().into_iter().flatten();
+    let labels: String = own
+        .map(|(name, value)| format!("    {name}: {value}\n"))
+        .collect();
+    let head = format!(
+        "{{{{- /* Made from the types by the tests of jitney-api: do not edit by hand. */ -}}}}\n{}{}",
+        part("apiVersion"),
+        part("kind"),
+    );
+    let metadata = format!(
+        "metadata:\n  name: {name}\n  annotations:\n    helm.sh/resource-policy: keep\n    \
+         {{{{- with .Values.annotations }}}}\n    {{{{- toYaml . | nindent 4 }}}}\n    {{{{- end }}}}\n\
+         \x20 labels:\n{labels}    {{{{- include \"jitney-crds.labels\" . | nindent 4 }}}}\n"
+    );
+    let spec = part("spec");
+    assert!(!spec.contains("{{"), "helm would read it");
+    head + &metadata + &spec
 }
 
 /// Compares a committed file, or writes it when asked to.

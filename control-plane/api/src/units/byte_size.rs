@@ -89,6 +89,7 @@ impl JsonSchema for ByteSize {
             "type": ["integer", "string"],
             "minimum": 0,
             "pattern": r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$",
+            "maxLength": 30,
         })
     }
 }

@@ -144,4 +144,5 @@ pub const CREDENTIALS: [&str; 15] = [
     "x-forwarded-client-cert",
 ];
 
-const ESSENTIAL: [&str; 5] = ["host", "content-type", "content-encoding", "connection", "te"];
+/// Fields that say where a call goes or what its body is: part of every key.
+pub const ESSENTIAL: [&str; 5] = ["host", "content-type", "content-encoding", "connection", "te"];

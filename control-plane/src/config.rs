@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jitney_api::{LogLevel, Workload, is_trust_domain};
 
+use crate::inject::manifests::InjectArgs;
 use crate::log::Format;
 
 /// Tells the sidecars of a mesh what to do, and knows which of them does it.
@@ -33,6 +34,8 @@ pub enum Command {
     Trust(TrustArgs),
     /// Print the custom resource definitions, as `kubectl apply --server-side -f -` takes them.
     Crds,
+    /// Give the pods of Kubernetes manifests their sidecars: prints the manifests.
+    Inject(InjectArgs),
 }
 
 /// How to run.

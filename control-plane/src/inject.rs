@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 
 mod settings;
 
+// Who asks.
+pub mod manifests;
+
 // From the pod as it is, through what its annotations wish, to what changes.
 mod patch;
 mod sidecar;
@@ -18,6 +21,8 @@ use patch::Patch;
 /// A pod that is about to be made, or the template of such.
 #[derive(Clone, Copy, Debug)]
 pub struct Pod<'p> {
+    /// What to call it where something is wrong with it.
+    pub called: &'p str,
     /// Its `metadata`; a template may be without.
     pub metadata: &'p Value,
     /// Its `spec`.
@@ -80,7 +85,7 @@ pub enum Left {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// An annotation, or the label, says what nobody understands.
-    #[error("pod {pod}: {name}: found {value:?}, expected {expected}")]
+    #[error("{pod}: {name}: found {value:?}, expected {expected}")]
     Wish {
         /// Whose it is.
         pod: String,
@@ -92,7 +97,7 @@ pub enum Refused {
         expected: String,
     },
     /// It has something of its own by a name of the sidecar's.
-    #[error("pod {pod}: {field}: {name:?} is a name of the sidecar's: give it another")]
+    #[error("{pod}: {field}: {name:?} is a name of the sidecar's: give it another")]
     Name {
         /// Whose it is.
         pod: String,
@@ -103,7 +108,7 @@ pub enum Refused {
     },
     /// Whoever runs as the sidecar's user is not redirected.
     #[error(
-        "pod {pod}: {field}: {USER} is the sidecar's user, whose connections go past the sidecar: take another"
+        "{pod}: {field}: {USER} is the sidecar's user, whose connections go past the sidecar: take another"
     )]
     User {
         /// Whose it is.
@@ -112,7 +117,7 @@ pub enum Refused {
         field: String,
     },
     /// It is no pod.
-    #[error("pod {pod}: {field}: expected {expected}")]
+    #[error("{pod}: {field}: expected {expected}")]
     NoPod {
         /// What is known of it.
         pod: String,
@@ -158,14 +163,6 @@ pub fn inject(pod: Pod<'_>, asked: Asked, settings: &SettingsArgs) -> Result<Dec
 }
 
 impl Pod<'_> {
-    /// Namespace and name, as far as there are any yet.
-    pub fn name(&self) -> String {
-        let text = |field| self.metadata.get(field).and_then(Value::as_str);
-        let name = text("name").map(str::to_owned);
-        let name = name.or_else(|| text("generateName").map(|start| format!("{start}*")));
-        format!("{}/{}", self.namespace, name.as_deref().unwrap_or("?"))
-    }
-
     /// All that runs in it, with where it is written.
     fn containers(&self) -> impl Iterator<Item = (&'static str, &Value)> {
         let of = |field| list(self.spec, field).iter().map(move |one| (field, one));
@@ -174,7 +171,7 @@ impl Pod<'_> {
 
     fn check(&self) -> Result<(), Refused> {
         let none = |field, expected| {
-            let pod = self.name();
+            let pod = self.called.to_owned();
             Err(Refused::NoPod { pod, field, expected })
         };
         if !self.spec.is_object() {
@@ -212,7 +209,7 @@ fn settled(pod: Pod<'_>, settings: &SettingsArgs) -> Option<Left> {
     if pod.containers().any(|(_, one)| one["name"] == PROXY) {
         return Some(Left::Already);
     }
-    if pod.namespace == settings.namespace || pod.namespace == CLUSTER_NAMESPACE {
+    if pod.namespace == settings.control_plane_namespace || pod.namespace == CLUSTER_NAMESPACE {
         return Some(Left::Namespace);
     }
     if pod.spec["hostNetwork"] == true {
@@ -224,7 +221,7 @@ fn settled(pod: Pod<'_>, settings: &SettingsArgs) -> Option<Left> {
 
 fn check_names(pod: Pod<'_>) -> Result<(), Refused> {
     let taken = |field, name| {
-        let pod = pod.name();
+        let pod = pod.called.to_owned();
         Err(Refused::Name { pod, field, name })
     };
     if let Some((field, _)) = pod.containers().find(|(_, one)| one["name"] == REDIRECT) {
@@ -242,7 +239,7 @@ fn check_users(pod: Pod<'_>) -> Result<(), Refused> {
     let is_ours = |of: &Value| of["securityContext"]["runAsUser"] == USER;
     let refused = |field: String| {
         Err(Refused::User {
-            pod: pod.name(),
+            pod: pod.called.to_owned(),
             field: format!("{field}securityContext.runAsUser"),
         })
     };
@@ -257,16 +254,12 @@ fn check_users(pod: Pod<'_>) -> Result<(), Refused> {
 
 fn warnings(pod: Pod<'_>, wishes: &Wishes) -> Vec<String> {
     let unknown = wishes.unknown.iter();
-    let unknown = unknown.map(|name| {
-        format!(
-            "pod {}: annotation {name} means nothing to the sidecar",
-            pod.name()
-        )
-    });
+    let unknown =
+        unknown.map(|name| format!("{}: annotation {name} means nothing to the sidecar", pod.called));
     let ports = pod.containers().flat_map(|(_, one)| list(one, "ports"));
     let taken = ports.filter_map(|port| port["containerPort"].as_u64());
     let taken = taken.filter(|port| [ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT].contains(port));
-    let taken = taken.map(|port| format!("pod {}: port {port} is the sidecar's", pod.name()));
+    let taken = taken.map(|port| format!("{}: port {port} is the sidecar's", pod.called));
     unknown.chain(taken).take(WARNINGS_MAX).collect()
 }
 

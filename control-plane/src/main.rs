@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use jitney_control_plane::config::{Cli, Command, TrustCommand};
+use jitney_control_plane::inject::manifests;
 use jitney_control_plane::{inquire, run};
 
 #[global_allocator]
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map_err(|error| error.to_string()),
         Command::Token(args) => inquire::print_token(&args).map_err(|error| error.to_string()),
         Command::Check(args) => inquire::check_files(&args).map_err(|error| error.to_string()),
+        Command::Inject(args) => manifests::inject(&args).map_err(|error| error.to_string()),
         Command::Trust(args) => {
             let TrustCommand::Roots(mesh) = args.what;
             inquire::print_roots(&mesh).map_err(|error| error.to_string())

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use jitney_control_plane::config as plane;
+use jitney_control_plane::inject::manifests;
 use jitney_control_plane::inquire;
 use jitney_proxy::config::{Cli, Command};
 
@@ -204,6 +205,7 @@ pub fn be_control_plane(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
             Ok(inquire::print_roots(&mesh)?)
         }
         plane::Command::Check(arguments) => Ok(inquire::check_files(&arguments)?),
+        plane::Command::Inject(arguments) => Ok(manifests::inject(&arguments)?),
     }
 }
 

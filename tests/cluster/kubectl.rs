@@ -80,6 +80,27 @@ pub(crate) fn refused(object: &Value) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
+/// What the server would make of manifests, YAML or JSON, if they were created.
+#[track_caller]
+pub(crate) fn dry_run(manifests: &str) -> Vec<Value> {
+    let arguments = [
+        "create",
+        "--dry-run=server",
+        "--output",
+        "json",
+        "--filename",
+        "-",
+    ];
+    let printed = succeeded(fed(&arguments, manifests));
+    let objects = serde_json::Deserializer::from_str(&printed).into_iter();
+    let objects: Vec<Value> = objects.map(Result::unwrap).collect();
+    let items = |object: Value| match object["items"].as_array() {
+        Some(items) => items.clone(),
+        None => vec![object],
+    };
+    objects.into_iter().flat_map(items).collect()
+}
+
 /// Objects as they are now: what `kubectl get` gives for `arguments`.
 #[track_caller]
 pub(crate) fn get(arguments: &[&str]) -> Value {
@@ -101,15 +122,20 @@ fn bounded() -> Command {
 }
 
 fn try_apply(object: &Value) -> Output {
+    fed(&["apply", "--filename", "-"], &object.to_string())
+}
+
+/// Runs `kubectl` with something to read.
+fn fed(arguments: &[&str], input: &str) -> Output {
     let mut kubectl = bounded()
-        .args(["apply", "--filename", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut stdin = kubectl.stdin.take().unwrap();
-    stdin.write_all(object.to_string().as_bytes()).unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);
     kubectl.wait_with_output().unwrap()
 }

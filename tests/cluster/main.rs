@@ -5,12 +5,14 @@
 )]
 
 mod kubectl;
+mod programs;
 
 // Without a cluster.
 mod images;
 
 // With an API server.
 mod api;
+mod inject;
 
 // With a node.
 mod node;

@@ -19,8 +19,9 @@ pub struct SettingsArgs {
 
     /// The namespace of the control plane, whose pods get no sidecars: they ask jitney-control-plane there, on
     /// port 15010.
-    #[arg(long, env = "JITNEY_NAMESPACE", value_name = "NAME", default_value = "jitney-system", value_parser = namespace)]
-    pub namespace: String,
+    #[arg(long, env = "JITNEY_CONTROL_PLANE_NAMESPACE", value_name = "NAME",
+          default_value = "jitney-system", value_parser = namespace)]
+    pub control_plane_namespace: String,
 
     /// What a sidecar asks for.
     #[command(flatten)]
@@ -52,7 +53,10 @@ pub struct ResourceArgs {
 impl SettingsArgs {
     /// Where sidecars find the control plane.
     pub(crate) fn control_plane(&self) -> String {
-        format!("https://jitney-control-plane.{}.svc:15010", self.namespace)
+        format!(
+            "https://jitney-control-plane.{}.svc:15010",
+            self.control_plane_namespace
+        )
     }
 }
 
@@ -63,7 +67,8 @@ fn image(text: &str) -> Result<String, String> {
     })
 }
 
-fn namespace(text: &str) -> Result<String, String> {
+/// The name of a namespace: a label of DNS (RFC 1123).
+pub(crate) fn namespace(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label = (1..=63).contains(&text.len()) && text.bytes().all(allowed);
     (is_label && !text.starts_with('-') && !text.ends_with('-'))

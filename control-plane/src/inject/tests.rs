@@ -33,6 +33,7 @@ fn annotated(name: &str, value: &str) -> Value {
 
 fn decided(pod: &Value, asked: Asked) -> Result<Decision, Refused> {
     let pod = Pod {
+        called: "pod shop/users-7",
         metadata: &pod["metadata"],
         spec: &pod["spec"],
         namespace: "shop",
@@ -115,6 +116,7 @@ fn pods_that_cannot_do_with_one_are_left() {
     let of = pod(&json!({"metadata": {"labels": {INJECT: "enabled"}}}));
     for namespace in ["kube-system", "jitney-system"] {
         let pod = Pod {
+            called: "pod users-7",
             metadata: &of["metadata"],
             spec: &of["spec"],
             namespace,
@@ -245,8 +247,8 @@ fn what_nobody_understands_is_refused_by_name() {
         r#"pod shop/users-7: jitney.dev/log-level: found "loud", expected a level, or levels by target as in info,jitney_proxy=debug"#,
     );
     refused(
-        &pod(&json!({"metadata": {"name": null, "generateName": "users-", "labels": {INJECT: "yes"}}})),
-        r#"pod shop/users-*: jitney.dev/inject: found "yes", expected enabled or disabled"#,
+        &pod(&json!({"metadata": {"labels": {INJECT: "yes"}}})),
+        r#"pod shop/users-7: jitney.dev/inject: found "yes", expected enabled or disabled"#,
     );
 }
 
@@ -270,7 +272,7 @@ fn what_would_not_work_is_refused() {
         &pod(&json!({"spec": {"containers": [{"name": "users", "securityContext": as_us}]}})),
         &format!("pod shop/users-7: containers[users].securityContext.runAsUser: 2102 {past}"),
     );
-    refused(&json!({}), "pod shop/?: spec: expected a map");
+    refused(&json!({}), "pod shop/users-7: spec: expected a map");
     refused(
         &pod(&json!({"spec": {"containers": {}, "volumes": 1}})),
         "pod shop/users-7: containers: expected a list of maps",
@@ -299,12 +301,17 @@ fn what_is_odd_is_told() {
 
 #[test]
 fn flags_are_checked() {
-    let set = settings(&["--proxy-image", "example.org/p@sha256:0", "--namespace", "mesh"]);
+    let set = settings(&[
+        "--proxy-image",
+        "example.org/p@sha256:0",
+        "--control-plane-namespace",
+        "mesh",
+    ]);
     assert_eq!(set.control_plane(), "https://jitney-control-plane.mesh.svc:15010");
     for bad in [
         ["--proxy-image", ""],
         ["--proxy-image", "a b"],
-        ["--namespace", "Mesh"],
+        ["--control-plane-namespace", "Mesh"],
         ["--proxy-cpu-limit", "1 core"],
     ] {
         let line = std::iter::once("inject").chain(bad);

@@ -146,7 +146,7 @@ fn mode(text: &str) -> Option<Mode> {
 
 fn refused(pod: Pod<'_>, name: &str, value: &str, expected: &str) -> Refused {
     Refused::Wish {
-        pod: pod.name(),
+        pod: pod.called.to_owned(),
         name: name.to_owned(),
         value: value.chars().take(SHOWN_MAX).collect(),
         expected: expected.to_owned(),

@@ -22,6 +22,10 @@ pub enum Doing {
     Keys,
     /// To have the roots in every namespace.
     RootsMap,
+    /// To tell on policies who runs them.
+    Status,
+    /// To be the only one who does.
+    Lease,
 }
 
 /// What does not go on, and why.
@@ -66,6 +70,8 @@ impl Doing {
             Self::Telling => "other replicas are not told how the sidecars stand to the roots",
             Self::Hearing => "it is not known how the sidecars of other replicas stand to the roots",
             Self::Keys => "the Secret with the authority's keys may not hold those that are in force",
+            Self::Status => "the status of policies is not what it was found to be",
+            Self::Lease => "it is not known which replica writes the status of policies",
             Self::RootsMap => {
                 "pods of a namespace may not have the roots, without which their sidecars do not start"
             }
@@ -82,7 +88,7 @@ impl Doing {
             Self::Telling | Self::Hearing => {
                 "see that the folder of --state is there, can be written and has room"
             }
-            Self::Keys | Self::RootsMap => {
+            Self::Keys | Self::RootsMap | Self::Status | Self::Lease => {
                 "it is tried again; see that the API server lets this account do it"
             }
         }

@@ -17,7 +17,9 @@ mod index;
 mod objects;
 mod roots;
 mod source;
+mod status;
 mod table;
+mod verdict;
 mod watch;
 
 pub use attest::TokenReviews;
@@ -26,3 +28,4 @@ pub use custom::Custom;
 pub use index::{Index, Kinds};
 pub use roots::RootsWriter;
 pub use source::{Source, SourceError, connect};
+pub use status::StatusWriter;

@@ -151,7 +151,8 @@ impl Process {
         let sidecars = Arc::new(Sidecars::new(metrics.counts.clone()));
         let state = State::open(args, &store, &sidecars)?;
         let standing = Standings::default();
-        let source = found.watch(&state, &standing, &metrics).await?;
+        let mut source = found.watch(&state, &standing, &metrics).await?;
+        source.write_status(&store, &sidecars, &standing, &state.faults);
         let tls = Arc::new(Tls::new(&state.trust, SystemTime::now())?);
         store.replace_part(Part::Trust, vec![state.trust.pushed()], Instant::now());
         let (findings, handshakes) = (Arc::new(Findings::default()), Arc::<Handshakes>::default());

@@ -38,6 +38,8 @@ pub struct Sidecars {
     numbers: AtomicU64,
     /// Counts what may change how they stand to the roots.
     revision: AtomicU64,
+    /// Counts what may change how they stand to anything.
+    activity: AtomicU64,
     counts: Counts,
 }
 
@@ -145,6 +147,16 @@ impl Sidecars {
 
     fn revised(&self) {
         self.revision.fetch_add(1, Ordering::Release);
+        self.stirred();
+    }
+
+    /// Another number whenever one of them has come, gone or said something.
+    pub fn activity(&self) -> u64 {
+        self.activity.load(Ordering::Acquire)
+    }
+
+    fn stirred(&self) {
+        self.activity.fetch_add(1, Ordering::Release);
     }
 
     /// How many there are.
@@ -213,6 +225,8 @@ impl Connected {
         drop(sidecar);
         if kind == Kind::TrustBundle {
             self.sidecars.revised();
+        } else {
+            self.sidecars.stirred();
         }
     }
 
@@ -281,6 +295,8 @@ impl Connected {
         drop(sidecar);
         if kind == Kind::TrustBundle {
             self.sidecars.revised();
+        } else {
+            self.sidecars.stirred();
         }
     }
 }

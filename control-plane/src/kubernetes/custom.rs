@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jitney_api::{Diagnostic, Document, Documents, check_pushed};
+use jitney_api::{
+    BatchPolicyStatus, Diagnostic, Document, Documents, Resource, TargetRef, check_pushed,
+    compile_for_upstream,
+};
 use kube::core::DynamicObject;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// An object of one of Jitney's kinds.
@@ -14,10 +18,16 @@ pub struct Custom {
     pub generation: i64,
     /// The last version without a fault; `None` when there was none.
     pub good: Option<Document>,
+    /// The generation of that.
+    pub good_generation: Option<i64>,
     /// Why the present version is not in force.
     pub faults: Vec<Diagnostic>,
     /// What is odd about it.
     pub warnings: Vec<Diagnostic>,
+    /// What it is for, where so much of it can be read.
+    pub targets: Vec<TargetRef>,
+    /// The status that it has, if that is one of ours.
+    pub status: BatchPolicyStatus,
     read: Value,
 }
 
@@ -26,25 +36,36 @@ impl Custom {
     pub(super) fn read(kind: &str, object: &DynamicObject, before: Option<&Self>) -> Self {
         let (name, document) = document(kind, object);
         let generation = object.metadata.generation.unwrap_or_default();
+        let status = read_part(object.data.get("status"));
         if let Some(same) = before.filter(|before| before.read == document) {
             return Self {
                 generation,
+                good_generation: match same.faults.is_empty() {
+                    true => Some(generation),
+                    false => same.good_generation,
+                },
+                status,
                 ..same.clone()
             };
         }
         let documents = Documents::of_json([(name, document.clone())]);
-        let (faults, warnings) = check_pushed(&documents)
+        let (faults, warnings) = check(&documents)
             .into_iter()
             .partition::<Vec<_>, _>(Diagnostic::is_error);
-        let good = match faults.is_empty() {
-            true => documents.documents.into_iter().next(),
-            false => before.and_then(|before| before.good.clone()),
+        let (good, good_generation) = match faults.is_empty() {
+            true => (documents.documents.into_iter().next(), Some(generation)),
+            false => before.map_or((None, None), |before| {
+                (before.good.clone(), before.good_generation)
+            }),
         };
         Self {
             generation,
             good,
+            good_generation,
             faults,
             warnings,
+            targets: read_part(document.pointer("/spec/targetRefs")),
+            status,
             read: document,
         }
     }
@@ -53,6 +74,21 @@ impl Custom {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.generation == other.generation && self.read == other.read
     }
+}
+
+/// What is wrong with a document in itself. Whether what it names is there is another question.
+fn check(documents: &Documents) -> Vec<Diagnostic> {
+    let is_backend = |document: &Document| matches!(document.resource, Resource::Backend(_));
+    if documents.documents.iter().any(is_backend) {
+        return check_pushed(documents);
+    }
+    compile_for_upstream(documents).map_or_else(|faults| faults, |compiled| compiled.warnings)
+}
+
+/// A part of an object; nothing where it is not there or is another thing.
+fn read_part<T: DeserializeOwned + Default>(part: Option<&Value>) -> T {
+    let part = part.and_then(|part| serde_json::from_value(part.clone()).ok());
+    part.unwrap_or_default()
 }
 
 /// What of an object says something, and the name that its faults are told by. What others write into an

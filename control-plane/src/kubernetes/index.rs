@@ -78,6 +78,10 @@ pub struct Index {
     pods: Table<Workload>,
     custom: [Table<Custom>; 3],
     changed: BTreeSet<String>,
+    /// Another number whenever something has changed.
+    revision: u64,
+    /// Generations of policies that are pushed, by full name.
+    in_force: BTreeMap<String, i64>,
 }
 
 impl Index {
@@ -90,11 +94,14 @@ impl Index {
             pods: Table::default(),
             custom: Default::default(),
             changed: BTreeSet::new(),
+            revision: 0,
+            in_force: BTreeMap::new(),
         }
     }
 
     /// Takes in what a watch tells. True when something has changed.
     pub(super) fn take(&mut self, scope: &Scope, told: Told) -> bool {
+        self.revision += 1;
         let changed = &mut self.changed;
         match told {
             Told::Service(event) => {
@@ -128,6 +135,32 @@ impl Index {
     /// The namespaces that may push something else than when this was asked last.
     pub fn changed(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Another number whenever something was told.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The generations of a namespace's policies that are good, by full name.
+    pub(super) fn good_generations(&self, namespace: &str) -> BTreeMap<String, i64> {
+        let policies = self.custom[Kinds::BatchPolicies as usize].of(namespace);
+        let good = policies
+            .filter_map(|(name, custom)| Some((format!("{namespace}/{name}"), custom.good_generation?)));
+        good.collect()
+    }
+
+    /// These are the generations of a namespace's policies that are pushed now.
+    pub(super) fn note_pushed(&mut self, namespace: &str, generations: BTreeMap<String, i64>) {
+        let prefix = format!("{namespace}/");
+        self.in_force.retain(|policy, _| !policy.starts_with(&prefix));
+        self.in_force.extend(generations);
+        self.revision += 1;
+    }
+
+    /// The generation of a policy that is pushed, by its full name.
+    pub fn in_force(&self, policy: &str) -> Option<i64> {
+        self.in_force.get(policy).copied()
     }
 
     /// Every object of one of Jitney's kinds in a namespace, by name.

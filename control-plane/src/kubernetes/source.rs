@@ -171,10 +171,12 @@ impl Taking {
     }
 
     fn push(&mut self, changed: Instant) {
+        let mut generations = BTreeMap::new();
         {
             let mut index = self.index.lock();
             for namespace in index.changed() {
                 let resources = index.resources(&namespace);
+                generations.insert(namespace.clone(), index.good_generations(&namespace));
                 if resources == Resources::default() {
                     self.pushed.remove(&namespace);
                 } else {
@@ -195,6 +197,11 @@ impl Taking {
             );
         }
         self.rollouts.replace(all, changed);
+        let mut index = self.index.lock();
+        for (namespace, generations) in generations {
+            index.note_pushed(&namespace, generations);
+        }
+        drop(index);
         self.is_synced.send_replace(true);
     }
 

@@ -92,12 +92,12 @@ impl<T> Table<T> {
         let Some(row) = row(object, before) else {
             return self.remove(&name, changed);
         };
-        if before.is_some_and(|before| is_same(before, &row)) {
-            return false;
+        let is_news = !before.is_some_and(|before| is_same(before, &row));
+        if is_news {
+            changed.insert(name.0.clone());
         }
-        changed.insert(name.0.clone());
         self.rows.insert(name, row);
-        true
+        is_news
     }
 
     fn remove(&mut self, name: &Name, changed: &mut BTreeSet<String>) -> bool {

@@ -6,11 +6,14 @@ use tokio::task::JoinSet;
 
 use super::{RunError, State};
 use crate::config::{self, RunArgs};
+use crate::faults::Faults;
 use crate::files::{self, Files};
 use crate::identity::{Attest, Bootstrap};
-use crate::kubernetes::{Keys, RootsWriter, Source, TokenReviews, connect};
+use crate::kubernetes::{Keys, RootsWriter, Source, StatusWriter, TokenReviews, connect};
 use crate::metrics::Metrics;
 use crate::source::Standings;
+use crate::status::Sidecars;
+use crate::store::Store;
 
 /// The source, which is watched for as long as this lives.
 pub(super) enum Watched {
@@ -22,7 +25,7 @@ pub(super) enum Watched {
 pub(super) struct Cluster {
     client: kube::Client,
     source: Source,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// A source that is good, as far as that can be told before it is watched.
@@ -82,7 +85,7 @@ impl Found {
                 Ok(Watched::Cluster(Box::new(Cluster {
                     client,
                     source,
-                    _tasks: tasks,
+                    tasks,
                 })))
             }
         }
@@ -97,6 +100,27 @@ impl Watched {
                 Arc::new(Bootstrap::new(Arc::clone(&state.tokens), Arc::clone(&state.used)))
             }
             Self::Cluster(cluster) => Arc::new(TokenReviews::new(cluster.client.clone())),
+        }
+    }
+
+    /// Has a cluster's policies say what became of them.
+    pub(super) fn write_status(
+        &mut self,
+        store: &Arc<Store>,
+        sidecars: &Arc<Sidecars>,
+        standing: &Standings,
+        faults: &Arc<Faults>,
+    ) {
+        if let Self::Cluster(cluster) = self {
+            let writer = StatusWriter {
+                client: cluster.client.clone(),
+                index: cluster.source.index(),
+                store: Arc::clone(store),
+                sidecars: Arc::clone(sidecars),
+                standing: standing.clone(),
+                faults: Arc::clone(faults),
+            };
+            cluster.tasks.spawn(writer.keep());
         }
     }
 

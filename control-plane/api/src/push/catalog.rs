@@ -9,7 +9,8 @@ use super::feed::Held;
 use super::kind::Kind;
 use super::readers::Readers;
 use super::resources::{Pushed, json};
-use crate::{BackendSpec, Mtls, Protocol, TargetKind, TargetRef, Workload};
+use crate::compile::named;
+use crate::{BackendSpec, BatchPolicy, Mtls, Protocol, TargetKind, TargetRef, Workload};
 
 /// What is known of a namespace beside its documents. Each port of a service is a backend of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,6 +93,20 @@ impl Catalog {
                 self.ports(target, ports)
             }
         }
+    }
+
+    /// Why calls of a policy cannot be sent where it names something besides its targets; empty where they can.
+    pub fn missing(&self, policy: &BatchPolicy, documents: &BTreeSet<&str>) -> Vec<String> {
+        let known: BTreeSet<String> = self.backends().map(|(name, _)| name).collect();
+        let is_known = |name: &str| known.contains(name) || documents.contains(name);
+        let named = policy.spec.traffic.iter().flat_map(named);
+        let missing = named.filter(|(_, name)| !is_known(name));
+        let namespace = &self.namespace;
+        missing
+            .map(|(path, name)| {
+                format!("{path}: there is no Service and no Backend {name:?} in namespace {namespace}")
+            })
+            .collect()
     }
 
     fn ports(&self, target: &TargetRef, ports: &[ServicePort]) -> Result<Vec<String>, Unresolved> {

@@ -1,0 +1,280 @@
+//! Tells on each policy what became of it. One replica does, which has the Lease.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jitney_api::push::{Conflict, Kind, Readers};
+use jitney_api::{BatchPolicyStatus, Rejection, Resource, SidecarStatus};
+use kube::api::{ApiResource, Patch, PatchParams};
+use kube::core::{DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder};
+use parking_lot::Mutex;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::authority::MANAGER;
+use super::index::{Index, Kinds};
+use super::verdict::Facts;
+use crate::faults::{Doing, Faults};
+use crate::source::Standings;
+use crate::status::{Progress, Sidecars};
+use crate::store::{Snapshot, Store};
+
+/// Who writes the status of policies.
+#[derive(Clone)]
+pub struct StatusWriter {
+    /// The connection to the API server.
+    pub client: Client,
+    /// What is known of the cluster.
+    pub index: Arc<Mutex<Index>>,
+    /// What is pushed.
+    pub store: Arc<Store>,
+    /// Who runs it.
+    pub sidecars: Arc<Sidecars>,
+    /// What is wrong with what there is.
+    pub standing: Standings,
+    /// What is wrong with the writing.
+    pub faults: Arc<Faults>,
+}
+
+/// Namespace and name of a policy.
+type Name = (String, String);
+
+/// What was written, and when.
+type Written = BTreeMap<Name, (Instant, BatchPolicyStatus)>;
+
+impl std::fmt::Debug for StatusWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StatusWriter").finish_non_exhaustive()
+    }
+}
+
+impl StatusWriter {
+    /// Writes for as long as it is polled, whenever this replica has the Lease.
+    pub async fn keep(self) {
+        let (leads, is_leading) = watch::channel(false);
+        tokio::select! {
+            () = self.clone().lead(leads) => {}
+            () = self.write_while(is_leading) => {}
+        }
+    }
+
+    /// Holds the Lease, or waits for it.
+    async fn lead(self, leads: watch::Sender<bool>) {
+        loop {
+            if let Err(error) = self.lead_once(&leads).await {
+                self.faults.note(Doing::Lease, Err(error.to_string()));
+            }
+            leads.send_replace(false);
+            sleep(BETWEEN_LEASES).await;
+        }
+    }
+
+    async fn lead_once(&self, leads: &watch::Sender<bool>) -> kube_lease_manager::Result<()> {
+        let manager = LeaseManagerBuilder::new(self.client.clone(), LEASE)
+            .with_namespace(self.client.default_namespace())
+            .with_duration(LEASE_DURATION)
+            .with_grace(LEASE_GRACE)
+            .with_field_manager(format!("{MANAGER}-lease"))
+            .build()
+            .await?;
+        let (mut held, task) = manager.watch().await;
+        self.faults.note(Doing::Lease, Ok::<_, String>(()));
+        loop {
+            let is_leading = *held.borrow_and_update();
+            if leads.send_replace(is_leading) != is_leading {
+                tracing::info!(
+                    is_leading,
+                    "whether this replica writes the status of policies has changed"
+                );
+            }
+            if held.changed().await.is_err() {
+                break;
+            }
+        }
+        match task.await {
+            Ok(ended) => ended.map(drop),
+            // It panicked, and that was logged.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn write_while(self, is_leading: watch::Receiver<bool>) {
+        let mut every = interval(LOOK_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut written, mut seen) = (Written::new(), None);
+        loop {
+            every.tick().await;
+            if !*is_leading.borrow() {
+                (written, seen) = (Written::new(), None);
+                continue;
+            }
+            let now = self.revision();
+            if seen == Some(now) {
+                continue;
+            }
+            let done = self.write(&mut written).await;
+            // What was put off is looked at again.
+            seen = matches!(done, Ok(true)).then_some(now);
+            self.faults.note(Doing::Status, done.map(drop));
+        }
+    }
+
+    /// Another value whenever a status may have to be another.
+    fn revision(&self) -> (u64, u64, u64) {
+        let generation = self.store.snapshot().generation();
+        (self.index.lock().revision(), self.sidecars.activity(), generation)
+    }
+
+    /// Writes what is another than before; what has changed a moment ago only if a condition has. False when
+    /// something was put off.
+    async fn write(&self, written: &mut Written) -> Result<bool, String> {
+        let (found, before) = (self.clone(), written.clone());
+        let wanted = tokio::task::spawn_blocking(move || found.wanted(&before)).await;
+        let wanted = wanted.map_err(|error| error.to_string())?;
+        written.retain(|name, _| wanted.contains_key(name));
+        let (now, mut is_done, mut failed) = (Instant::now(), true, None);
+        for (name, (present, wanted)) in wanted {
+            if present == wanted {
+                continue;
+            }
+            let last = written.get(&name).map(|(at, _)| *at);
+            let is_early = last.is_some_and(|at| now.saturating_duration_since(at) < BETWEEN_WRITES);
+            if is_early && conditions(&present) == conditions(&wanted) {
+                is_done = false;
+                continue;
+            }
+            match self.patch(&name, &wanted).await {
+                Ok(()) => {
+                    written.insert(name, (now, wanted));
+                }
+                // It is gone, and so will be what is known of it.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => failed = Some(format!("BatchPolicy {}/{}: {error}", name.0, name.1)),
+            }
+        }
+        failed.map_or(Ok(is_done), Err)
+    }
+
+    /// Of each policy, the status that it has and the one that it should have.
+    fn wanted(&self, written: &Written) -> BTreeMap<Name, (BatchPolicyStatus, BatchPolicyStatus)> {
+        let now = OffsetDateTime::now_utc()
+            .replace_nanosecond(0)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let now = now.format(&Rfc3339).unwrap_or_default();
+        let conflicts = self.standing.get().conflicts;
+        // First what is in force, then who runs it: what is pushed in between is told the next time.
+        let index = self.index.lock();
+        let snapshot = self.store.snapshot();
+        let overview = self.sidecars.overview(&snapshot);
+        let mut wanted = BTreeMap::new();
+        let mut namespaces = BTreeMap::new();
+        for (namespace, name, custom) in index.all(Kinds::BatchPolicies) {
+            let (catalog, documents) = namespaces
+                .entry(namespace)
+                .or_insert_with(|| (index.catalog(namespace), index.documents(namespace)));
+            let documents = documents.documents.iter();
+            let backends = documents.filter_map(|document| match &document.resource {
+                Resource::Backend(backend) => Some(backend.metadata.name.as_str()),
+                Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
+            });
+            let full = format!("{namespace}/{name}");
+            let key = (namespace.to_owned(), name.to_owned());
+            let last = written.get(&key).filter(|(at, _)| at.elapsed() < ECHO);
+            let before = last.map_or(&custom.status, |(_, status)| status);
+            let own = |conflict: &&Conflict| conflict.policy == full;
+            let facts = Facts {
+                namespace,
+                custom,
+                catalog,
+                backends: &backends.collect::<BTreeSet<_>>(),
+                conflicts: conflicts.iter().filter(own).collect(),
+                in_force: index.in_force(&full),
+                sidecars: sidecars(&snapshot, &full, overview.policies.get(full.as_str())),
+                before,
+                now: &now,
+            };
+            wanted.insert(key, (before.clone(), facts.status()));
+        }
+        wanted
+    }
+
+    async fn patch(&self, (namespace, name): &Name, status: &BatchPolicyStatus) -> kube::Result<()> {
+        let kinds = Kinds::BatchPolicies;
+        let kind = GroupVersionKind::gvk("jitney.dev", "v1alpha1", kinds.kind());
+        let resource = ApiResource::from_gvk_with_plural(&kind, kinds.plural());
+        let policies = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
+        let object = json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "status": status,
+        });
+        let parameters = PatchParams::apply(MANAGER).force();
+        policies
+            .patch_status(name, &parameters, &Patch::Apply(&object))
+            .await?;
+        Ok(())
+    }
+}
+
+/// Who runs a policy: of those that are connected, and of pods that should be.
+fn sidecars(snapshot: &Snapshot, policy: &str, progress: Option<&Progress>) -> SidecarStatus {
+    let none = Progress::default();
+    let progress = progress.unwrap_or(&none);
+    let readers = snapshot.entry(Kind::Policy, policy).map(|entry| &entry.readers);
+    let expected = match readers {
+        Some(Readers::Sidecars(sidecars)) => sidecars.values().map(BTreeSet::len).sum(),
+        Some(Readers::Everyone | Readers::Workloads(_)) | None => 0,
+    };
+    // Of a change that is staged, those that take no part are none of them.
+    let absent = expected.saturating_sub(progress.selected + progress.without);
+    let [selected, acked, rejected, stale] = [
+        progress.selected + absent,
+        progress.acked,
+        progress.rejected,
+        progress.stale + absent,
+    ]
+    .map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    let last = progress.last_rejection.as_ref().filter(|_| rejected > 0);
+    let mut status = SidecarStatus {
+        selected,
+        acked,
+        rejected,
+        stale,
+        summary: String::new(),
+        last_rejection: last.map(|last| Rejection {
+            sidecar: last.by.to_string(),
+            field: last.nack.field.clone(),
+            reason: last.nack.reason.clone(),
+        }),
+    };
+    status.summary = status.summary();
+    status
+}
+
+/// What of a status somebody may wait for.
+fn conditions(status: &BatchPolicyStatus) -> Vec<(&str, &str, Option<i64>)> {
+    let all = status.ancestors.iter().flat_map(|ancestor| &ancestor.conditions);
+    all.map(|one| (one.kind.as_str(), one.reason.as_str(), one.observed_generation))
+        .collect()
+}
+
+/// The Lease's name.
+const LEASE: &str = "jitney-control-plane";
+/// How long nobody else may have it after it was last renewed.
+const LEASE_DURATION: DurationSeconds = 15;
+const LEASE_GRACE: DurationSeconds = 5;
+const BETWEEN_LEASES: Duration = Duration::from_secs(2);
+
+/// How soon a status is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often one is written of which only counts and texts have changed.
+const BETWEEN_WRITES: Duration = Duration::from_secs(5);
+/// How long the watch may take to show what was written.
+const ECHO: Duration = Duration::from_secs(10);

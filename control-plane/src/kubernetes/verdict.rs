@@ -1,0 +1,268 @@
+//! What is said of a policy in its status: decisions only, from what is known of it.
+
+use std::collections::BTreeSet;
+
+use jitney_api::push::{Catalog, Conflict};
+use jitney_api::{
+    AncestorRef, AncestorStatus, BatchPolicy, BatchPolicyStatus, CONTROLLER_NAME, Condition, ConditionStatus,
+    ConditionType, Reason, Resource, SidecarStatus, TargetKind, TargetRef,
+};
+
+use super::custom::Custom;
+
+/// What is known of a policy.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) custom: &'a Custom,
+    pub(super) catalog: &'a Catalog,
+    /// Backends that documents describe.
+    pub(super) backends: &'a BTreeSet<&'a str>,
+    /// Targets that it is for and others have.
+    pub(super) conflicts: Vec<&'a Conflict>,
+    /// Its generation that is pushed; `None` when none is.
+    pub(super) in_force: Option<i64>,
+    pub(super) sidecars: SidecarStatus,
+    /// The status that it has.
+    pub(super) before: &'a BatchPolicyStatus,
+    /// The time, as statuses write it.
+    pub(super) now: &'a str,
+}
+
+/// A condition without what is the same for all of a status.
+struct Said {
+    kind: ConditionType,
+    status: ConditionStatus,
+    reason: Reason,
+    message: String,
+    generation: i64,
+}
+
+impl Facts<'_> {
+    /// What its status should be.
+    pub(super) fn status(&self) -> BatchPolicyStatus {
+        let targets = &self.custom.targets;
+        let ancestors: Vec<AncestorStatus> = match &targets[..] {
+            // It is for whatever is in its namespace.
+            [] => vec![self.ancestor(namespace_ref(self.namespace), None)],
+            some => {
+                let some = some.iter().take(MOST_ANCESTORS);
+                some.map(|target| self.ancestor(reference(self.namespace, target), Some(target)))
+                    .collect()
+            }
+        };
+        BatchPolicyStatus {
+            ancestors,
+            sidecars: Some(self.sidecars.clone()),
+        }
+    }
+
+    fn ancestor(&self, ancestor: AncestorRef, target: Option<&TargetRef>) -> AncestorStatus {
+        let said = [self.accepted(target), self.resolved(), self.programmed()];
+        let before = self.before.ancestors.iter();
+        let mut before = before.filter(|one| one.ancestor_ref == ancestor);
+        let before = before.next().map_or(&[][..], |one| &one.conditions);
+        AncestorStatus {
+            conditions: said
+                .into_iter()
+                .map(|said| self.condition(said, before))
+                .collect(),
+            ancestor_ref: ancestor,
+            controller_name: CONTROLLER_NAME.to_owned(),
+        }
+    }
+
+    fn condition(&self, said: Said, before: &[Condition]) -> Condition {
+        let kind = said.kind.to_string();
+        let same = before
+            .iter()
+            .find(|one| one.kind == kind && one.status == said.status);
+        Condition {
+            kind,
+            status: said.status,
+            reason: said.reason.to_string(),
+            message: cut(said.message),
+            last_transition_time: same
+                .map_or_else(|| self.now.to_owned(), |same| same.last_transition_time.clone()),
+            observed_generation: Some(said.generation),
+        }
+    }
+
+    fn accepted(&self, target: Option<&TargetRef>) -> Said {
+        let said = |reason: Reason, message: String| Said {
+            kind: ConditionType::Accepted,
+            status: status(reason == Reason::Accepted),
+            reason,
+            message,
+            generation: self.custom.generation,
+        };
+        if !self.custom.faults.is_empty() {
+            return said(Reason::Invalid, self.invalid());
+        }
+        let backends = match target.map(|target| self.catalog.resolve(target, self.backends)) {
+            Some(Err(unresolved)) => return said(Reason::TargetNotFound, unresolved.to_string()),
+            Some(Ok(backends)) => Some(backends),
+            None => None,
+        };
+        let is_meant = |name: &str| {
+            backends
+                .as_ref()
+                .is_none_or(|backends| backends.iter().any(|one| one == name))
+        };
+        let lost: Vec<&&Conflict> = self
+            .conflicts
+            .iter()
+            .filter(|one| is_meant(&one.target))
+            .collect();
+        let told = |conflict: &&&Conflict| format!("{}: {}", conflict.target, conflict.reason);
+        let texts = lost.iter().map(told).collect::<Vec<_>>().join("; ");
+        match (&backends, lost.len()) {
+            (_, 0) => said(Reason::Accepted, "valid, and in force for this target".to_owned()),
+            (Some(backends), count) if count < backends.len() => said(
+                Reason::Accepted,
+                format!("in force for a part of the target: not for {texts}"),
+            ),
+            _ => said(Reason::Conflicted, texts),
+        }
+    }
+
+    fn invalid(&self) -> String {
+        let faults = self.custom.faults.iter();
+        let fault = faults.map(|fault| format!("{}: {}", fault.field, fault.message));
+        let faults = fault.collect::<Vec<_>>().join("; ");
+        let stays = match self.in_force {
+            Some(generation) => format!("generation {generation} stays in force"),
+            None => "nothing of it is in force".to_owned(),
+        };
+        format!("{faults}; {stays}")
+    }
+
+    fn resolved(&self) -> Said {
+        let missing = self
+            .policy()
+            .map(|policy| self.catalog.missing(policy, self.backends));
+        let missing = missing.unwrap_or_default();
+        let is_resolved = missing.is_empty();
+        Said {
+            kind: ConditionType::ResolvedRefs,
+            status: status(is_resolved),
+            reason: if is_resolved {
+                Reason::ResolvedRefs
+            } else {
+                Reason::BackendNotFound
+            },
+            message: if is_resolved {
+                "all that it names is there".to_owned()
+            } else {
+                missing.join("; ")
+            },
+            generation: self.custom.generation,
+        }
+    }
+
+    fn programmed(&self) -> Said {
+        let SidecarStatus { selected, acked, .. } = self.sidecars;
+        let (status, reason) = match (selected, acked) {
+            (0, _) => (ConditionStatus::Unknown, Reason::NoSidecars),
+            (selected, acked) if selected == acked => (ConditionStatus::True, Reason::Programmed),
+            (_, 0) => (ConditionStatus::False, Reason::Pending),
+            _ => (ConditionStatus::False, Reason::PartiallyProgrammed),
+        };
+        Said {
+            kind: ConditionType::Programmed,
+            status,
+            reason,
+            message: self.running(),
+            generation: self.in_force.unwrap_or(self.custom.generation),
+        }
+    }
+
+    /// Who runs what, in a sentence.
+    fn running(&self) -> String {
+        let sidecars = &self.sidecars;
+        let (Some(generation), 1..) = (self.in_force, sidecars.selected) else {
+            return match self.in_force {
+                None => "no generation of it is in force".to_owned(),
+                Some(_) => "there is no sidecar that is to run it".to_owned(),
+            };
+        };
+        let noun = if sidecars.selected == 1 {
+            "sidecar runs"
+        } else {
+            "sidecars run"
+        };
+        let mut text = format!(
+            "{} of {} {noun} generation {generation}",
+            sidecars.acked, sidecars.selected
+        );
+        if let Some(last) = sidecars.last_rejection.as_ref().filter(|_| sidecars.rejected > 0) {
+            let field = if last.field.is_empty() {
+                String::new()
+            } else {
+                format!("{}: ", last.field)
+            };
+            text.push_str(&format!(
+                "; {} rejected it: {}: {field}{}",
+                sidecars.rejected, last.sidecar, last.reason
+            ));
+        }
+        if sidecars.stale > 0 {
+            text.push_str(&format!("; {} not heard of yet", sidecars.stale));
+        }
+        text
+    }
+
+    /// Its last good version.
+    fn policy(&self) -> Option<&BatchPolicy> {
+        match &self.custom.good.as_ref()?.resource {
+            Resource::BatchPolicy(policy) => Some(policy),
+            Resource::Backend(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
+        }
+    }
+}
+
+const fn status(is_so: bool) -> ConditionStatus {
+    match is_so {
+        true => ConditionStatus::True,
+        false => ConditionStatus::False,
+    }
+}
+
+fn reference(namespace: &str, target: &TargetRef) -> AncestorRef {
+    let (group, kind) = match target.kind {
+        TargetKind::Service => ("", "Service"),
+        TargetKind::HTTPRoute => ("gateway.networking.k8s.io", "HTTPRoute"),
+        TargetKind::GRPCRoute => ("gateway.networking.k8s.io", "GRPCRoute"),
+        TargetKind::Backend => ("jitney.dev", "Backend"),
+    };
+    AncestorRef {
+        group: group.to_owned(),
+        kind: kind.to_owned(),
+        namespace: Some(namespace.to_owned()),
+        name: target.name.clone(),
+        section_name: target.section_name.clone(),
+    }
+}
+
+fn namespace_ref(namespace: &str) -> AncestorRef {
+    AncestorRef {
+        group: String::new(),
+        kind: "Namespace".to_owned(),
+        namespace: None,
+        name: namespace.to_owned(),
+        section_name: None,
+    }
+}
+
+/// As long as a condition's message may be.
+fn cut(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MOST_MESSAGE));
+    message
+}
+
+/// GEP-713.
+const MOST_ANCESTORS: usize = 16;
+const MOST_MESSAGE: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! Which process takes the place of another, as who, and when: never before it can serve as that one does.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use jitney_tests::caller;
 use jitney_tests::proxy::Settings;
@@ -127,4 +128,65 @@ async fn who_waits_for_a_process_that_is_killed_goes_on_alone() {
     next.ready().await;
     assert_eq!(waiting.read(&mut [0]).await.unwrap_or(0), 0, "it is strict");
     assert_eq!(caller::get(mesh.caller.address, "/").await.unwrap().status, 200);
+}
+
+/// Connects where a process offers its sockets, and says nothing.
+fn silent(path: &Path) -> Child {
+    let connect = "import socket, sys\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+                   s.connect(sys.argv[1])\nprint('connected', flush=True)\nsys.stdin.read()";
+    let mut child = Command::new("python3")
+        .args(["-c", connect])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 9];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    child
+}
+
+#[tokio::test]
+async fn who_says_nothing_holds_up_nobody_and_who_comes_second_asks_again() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hand-over");
+    let mut serving = sidecar(&upstream, &path).start().await;
+    until("it offers its sockets", || is_offered(&path)).await;
+    let mut silent = silent(&path);
+    // Both are in its queue by the time that it has given up.
+    let mut heirs = [(); 2].map(|()| sidecar(&upstream, &path).spawn());
+    until("it gives up", || serving.log().contains("said nothing within 1s")).await;
+    assert!(serving.ended(PATIENCE).await.success(), "{}", serving.log());
+    let is_relieved = |heir: &mut TestProxy| !heir.runs();
+    until("one takes the place of the other", || {
+        heirs.iter_mut().any(is_relieved)
+    })
+    .await;
+    let [mut first, mut last] = heirs;
+    if first.runs() {
+        std::mem::swap(&mut first, &mut last);
+    }
+    assert!(first.ended(PATIENCE).await.success(), "{}", first.log());
+    last.ready().await;
+    assert_eq!(last.address, serving.address);
+    assert_eq!(caller::get(last.address, "/").await.unwrap().status, 200);
+    silent.kill().unwrap();
+    silent.wait().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_left_where_it_is() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("precious");
+    fs::write(&path, "precious").unwrap();
+    let mut proxy = sidecar(&upstream, &path).spawn();
+    assert!(!proxy.ended(PATIENCE).await.success());
+    let told = format!(
+        "--hand-over {}: found a file, expected a socket or nothing",
+        path.display()
+    );
+    assert!(proxy.log().contains(&told), "{}", proxy.log());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }

@@ -1,7 +1,7 @@
 //! How one process takes the place of another: it is given the listening sockets themselves, so that their
 //! queues lose nothing, and the other drains once they are served.
 //!
-//! Over a Unix socket of whole messages: what the control plane knows the process as, one with a name and a
+//! Over a Unix socket of whole messages: that they are asked for; what the control plane knows the process as, one with a name and a
 //! descriptor for each socket, one that says it was the last; and back, one that says they are served. A taker that
 //! ends before that changes nothing; one whose giver ends has the sockets to itself.
 
@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::Arc;
@@ -87,20 +87,38 @@ impl Inherited {
     /// Asks the process that offers its sockets at `path`; there is nothing to take when there is none.
     ///
     /// # Errors
-    /// When it breaks off.
+    /// When something else is there, or it does not give them.
     pub(super) fn ask(path: &Path) -> io::Result<Self> {
+        check_place(path)?;
+        for _ in 1..TRIES {
+            match Self::ask_once(path) {
+                // It has ended, or another one has its place by now.
+                Err(error) if is_broken_off(&error) => {
+                    tracing::info!(%error, "the process before this one broke off, and whoever is there now is asked");
+                }
+                asked => return asked,
+            }
+        }
+        Self::ask_once(path)
+    }
+
+    fn ask_once(path: &Path) -> io::Result<Self> {
         let giver = socket()?;
+        set_socket_timeout(&giver, Timeout::Recv, Some(TURN))?;
+        set_socket_timeout(&giver, Timeout::Send, Some(TURN))?;
         match connect(&giver, &SocketAddrUnix::new(path)?) {
             Ok(()) => {}
             // Nobody was there before, or nobody is any more.
             Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(Self::default()),
+            Err(Errno::AGAIN) => return Err(waited(path)),
             Err(error) => return Err(error.into()),
         }
         check_user(&giver)?;
-        set_socket_timeout(&giver, Timeout::Recv, Some(PATIENCE))?;
+        send(&giver, ASKING, SendFlags::NOSIGNAL)?;
         let (mut sockets, mut papers) = (Vec::new(), None);
         loop {
-            match receive(&giver)? {
+            let received = receive(&giver);
+            match received.map_err(|error| explained(error, || waited(path)))? {
                 (Message::Papers(shown), _) => papers = Some(shown),
                 (Message::Socket(name), Some(socket)) => sockets.push((name, socket)),
                 (Message::Socket(_), None) => return Err(io::Error::other("a socket is missing")),
@@ -204,19 +222,27 @@ pub(super) fn offer<S>(path: &Path, all: S, handed: Drain) -> io::Result<()>
 where
     S: Fn() -> io::Result<Estate> + Send + 'static,
 {
+    check_place(path)?;
     let offering = socket()?;
     // In one step: whoever asks meanwhile meets one or the other.
     let beside = beside(path);
     drop(std::fs::remove_file(&beside));
     bind(&offering, &SocketAddrUnix::new(&beside)?)?;
     std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
-    listen(&offering, 1)?;
+    listen(&offering, QUEUE)?;
     std::fs::rename(&beside, path)?;
     let thread = std::thread::Builder::new().name("hand-over".into());
     thread.spawn(move || {
-        while let Ok(taker) = accept_with(&offering, SocketFlags::CLOEXEC) {
-            let given = check_user(&taker).and_then(|()| give(&taker, all()?));
-            match given {
+        // One after the other: only one of them can have the place.
+        loop {
+            let taker = match accept_with(&offering, SocketFlags::CLOEXEC) {
+                Ok(taker) => taker,
+                Err(error) => {
+                    tracing::error!(%error, "no other process can take over from this one any more");
+                    return;
+                }
+            };
+            match hand(&taker, &all) {
                 Ok(()) => return handed.signal(),
                 Err(error) => {
                     // Most likely it is gone. If not, it must not take this process for gone.
@@ -227,6 +253,46 @@ where
         }
     })?;
     Ok(())
+}
+
+/// Checks that nothing would be lost at `path`: a socket that an ended process left is of no use to anybody.
+fn check_place(path: &Path) -> io::Result<()> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(about) => about.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let found = match kind {
+        kind if kind.is_socket() => return Ok(()),
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_symlink() => "a symbolic link",
+        _ => "a file",
+    };
+    let path = path.display();
+    Err(io::Error::other(format!(
+        "--hand-over {path}: found {found}, expected a socket or nothing"
+    )))
+}
+
+/// Whether the other process is no more, or no more who it was.
+fn is_broken_off(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+fn waited(path: &Path) -> io::Error {
+    io::Error::other(format!(
+        "the one that offers its sockets at {} gave none within {TURN:?}: yet another one may be taking them",
+        path.display()
+    ))
+}
+
+/// An error of a socket that has a time limit.
+fn explained(error: io::Error, at_limit: impl FnOnce() -> io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return at_limit();
+    }
+    error
 }
 
 fn beside(path: &Path) -> PathBuf {
@@ -258,24 +324,37 @@ fn check_user(other: &OwnedFd) -> io::Result<()> {
     )))
 }
 
-/// Gives all there is, and returns when it is served.
-fn give(taker: &OwnedFd, estate: Estate) -> io::Result<()> {
-    // Twice as long as the other may wait for its listeners.
-    set_socket_timeout(taker, Timeout::Recv, Some(2 * PATIENCE))?;
+/// Gives all there is to one that asks for it, and returns when it is served.
+fn hand(taker: &OwnedFd, all: &impl Fn() -> io::Result<Estate>) -> io::Result<()> {
+    check_user(taker)?;
+    // Others wait behind one that says nothing.
+    if hear(taker, ASKED)? != ASKING {
+        return Err(io::Error::other("the other process did not ask for them"));
+    }
     set_socket_timeout(taker, Timeout::Send, Some(PATIENCE))?;
-    if let Some(papers) = estate.papers {
+    let Estate { papers, sockets } = all()?;
+    if let Some(papers) = papers {
         tell(taker, &Message::Papers(papers), None)?;
     }
-    for (name, socket) in estate.sockets {
+    for (name, socket) in sockets {
         tell(taker, &Message::Socket(name), Some(&socket))?;
     }
     tell(taker, &Message::Last, None)?;
-    let mut said = [0; 8];
-    let (length, _) = rustix::net::recv(taker, &mut said, RecvFlags::empty())?;
-    match &said[..length] {
+    match &*hear(taker, SERVING)? {
         said if said == SERVED => Ok(()),
         _ => Err(io::Error::other("the other process ended before it served them")),
     }
+}
+
+/// What the other process says within this time; nothing when it has ended.
+fn hear(taker: &OwnedFd, within: Duration) -> io::Result<Vec<u8>> {
+    set_socket_timeout(taker, Timeout::Recv, Some(within))?;
+    let mut said = vec![0; 8];
+    let heard = rustix::net::recv(taker, &mut said, RecvFlags::empty());
+    let silent = || io::Error::other(format!("the other process said nothing within {within:?}"));
+    let (length, _) = heard.map_err(|error| explained(error.into(), silent))?;
+    said.truncate(length);
+    Ok(said)
 }
 
 fn tell(taker: &OwnedFd, message: &Message, socket: Option<&OwnedFd>) -> io::Result<()> {
@@ -298,7 +377,12 @@ fn receive(giver: &OwnedFd) -> io::Result<(Message, Option<TcpListener>)> {
     let mut parts = [IoSliceMut::new(&mut text)];
     let received = recvmsg(giver, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
     if received.bytes == 0 {
-        return Err(io::Error::other("the other process broke off"));
+        let reason = "the other process broke off";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+    }
+    if text[..received.bytes] == *REFUSED {
+        let reason = "the other process does not hand over: its log says why";
+        return Err(io::Error::other(reason));
     }
     let message = serde_json::from_slice(&text[..received.bytes])?;
     let descriptors = control.drain().filter_map(|message| {
@@ -319,9 +403,20 @@ pub(super) fn copy(name: Name, socket: &Arc<impl AsFd>) -> io::Result<(Name, Own
     Ok((name, socket.as_fd().try_clone_to_owned()?))
 }
 
+const ASKING: &[u8] = b"asking";
 const SERVED: &[u8] = b"served";
 const REFUSED: &[u8] = b"refused";
 /// The longest message: a certificate and some tens of roots, with four characters a byte.
 const LONGEST: usize = 128 << 10;
+/// Processes that may wait to be given sockets.
+const QUEUE: i32 = 16;
+/// How often a process asks anew that was in the queue of one that has handed over, or ended.
+const TRIES: usize = 8;
+/// How long a process that has connected may take to ask, which it does at once.
+const ASKED: Duration = Duration::from_secs(1);
 /// How long a process may take to serve what it is given; a control plane may have to tell it how.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it is waited for: twice as long as it may wait itself.
+const SERVING: Duration = Duration::from_secs(20);
+/// How long a process waits for its turn: for longer than one that hangs may hold up the others.
+const TURN: Duration = Duration::from_secs(25);

@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind};
 use crate::guard::{Guard, Leave};
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
+use crate::passage::Passages;
 use crate::reply;
 use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
@@ -125,6 +126,7 @@ struct Shared<S> {
     info: Arc<ConnInfo>,
     seat: Arc<Seat>,
     verdicts: Verdicts,
+    passages: Passages,
 }
 
 /// The verdicts of a connection, for the side that reads.
@@ -147,7 +149,7 @@ const MAX_ERROR_RESETS: usize = 1024;
 /// whoever calls more often than that is told by `Connection: close` instead.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Serves HTTP/1 until the connection ends.
+/// Serves HTTP/1, and what its calls switch to, until the connection ends.
 pub(crate) async fn serve_http1<S: Serve>(
     stream: Transport<TcpStream>,
     prefix: Bytes,
@@ -179,6 +181,7 @@ pub(crate) async fn serve_http1<S: Serve>(
     )
     .await;
     log_end(ended);
+    shared.passages.ended().await;
 }
 
 /// Serves HTTP/2 until the connection ends.
@@ -270,15 +273,15 @@ impl<S: Serve> Shared<S> {
             info: Arc::new(info),
             seat,
             verdicts: Verdicts::default(),
+            passages: Passages::default(),
         })
     }
 
     fn call(&self, mut call: Request<Incoming>) -> Serving {
         self.seat.call();
-        if call.extensions().get::<OnUpgrade>().is_some()
-            && let Some(leave) = Leave::of_call(&self.info, &call)
-        {
-            call.extensions_mut().insert(leave);
+        if call.extensions().get::<OnUpgrade>().is_some() {
+            let leave = Leave::of_call(&self.info, &call);
+            call.extensions_mut().insert(self.passages.begin(leave));
         }
         match headers::check(&call) {
             Ok(()) => self.service.serve(call, &self.info),

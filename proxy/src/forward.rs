@@ -10,8 +10,8 @@ use tokio::io::copy_bidirectional;
 
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::guard::Leave;
 use crate::headers;
+use crate::passage::Passage;
 use crate::send::{Backend, Sending};
 
 /// Passes a call on and returns the reply, whose body is still to come. Its place is empty afterwards.
@@ -40,7 +40,7 @@ async fn switch(
     protocol: HeaderValue,
     backend: &Backend,
 ) -> Result<Response<Body>, Error> {
-    let leave = request.extensions_mut().remove::<Leave>();
+    let passage = request.extensions_mut().remove::<Passage>();
     let Some(caller) = request.extensions_mut().remove::<OnUpgrade>() else {
         return backend.send(&mut Some(request), &Sending::default()).await;
     };
@@ -53,16 +53,16 @@ async fn switch(
         tokio::spawn(async move {
             tokio::select! {
                 () = tunnel(caller, server) => {}
-                () = revoked(leave) => {}
+                () = revoked(passage) => {}
             }
         });
     }
     Ok(reply)
 }
 
-async fn revoked(leave: Option<Leave>) {
-    match leave {
-        Some(leave) => leave.revoked().await,
+async fn revoked(passage: Option<Passage>) {
+    match passage {
+        Some(passage) => passage.revoked().await,
         None => pending().await,
     }
 }

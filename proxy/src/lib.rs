@@ -27,6 +27,7 @@ mod original;
 // served call by call,
 pub mod connection;
 pub mod guard;
+mod passage;
 pub mod serve;
 // in a batch with others,
 mod batching;

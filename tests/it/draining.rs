@@ -1,4 +1,5 @@
-//! What a drain does for callers whose calls the sidecar has not read yet; and how connections end that are old.
+//! What a drain does for callers whose calls the sidecar has not read yet, and for those who do not speak HTTP any
+//! more; and how connections end that are old.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,8 +13,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use jitney_proxy::connection::Limits;
 use jitney_proxy::send::BackendSettings;
 use jitney_tests::frames::{Frames, kind};
-use tokio::io::AsyncReadExt;
+use jitney_tests::{TestProxy, wait};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::mtls::{SWITCHING, echoing, talking};
 
 use super::wire::{PATIENCE, Rig, Upstream, Wire};
 
@@ -142,4 +146,44 @@ async fn a_connection_that_is_old_finishes_its_calls_and_ends() {
         while frames.read().await.expect("it is told before the end").kind != kind::GOAWAY {}
     });
     told.await.expect("it is told");
+}
+
+/// What is not HTTP from its beginning, and what is no more.
+const BYTES: [&[u8]; 2] = [b"\0\0\0\x08some bytes", SWITCHING];
+
+async fn echoing_through(drain_time: &str) -> TestProxy {
+    let upstream = echoing().await.parse().unwrap();
+    let settings = TestProxy::with().upstream(upstream);
+    settings.arg("--drain-time").arg(drain_time).start().await
+}
+
+#[tokio::test]
+async fn connections_that_are_not_http_have_the_time_of_a_drain() {
+    for first in BYTES {
+        let mut proxy = echoing_through("10m").await;
+        let mut stream = talking(proxy.address, first).await;
+        let open = proxy.metric("jitney_downstream_connections", "").await;
+        assert!((open - 1.0).abs() < 0.1, "{open} are open");
+        proxy.terminate();
+        wait::until("it drains", || proxy.log().contains("draining")).await;
+        for _ in 0..100 {
+            stream.write_all(b"still here").await.unwrap();
+            assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 10, "{}", proxy.log());
+        }
+        drop(stream);
+        assert!(proxy.ended(wait::PATIENCE).await.success(), "{}", proxy.log());
+        assert!(proxy.log().contains("drained"), "{}", proxy.log());
+    }
+}
+
+#[tokio::test]
+async fn connections_that_are_not_http_end_when_the_time_of_a_drain_is_over() {
+    for first in BYTES {
+        let mut proxy = echoing_through("100ms").await;
+        let mut stream = talking(proxy.address, first).await;
+        proxy.terminate();
+        assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
+        assert!(proxy.ended(wait::PATIENCE).await.success(), "{}", proxy.log());
+        assert!(proxy.log().contains("drain time is over"), "{}", proxy.log());
+    }
 }

@@ -1,8 +1,7 @@
 //! One downstream connection: an HTTP/1 or HTTP/2 server whose calls are checked and then served.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, poll_fn, ready};
+use std::future::{Future, pending, poll_fn, ready};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,9 +14,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use jitney_api::SpiffeId;
 use tokio::net::TcpStream;
+
+mod streams;
 
 use crate::accept::Seat;
 use crate::body::Body;
@@ -31,6 +32,7 @@ use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
 use crate::waking::Turns;
 use crate::wire::Wire;
+use streams::Streams;
 
 /// What serves the calls of a listener. Cheap to clone.
 pub trait Serve: Clone + Send + Sync + 'static {
@@ -105,6 +107,9 @@ pub struct Limits {
     /// How old a connection may become before it finishes its calls and ends: a tenth less to a tenth more, so that
     /// those that came together do not go together. Default: as old as it likes.
     pub max_age: Option<Duration>,
+    /// How long a caller of HTTP/2 may take to say that it has heard that its connection is to end, until streams are
+    /// refused, and then to take the last reply. Default: 5 s, as Envoy's `drain_timeout`.
+    pub heard_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -115,6 +120,7 @@ impl Default for Limits {
             max_streams: 100,
             idle_timeout: Duration::from_secs(300),
             max_age: None,
+            heard_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -195,7 +201,8 @@ pub(crate) async fn serve_http2<S: Serve>(
 ) {
     let shared = Shared::new(service, info, seat);
     let io = Wire::resuming(prefix, stream).paced();
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let streams = Streams::default();
+    let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
         .adaptive_window(true)
         .auto_date_header(false)
@@ -208,19 +215,27 @@ pub(crate) async fn serve_http2<S: Serve>(
             Http2 {
                 shared: Arc::clone(&shared),
                 retreats: Arc::default(),
+                streams: streams.clone(),
             },
         );
-    let ended = drive(
-        pin!(connection),
+    let mut connection = pin!(connection);
+    let serving = drive(
+        connection.as_mut(),
         http2::Connection::poll,
         &shared.seat,
         // GOAWAY lets every stream in that is on its way.
         Duration::ZERO,
         || false,
         http2::Connection::graceful_shutdown,
-    )
-    .await;
-    log_end(ended);
+    );
+    tokio::select! {
+        biased;
+        ended = serving => log_end(ended),
+        () = streams.outstay(&shared.seat, limits.heard_timeout) => {
+            let peer = shared.info.peer;
+            tracing::debug!(%peer, "a connection is ended whose caller does not say that it has heard");
+        }
+    }
 }
 
 /// Polls a connection to its end. Once its seat is to be left, what has arrived is still read, for
@@ -301,6 +316,7 @@ struct Http1<S>(Arc<Shared<S>>);
 struct Http2<S> {
     shared: Arc<Shared<S>>,
     retreats: Arc<Retreats>,
+    streams: Streams,
 }
 
 /// A call that is being served, as hyper wants it.
@@ -315,11 +331,13 @@ enum Version<S> {
     Http1(Arc<Shared<S>>),
     /// Whether its caller stayed is remembered.
     Http2(Retreat),
+    /// It came too late.
+    Refused,
 }
 
 impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
     type Response = Response<Body>;
-    type Error = Infallible;
+    type Error = h2::Error;
     type Future = Answering<S>;
 
     fn call(&self, call: Request<Incoming>) -> Answering<S> {
@@ -336,10 +354,16 @@ impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
 
 impl<S: Serve> Service<Request<Incoming>> for Http2<S> {
     type Response = Response<Body>;
-    type Error = Infallible;
+    type Error = h2::Error;
     type Future = Answering<S>;
 
     fn call(&self, call: Request<Incoming>) -> Answering<S> {
+        if self.streams.are_refused() {
+            return Answering {
+                serving: Box::pin(pending()),
+                version: Version::Refused,
+            };
+        }
         Answering {
             serving: self.shared.call(call),
             version: Version::Http2(Retreat::of(&self.retreats)),
@@ -348,15 +372,18 @@ impl<S: Serve> Service<Request<Incoming>> for Http2<S> {
 }
 
 impl<S> Future for Answering<S> {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Result<Response<Body>, h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Version::Http2(retreat) = &mut self.version {
-            std::task::ready!(retreat.poll_stays(cx));
+        match &mut self.version {
+            Version::Http2(retreat) => std::task::ready!(retreat.poll_stays(cx)),
+            Version::Refused => return Poll::Ready(Err(h2::Reason::REFUSED_STREAM.into())),
+            Version::Http1(_) => {}
         }
         let mut reply = std::task::ready!(self.serving.as_mut().poll(cx));
         match &mut self.version {
             Version::Http2(retreat) => retreat.stayed(),
+            Version::Refused => {}
             Version::Http1(connection) => {
                 if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
                     connection.verdicts.switch();

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,14 +13,15 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jitney_proxy::connection::Limits;
 use jitney_proxy::send::BackendSettings;
-use jitney_tests::frames::{Frames, kind};
+use jitney_tests::frames::{END_HEADERS, END_STREAM, Frame, Frames, GET, frame, kind, literals};
 use jitney_tests::{TestProxy, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::mtls::{SWITCHING, echoing, talking};
 
-use super::wire::{PATIENCE, Rig, Upstream, Wire};
+use super::wire::{PATIENCE, Rig, Upstream, Wire, eventually};
 
 const CALL: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
@@ -147,6 +149,80 @@ async fn a_connection_that_is_old_finishes_its_calls_and_ends() {
     });
     told.await.expect("it is told");
 }
+
+/// Answers at once, but for `/held`, which waits for a word.
+async fn holding(word: &Arc<Notify>) -> Upstream {
+    let word = Arc::clone(word);
+    Upstream::scripted(move |mut wire, seen| {
+        let word = Arc::clone(&word);
+        async move {
+            loop {
+                let head = wire.until("\r\n\r\n").await;
+                seen(head.as_bytes());
+                if head.contains("/held") {
+                    word.notified().await;
+                }
+                wire.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+            }
+        }
+    })
+    .await
+}
+
+/// What becomes of a stream, whatever is said of the connection.
+async fn fate(frames: &mut Frames, stream: u32) -> Frame {
+    loop {
+        let frame = frames.read().await.expect("the connection is open");
+        if frame.stream == stream && matches!(frame.kind, kind::HEADERS | kind::RST_STREAM) {
+            return frame;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_say_that_it_has_heard_finishes_its_calls_and_has_no_others() {
+    let word = Arc::default();
+    let upstream = holding(&word).await;
+    let limits = Limits {
+        max_age: Some(Duration::from_millis(400)),
+        heard_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let rig = Rig::with(
+        &BackendSettings::new("test", vec![upstream.address.into()]),
+        limits,
+    );
+    // Frames answer no PING.
+    let mut frames = Frames::connect(rig.address).await.unwrap();
+    let mut held = GET;
+    held[3] = (":path", "/held");
+    let call = |stream, fields: &[_]| {
+        let flags = END_HEADERS | END_STREAM;
+        frame(kind::HEADERS, flags, stream, &literals(fields))
+    };
+    frames.send(&call(1, &held)).await.unwrap();
+    eventually("it is on its way", || !upstream.seen().is_empty()).await;
+    let refused = async {
+        let mut stream = 1;
+        loop {
+            stream += 2;
+            frames.send(&call(stream, &GET)).await.unwrap();
+            let fate = fate(&mut frames, stream).await;
+            if fate.kind == kind::RST_STREAM {
+                return fate.payload;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("it ends");
+    assert_eq!(refused, REFUSED_STREAM, "it may be sent elsewhere");
+    word.notify_one();
+    assert_eq!(fate(&mut frames, 1).await.kind, kind::HEADERS);
+    let ended = tokio::time::timeout(PATIENCE, async { while frames.read().await.is_some() {} });
+    ended.await.expect("nothing is left to wait for");
+}
+
+/// RFC 9113 section 7.
+const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
 
 /// What is not HTTP from its beginning, and what is no more.
 const BYTES: [&[u8]; 2] = [b"\0\0\0\x08some bytes", SWITCHING];

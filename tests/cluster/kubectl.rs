@@ -91,7 +91,7 @@ pub(crate) fn dry_run(manifests: &str) -> Vec<Value> {
         "--filename",
         "-",
     ];
-    let printed = succeeded(fed(&arguments, manifests));
+    let printed = succeeded(told(&arguments, manifests));
     let objects = serde_json::Deserializer::from_str(&printed).into_iter();
     let objects: Vec<Value> = objects.map(Result::unwrap).collect();
     let items = |object: Value| match object["items"].as_array() {
@@ -122,11 +122,11 @@ fn bounded() -> Command {
 }
 
 fn try_apply(object: &Value) -> Output {
-    fed(&["apply", "--filename", "-"], &object.to_string())
+    told(&["apply", "--filename", "-"], &object.to_string())
 }
 
-/// Runs `kubectl` with something to read.
-fn fed(arguments: &[&str], input: &str) -> Output {
+/// Runs `kubectl` to its end with a text to read.
+pub(crate) fn told(arguments: &[&str], text: &str) -> Output {
     let mut kubectl = bounded()
         .args(arguments)
         .stdin(Stdio::piped())
@@ -135,14 +135,18 @@ fn fed(arguments: &[&str], input: &str) -> Output {
         .spawn()
         .unwrap();
     let mut stdin = kubectl.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    kubectl.wait_with_output().unwrap()
+    let text = text.to_owned();
+    // It may answer before it has read all of it.
+    let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+    let output = kubectl.wait_with_output().unwrap();
+    writing.join().unwrap().unwrap();
+    output
 }
 
+/// What a program said that has to succeed.
 #[track_caller]
-fn succeeded(output: Output) -> String {
+pub(crate) fn succeeded(output: Output) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "kubectl: {}: {complaint}", output.status);
+    assert!(output.status.success(), "{}: {complaint}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }

@@ -363,3 +363,22 @@ async fn an_endpoint_that_cannot_be_reached_is_logged_once_and_so_is_its_return(
     jitney_tests::wait::until("its return is logged", back).await;
     drop(served.await.unwrap());
 }
+
+/// What is piped into `kubectl`; that an API server takes it is shown on a real one.
+#[test]
+fn definitions_are_printed_as_yaml_documents() {
+    let output = Command::new(program("jitney-control-plane"))
+        .arg("crds")
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&printed).unwrap();
+    let expected = jitney_api::custom_resource_definitions();
+    assert_eq!(expected.len(), 3);
+    assert!(
+        documents
+            .iter()
+            .eq(expected.iter().map(|(_, definition)| definition))
+    );
+}

@@ -35,7 +35,7 @@ pub(crate) fn serve(arguments: impl Iterator<Item = String>) -> anyhow::Result<(
         Asked::Run(args) => {
             let _code = jitney_control_plane::run::run(&args)?;
         }
-        other @ (Asked::Token(_) | Asked::Check(_) | Asked::Trust(_)) => {
+        other @ (Asked::Token(_) | Asked::Check(_) | Asked::Trust(_) | Asked::Crds) => {
             anyhow::bail!("the role is to run, not {other:?}")
         }
     }

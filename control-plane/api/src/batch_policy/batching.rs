@@ -13,7 +13,8 @@ use crate::{ByteSize, Duration};
     rule("self.maxSize <= self.maxQueueSize", "expected at least maxSize: no batch would ever be full")
         .at(".maxQueueSize"),
     rule(
-        "quantity(string(self.maxBytes)).compareTo(quantity(string(self.maxQueueBytes))) <= 0",
+        "!isQuantity(string(self.maxBytes)) || !isQuantity(string(self.maxQueueBytes)) || \
+         quantity(string(self.maxBytes)).compareTo(quantity(string(self.maxQueueBytes))) <= 0",
         "expected at least maxBytes: no batch would ever be full",
     )
     .at(".maxQueueBytes"),

@@ -87,9 +87,14 @@ pub(crate) fn presets() -> Vec<&'static str> {
 
 /// A size within bounds, which are quantities.
 pub(crate) fn size(least: &str, most: &str) -> Rule {
-    let rule_of = |size: &str| format!("quantity(string(self)).compareTo(quantity('{size}'))");
+    let compared = |size: &str| format!("quantity(string(self)).compareTo(quantity('{size}'))");
     rule(
-        format!("{} >= 0 && {} <= 0", rule_of(least), rule_of(most)),
+        // What is none is told by its pattern.
+        format!(
+            "!isQuantity(string(self)) || ({} >= 0 && {} <= 0)",
+            compared(least),
+            compared(most)
+        ),
         format!("expected {least} to {most}"),
     )
 }

@@ -1,0 +1,116 @@
+//! The chart of definitions: one release for all tests, which goes while its definitions stay.
+
+use std::process::{Command, Output};
+
+use jitney_tests::programs::root;
+use jitney_tests::wait;
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+use crate::kubectl::{Namespace, get, kubectl, succeeded};
+
+/// The definitions, by the names that objects of these kinds have in commands.
+pub(super) const DEFINITIONS: [&str; 3] = [
+    "batchpolicies.jitney.dev",
+    "backends.jitney.dev",
+    "runtimes.jitney.dev",
+];
+
+/// Returns when the chart is installed and its kinds are served and explained.
+pub(super) async fn installed() {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    let install = async || {
+        let output = helm(&["install", RELEASE, &chart()]);
+        let told = String::from_utf8(output.stderr.clone()).unwrap();
+        let notes = succeeded(output);
+        assert!(
+            notes.contains("kubectl explain batchpolicy.spec.routes"),
+            "{notes}"
+        );
+        assert!(!told.to_lowercase().contains("warning"), "{told}");
+        for definition in DEFINITIONS {
+            let object = format!("customresourcedefinition/{definition}");
+            kubectl(&["wait", "--timeout=60s", "--for", "condition=Established", &object]);
+            wait::until("its kind is served", || {
+                Command::new("kubectl")
+                    .args(["explain", definition])
+                    .output()
+                    .unwrap()
+                    .status
+                    .success()
+            })
+            .await;
+        }
+    };
+    INSTALLED.get_or_init(install).await;
+}
+
+#[test]
+fn it_has_no_faults() {
+    let said = succeeded(helm(&["lint", "--strict", &chart()]));
+    assert!(said.contains("1 chart(s) linted, 0 chart(s) failed"), "{said}");
+    for (values, expected) in [
+        ("keep=false", "keep"),
+        ("labels=a", "labels"),
+        ("annotations.a=1", "annotations"),
+    ] {
+        let output = helm(&["template", &chart(), "--set", values]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{values} was taken");
+        assert!(said.contains(expected), "{values}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_it_defines_outlives_it() {
+    installed().await;
+    let namespace = Namespace::restricted("outlives");
+    namespace.apply(json!({
+        "apiVersion": "jitney.dev/v1alpha1",
+        "kind": "BatchPolicy",
+        "metadata": {"name": "kept"},
+        "spec": {"routes": [{"codec": {"jsonRpc": {}}}]},
+    }));
+
+    let labels = ["--set", "labels.team=mesh", "--set", "annotations.note=yes"];
+    let _upgraded = succeeded(helm(&[&["upgrade", RELEASE, &chart()][..], &labels].concat()));
+    for definition in DEFINITIONS {
+        let metadata = get(&["customresourcedefinition", definition])["metadata"].take();
+        assert_eq!(metadata["labels"]["team"], "mesh", "{metadata}");
+        assert_eq!(
+            metadata["labels"]["app.kubernetes.io/part-of"], "jitney",
+            "{metadata}"
+        );
+        assert_eq!(metadata["annotations"]["note"], "yes", "{metadata}");
+    }
+    let policy = get(&["customresourcedefinition", DEFINITIONS[0]]);
+    assert_eq!(
+        policy["metadata"]["labels"]["gateway.networking.k8s.io/policy"],
+        "Inherited"
+    );
+
+    let said = succeeded(helm(&["uninstall", RELEASE]));
+    for definition in DEFINITIONS {
+        assert!(said.contains(definition), "it says what it keeps: {said}");
+        let metadata = get(&["customresourcedefinition", definition])["metadata"].take();
+        assert_eq!(metadata["deletionTimestamp"], json!(null), "{metadata}");
+    }
+    assert_eq!(namespace.get("batchpolicy/kept")["spec"]["mode"], "Active");
+
+    // What was kept is taken up again.
+    let _again = succeeded(helm(&["install", RELEASE, &chart()]));
+}
+
+fn helm(arguments: &[&str]) -> Output {
+    Command::new("timeout")
+        .args(["90", "helm"])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn chart() -> String {
+    root().join("charts/jitney-crds").display().to_string()
+}
+
+const RELEASE: &str = "jitney-crds";

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use jitney_api::{LogLevel, Workload, is_trust_domain};
 
 use crate::inject::manifests::InjectArgs;
+use crate::inject::webhook::WebhookArgs;
 use crate::log::Format;
 
 /// Tells the sidecars of a mesh what to do, and knows which of them does it.
@@ -88,6 +89,10 @@ pub struct RunArgs {
         default_value = "16384"
     )]
     pub max_sidecars: NonZeroUsize,
+
+    /// Sidecars for pods.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
 
     /// What to log: a level, or levels by target as in info,jitney_control_plane=debug.
     #[arg(long, env = "JITNEY_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]

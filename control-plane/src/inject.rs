@@ -7,6 +7,8 @@ mod settings;
 
 // Who asks.
 pub mod manifests;
+pub mod review;
+pub mod webhook;
 
 // From the pod as it is, through what its annotations wish, to what changes.
 mod patch;

@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::inject::review::Outcome;
+
 /// What is counted as it happens. A clone counts together with the one it was cloned from.
 #[derive(Clone, Debug)]
 pub struct Counts {
@@ -23,6 +25,7 @@ pub struct Counts {
     lag: Histogram,
     certificates: Family<OfResult, Counter>,
     refusals: Family<OfReason, Counter>,
+    injections: Family<OfOutcome, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +63,11 @@ struct OfResult {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfReason {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,6 +125,7 @@ impl Default for Counts {
             lag: Histogram::new(PROPAGATION),
             certificates: Family::default(),
             refusals: Family::default(),
+            injections: Family::default(),
         };
         // Every series is there from the first scrape on.
         for kind in Kind::ALL {
@@ -140,6 +149,9 @@ impl Default for Counts {
         }
         for reason in Refusal::ALL {
             drop(counts.refusals.get_or_create(&reason.label()));
+        }
+        for outcome in Outcome::ALL {
+            drop(counts.injections.get_or_create(&OfOutcome::of(outcome)));
         }
         counts
     }
@@ -175,9 +187,26 @@ impl Counts {
         self.certificates.get_or_create(&result.label()).inc();
     }
 
+    /// The API server has asked about a pod.
+    pub fn injection(&self, outcome: Outcome) {
+        self.injections.get_or_create(&OfOutcome::of(outcome)).inc();
+    }
+
     /// Somebody was turned away.
     pub fn refused(&self, reason: Refusal) {
         self.refusals.get_or_create(&reason.label()).inc();
+    }
+}
+
+impl OfOutcome {
+    const fn of(outcome: Outcome) -> Self {
+        let outcome = match outcome {
+            Outcome::Injected => "injected",
+            Outcome::Left => "left",
+            Outcome::Denied => "denied",
+            Outcome::Failed => "failed",
+        };
+        Self { outcome }
     }
 }
 
@@ -314,6 +343,11 @@ impl Scrape {
         self.register_push(counts);
         self.register_identity(counts);
         self.register_standing();
+        self.registry.register(
+            "jitney_injections",
+            "New pods that the API server has asked about, by what became of them",
+            counts.injections.clone(),
+        );
     }
 
     fn register_push(&mut self, counts: &Counts) {

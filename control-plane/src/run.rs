@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use jitney_api::program::serve;
 use jitney_api::{Sources, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 mod watched;
@@ -123,6 +123,7 @@ struct Process {
     lifecycle: Lifecycle,
     replicas: Arc<Replicas>,
     background: JoinSet<()>,
+    webhook: Option<JoinHandle<()>>,
     signals: (Signal, Signal),
     source: Watched,
     _watches: [Watch; 2],
@@ -173,6 +174,8 @@ impl Process {
         };
         serve_admin(args.admin, admin)?;
         let listener = listen(args.listen)?;
+        let webhook = args.webhook.start(&metrics.counts, lifecycle.draining());
+        let webhook = webhook.map_err(|(address, error)| RunError::Listen(address, error))?;
         let watches = watches(&state).map_err(|error| RunError::System("watch the state", error))?;
         let mut background = background(&state, &store, &tls, &lifecycle);
         let arrivals = watch_over(&mut background, &sidecars, &state.rollouts);
@@ -200,6 +203,7 @@ impl Process {
             lifecycle,
             replicas: state.replicas,
             background,
+            webhook,
             signals,
             source,
             _watches: watches,
@@ -228,6 +232,9 @@ impl Process {
         self.lifecycle.drain();
         // A panic in there was logged.
         drop(serving.await);
+        if let Some(webhook) = self.webhook {
+            drop(webhook.await);
+        }
         self.background.shutdown().await;
         self.replicas.leave();
         tracing::info!("drained");

@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use jitney_api::{LogLevel, Workload, is_trust_domain};
 
-use crate::inject::manifests::InjectArgs;
+use crate::inject::manifests::{self, InjectArgs};
 use crate::inject::webhook::WebhookArgs;
 use crate::log::Format;
+use crate::{inquire, run};
 
 /// Tells the sidecars of a mesh what to do, and knows which of them does it.
 #[derive(Debug, Parser)]
@@ -208,6 +210,27 @@ impl FromStr for Source {
                 "expected files:PATH, such as files:./policies, or kubernetes, or kubernetes:NAMESPACE"
                     .to_owned(),
             ),
+        }
+    }
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Why it cannot, to be shown to people.
+    pub fn carry_out(self) -> Result<ExitCode, String> {
+        let told = |error: &dyn std::error::Error| error.to_string();
+        match self {
+            Self::Run(args) => run::run(&args).map_err(|error| told(&error)),
+            Self::Token(args) => inquire::print_token(&args).map_err(|error| told(&error)),
+            Self::Check(args) => inquire::check_files(&args).map_err(|error| told(&error)),
+            Self::Inject(args) => manifests::inject(&args).map_err(|error| told(&error)),
+            Self::Trust(args) => {
+                let TrustCommand::Roots(mesh) = args.what;
+                inquire::print_roots(&mesh).map_err(|error| told(&error))
+            }
+            Self::Crds => inquire::print_definitions().map_err(|error| told(&error)),
         }
     }
 }

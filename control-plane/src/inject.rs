@@ -7,6 +7,7 @@ mod settings;
 
 // Who asks.
 pub mod manifests;
+pub mod policy;
 pub mod review;
 pub mod webhook;
 

@@ -12,8 +12,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use jitney_control_plane::config as plane;
-use jitney_control_plane::inject::manifests;
-use jitney_control_plane::inquire;
 use jitney_proxy::config::{Cli, Command};
 
 /// The argument that turns an example into the sidecar. What follows are the sidecar's own.
@@ -194,19 +192,11 @@ pub fn be_sidecar(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
 /// When the control plane cannot do what it is asked for.
 pub fn be_control_plane(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let command_line = ["jitney-control-plane".into()].into_iter().chain(arguments);
-    match plane::Cli::parse_from(command_line).command {
-        plane::Command::Run(arguments) => {
-            end_with_parent();
-            Ok(jitney_control_plane::run::run(&arguments)?)
-        }
-        plane::Command::Token(arguments) => Ok(inquire::print_token(&arguments)?),
-        plane::Command::Trust(arguments) => {
-            let plane::TrustCommand::Roots(mesh) = arguments.what;
-            Ok(inquire::print_roots(&mesh)?)
-        }
-        plane::Command::Check(arguments) => Ok(inquire::check_files(&arguments)?),
-        plane::Command::Inject(arguments) => Ok(manifests::inject(&arguments)?),
+    let command = plane::Cli::parse_from(command_line).command;
+    if matches!(command, plane::Command::Run(_)) {
+        end_with_parent();
     }
+    command.carry_out().map_err(anyhow::Error::msg)
 }
 
 /// What this very program prints in another role, in which it ends by itself.

@@ -1,8 +1,9 @@
 //! Sidecars for pods, as an API server sees them.
 
-use serde_json::json;
+use jitney_tests::wait;
+use serde_json::{Value, json};
 
-use crate::kubectl::{apply, dry_run};
+use crate::kubectl::{apply, dry_run, kubectl_with, refused_dry_run};
 use crate::programs::control_plane;
 
 /// What somebody may keep in Git, comments and all.
@@ -80,7 +81,7 @@ fn server_takes_what_the_command_prints() {
     let taken = dry_run(&injected);
 
     let find = |kind: &str| taken.iter().find(|object| object["kind"] == kind).unwrap();
-    let names = |containers: &serde_json::Value| -> Vec<String> {
+    let names = |containers: &Value| -> Vec<String> {
         let containers = containers.as_array().unwrap().iter();
         containers
             .map(|one| one["name"].as_str().unwrap().to_owned())
@@ -100,4 +101,91 @@ fn server_takes_what_the_command_prints() {
     assert_eq!(names(&of_nightly["initContainers"]), ["jitney-proxy"]);
     assert_eq!(names(&find("Pod")["spec"]["initContainers"]), before);
     assert_eq!(find("Pod")["metadata"]["labels"]["jitney.dev/injected"], "true");
+}
+
+/// A plain pod that wants a sidecar, and has enough of its own to be in the way.
+fn plain(namespace: &str, name: &str, says: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"jitney.dev/inject": says}},
+        "spec": {
+            "initContainers": [{"name": "migrate", "image": "users:1"}],
+            "containers": [{"name": "users", "image": "users:1", "ports": [{"containerPort": 8080}]}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    })
+}
+
+fn bare(namespace: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "bare", "namespace": namespace},
+        "spec": {"automountServiceAccountToken": false, "containers": [{"name": "users", "image": "users:1"}]},
+    })
+}
+
+/// A namespace whose pods get sidecars, and in which nothing else is needed to make them.
+fn namespace(name: &str, labels: &Value) {
+    apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}));
+    let account = json!({"name": "default", "namespace": name});
+    apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account}));
+}
+
+#[tokio::test]
+async fn policy_gives_plain_pods_what_the_command_does() {
+    namespace("by-policy", &json!({"jitney.dev/inject": "enabled"}));
+    namespace("by-command", &json!({}));
+    let policies = control_plane(&["inject", "--print", "policy"], "");
+    kubectl_with(&["apply", "--filename", "-"], &policies);
+    let has_sidecar = |pod: &Value| pod["metadata"]["labels"]["jitney.dev/injected"] == "true";
+    wait::until("the policies are in force", || {
+        let opted_out = plain("by-policy", "probe", "disabled");
+        assert!(!has_sidecar(&dry_run(&opted_out.to_string())[0]));
+        has_sidecar(&dry_run(&bare("by-policy").to_string())[0])
+    })
+    .await;
+
+    for pod in [bare as fn(&str) -> Value, |namespace| {
+        plain(namespace, "users", "enabled")
+    }] {
+        let by_policy = dry_run(&pod("by-policy").to_string());
+        let commanded = control_plane(&["inject", "--filename", "-"], &pod("by-command").to_string());
+        let by_command = dry_run(&commanded);
+        assert_eq!(without_chance(&by_policy[0]), without_chance(&by_command[0]));
+        assert!(has_sidecar(&by_policy[0]));
+    }
+
+    // Once is enough.
+    let once = control_plane(&["inject", "--filename", "-"], &bare("by-policy").to_string());
+    let twice = &dry_run(&once)[0]["spec"]["initContainers"];
+    assert_eq!(twice.as_array().unwrap().len(), 2);
+
+    let mut wishes = bare("by-policy");
+    wishes["metadata"]["annotations"] = json!({"jitney.dev/mode": "NoRedirect"});
+    let said = refused_dry_run(&wishes);
+    assert!(
+        said.contains("the pod is to have a sidecar and was given none"),
+        "{said}"
+    );
+}
+
+/// Spec and labels of a pod, but for the names that the server makes up.
+fn without_chance(pod: &Value) -> (Value, Value) {
+    let mut spec = pod["spec"].clone();
+    for field in ["initContainers", "containers"] {
+        for container in spec[field].as_array_mut().unwrap() {
+            if let Some(mounts) = container["volumeMounts"].as_array_mut() {
+                mounts.retain(|mount| !is_made_up(&mount["name"]));
+            }
+        }
+    }
+    let volumes = spec["volumes"].as_array_mut().unwrap();
+    volumes.retain(|volume| !is_made_up(&volume["name"]));
+    (spec, pod["metadata"]["labels"].clone())
+}
+
+fn is_made_up(name: &Value) -> bool {
+    name.as_str().unwrap().starts_with("kube-api-access-")
 }

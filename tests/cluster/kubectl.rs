@@ -5,6 +5,15 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+const DRY_RUN: [&str; 6] = [
+    "create",
+    "--dry-run=server",
+    "--output",
+    "json",
+    "--filename",
+    "-",
+];
+
 /// A namespace of the cluster for one test. Dropping it deletes it.
 #[derive(Debug)]
 pub(crate) struct Namespace {
@@ -80,18 +89,24 @@ pub(crate) fn refused(object: &Value) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
+/// Runs `kubectl` with something to read; gives what it says.
+#[track_caller]
+pub(crate) fn kubectl_with(arguments: &[&str], input: &str) -> String {
+    succeeded(told(arguments, input))
+}
+
+/// What is said of an object that the server would not make.
+#[track_caller]
+pub(crate) fn refused_dry_run(object: &Value) -> String {
+    let output = told(&DRY_RUN, &object.to_string());
+    assert!(!output.status.success(), "{object} was taken");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 /// What the server would make of manifests, YAML or JSON, if they were created.
 #[track_caller]
 pub(crate) fn dry_run(manifests: &str) -> Vec<Value> {
-    let arguments = [
-        "create",
-        "--dry-run=server",
-        "--output",
-        "json",
-        "--filename",
-        "-",
-    ];
-    let printed = succeeded(told(&arguments, manifests));
+    let printed = kubectl_with(&DRY_RUN, manifests);
     let objects = serde_json::Deserializer::from_str(&printed).into_iter();
     let objects: Vec<Value> = objects.map(Result::unwrap).collect();
     let items = |object: Value| match object["items"].as_array() {

@@ -8,10 +8,12 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::policy::policies;
 use super::settings::namespace;
+use super::webhook::configuration;
 use super::{Asked, Decision, Left, Pod, Refused, SettingsArgs};
 
 /// What to inject into.
@@ -24,9 +26,14 @@ pub struct InjectArgs {
         env = "JITNEY_MANIFESTS",
         value_name = "FILE",
         value_delimiter = ',',
-        required = true
+        required_unless_present = "print"
     )]
     pub filename: Vec<PathBuf>,
+
+    /// Print what has the API server inject by itself, instead: the webhook's configuration, or, for
+    /// Kubernetes 1.36, policies that need no webhook.
+    #[arg(long, env = "JITNEY_PRINT", value_name = "WHAT", conflicts_with = "filename")]
+    pub print: Option<Printed>,
 
     /// The namespace of manifests that name none.
     #[arg(short, long, env = "JITNEY_NAMESPACE", value_name = "NAME", default_value = "default", value_parser = namespace)]
@@ -35,6 +42,15 @@ pub struct InjectArgs {
     /// What is injected.
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// What has the API server inject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Printed {
+    /// A `MutatingWebhookConfiguration`.
+    Webhook,
+    /// A `MutatingAdmissionPolicy`, a `ValidatingAdmissionPolicy` and their bindings.
+    Policy,
 }
 
 /// Why nothing is printed.
@@ -63,6 +79,15 @@ pub enum ManifestError {
 /// When something of them cannot be read, or a pod not be given its sidecar: nothing is printed then.
 pub fn inject(args: &InjectArgs) -> Result<ExitCode, ManifestError> {
     let mut all = Manifests::new(&args.namespace, &args.settings);
+    match args.print {
+        Some(Printed::Webhook) => all.write("the configuration", &configuration(&args.settings)),
+        Some(Printed::Policy) => {
+            for policy in policies(&args.settings) {
+                all.write("a policy", &policy);
+            }
+        }
+        None => {}
+    }
     for path in &args.filename {
         let text = read(path).map_err(|error| ManifestError::Input {
             path: path.clone(),

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use jitney_api::Workload;
-use jitney_control_plane::config::{Cli, Command as Asked};
+use jitney_control_plane::config::Cli;
 use jitney_control_plane::identity::{Folder, Tokens};
 use tokio::time::Instant;
 
@@ -31,15 +31,8 @@ pub(crate) const ROLE: &str = "control-plane";
 
 /// Becomes the control plane: the same code as its program.
 pub(crate) fn serve(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    match Cli::parse_from(arguments).command {
-        Asked::Run(args) => {
-            let _code = jitney_control_plane::run::run(&args)?;
-        }
-        other @ (Asked::Token(_) | Asked::Check(_) | Asked::Trust(_) | Asked::Crds) => {
-            anyhow::bail!("the role is to run, not {other:?}")
-        }
-    }
-    Ok(())
+    let carried_out = Cli::parse_from(arguments).command.carry_out();
+    carried_out.map(drop).map_err(anyhow::Error::msg)
 }
 
 impl Plane {

@@ -1,0 +1,187 @@
+//! The same sidecars without a webhook: the API server's own policies (`MutatingAdmissionPolicy`, Kubernetes
+//! 1.36), which no server has to answer for. They are made of what the function gives a plain pod, so that both
+//! say the same; a pod with wishes is refused, since only code can read them.
+
+use serde_json::{Value, json};
+
+use super::webhook::said;
+use super::{CLUSTER_NAMESPACE, GROUP, INJECT, INJECTED, PROXY, SettingsArgs, Wishes, sidecar};
+
+/// The policy that gives pods their sidecars, the one that refuses those that should have one and do not, and
+/// what puts both in force.
+pub fn policies(settings: &SettingsArgs) -> Vec<Value> {
+    let own = [CLUSTER_NAMESPACE, &settings.control_plane_namespace];
+    let constraints = json!({
+        "namespaceSelector": {"matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": own},
+        ]},
+        "resourceRules": [{
+            "apiGroups": [""],
+            "apiVersions": ["v1"],
+            "operations": ["CREATE"],
+            "resources": ["pods"],
+        }],
+    });
+    let mut plain = conditions();
+    plain.push(json!({"name": "has-no-wishes", "expression": format!("!{}", has_wishes())}));
+    // Match conditions do not know the namespace, and expressions do.
+    let patch = format!("{} ? {} : []", asked_for(), patch(settings));
+    let injects = json!({
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "matchConstraints": constraints,
+        "matchConditions": plain,
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
+    });
+    let is_not_asked_for = format!("!{}", asked_for());
+    let refuses = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": constraints,
+        "matchConditions": conditions(),
+        "validations": [{"expression": is_not_asked_for, "reason": "Forbidden", "message": REFUSED}],
+    });
+    vec![
+        of_kind("MutatingAdmissionPolicy", &injects),
+        of_kind("MutatingAdmissionPolicyBinding", &json!({"policyName": NAME})),
+        of_kind("ValidatingAdmissionPolicy", &refuses),
+        of_kind(
+            "ValidatingAdmissionPolicyBinding",
+            &json!({"policyName": NAME, "validationActions": ["Deny"]}),
+        ),
+    ]
+}
+
+fn of_kind(kind: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": NAME},
+        "spec": spec,
+    })
+}
+
+/// Whether a pod or its namespace wants a sidecar.
+fn asked_for() -> String {
+    let (label, annotation) = (said("labels"), said("annotations"));
+    let namespace = format!("namespaceObject.metadata.?labels['{INJECT}'].orValue('')");
+    format!("({namespace} == 'enabled' || {label} == 'enabled' || {annotation} == 'enabled')")
+}
+
+/// Which pods may have a sidecar, and have none.
+fn conditions() -> Vec<Value> {
+    let (label, annotation) = (said("labels"), said("annotations"));
+    [
+        (
+            "not-declined",
+            format!("{label} != 'disabled' && {annotation} != 'disabled'"),
+        ),
+        (
+            "not-of-the-node",
+            "!object.spec.?hostNetwork.orValue(false)".to_owned(),
+        ),
+        (
+            "for-linux",
+            "object.spec.?os.?name.orValue('linux') == 'linux'".to_owned(),
+        ),
+        (
+            "has-no-sidecar",
+            format!(
+                "!object.spec.containers.exists(one, one.name == '{PROXY}') && \
+                 !object.spec.?initContainers.orValue([]).exists(one, one.name == '{PROXY}')"
+            ),
+        ),
+    ]
+    .map(|(name, expression)| json!({"name": name, "expression": expression}))
+    .to_vec()
+}
+
+/// Whether annotations are there that the function reads.
+fn has_wishes() -> String {
+    format!(
+        "object.metadata.?annotations.orValue({{}}).exists(name, \
+         name.startsWith('{GROUP}') && !(name in ['{INJECT}', '{INJECTED}']))"
+    )
+}
+
+/// What the function changes for a plain pod, as an expression.
+fn patch(settings: &SettingsArgs) -> String {
+    let containers = sidecar::containers(&Wishes::default(), settings);
+    let first = containers.iter().enumerate();
+    let first = first.map(|(at, one)| add(&format!("'/spec/initContainers/{at}'"), &literal(one)));
+    let last = sidecar::volumes();
+    let last = last.iter().map(|one| add("'/spec/volumes/-'", &literal(one)));
+    let labelled = add(
+        &format!("'/metadata/labels/' + jsonpatch.escapeKey('{INJECTED}')"),
+        "'true'",
+    );
+    let all = |path: &str, items: Vec<Value>| add(path, &literal(&items.into()));
+    let branches = [
+        (
+            "metadata.labels",
+            labelled,
+            add("'/metadata/labels'", &literal(&json!({INJECTED: "true"}))),
+        ),
+        (
+            "spec.initContainers",
+            first.collect::<Vec<_>>().join(", "),
+            all("'/spec/initContainers'", containers.clone()),
+        ),
+        (
+            "spec.volumes",
+            last.collect::<Vec<_>>().join(", "),
+            all("'/spec/volumes'", sidecar::volumes()),
+        ),
+    ];
+    let branches = branches.map(|(field, some, none)| format!("(has(object.{field}) ? [{some}] : [{none}])"));
+    branches.join(" + ")
+}
+
+fn add(path: &str, value: &str) -> String {
+    format!("JSONPatch{{op: 'add', path: {path}, value: {value}}}")
+}
+
+/// A value as CEL writes it. Lists and maps of Kubernetes' CEL have values of one type: any.
+fn literal(value: &Value) -> String {
+    let any = |value: &Value| format!("dyn({})", literal(value));
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(any).collect::<Vec<_>>().join(", ")),
+        Value::Object(entries) => {
+            let entries = entries
+                .iter()
+                .map(|(name, value)| format!("{}: {}", Value::from(name.as_str()), any(value)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        // Its words for these, and its escapes in texts, are JSON's.
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+    }
+}
+
+const NAME: &str = "jitney-injector";
+const REFUSED: &str = "the pod is to have a sidecar and was given none: its jitney.dev/ annotations are read by the \
+                       webhook and by `jitney-control-plane inject` only, not by this policy";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inject::tests::settings;
+
+    #[test]
+    fn values_are_written_as_cel() {
+        let value = json!({"a": [1, true, null], "b c": "it's \"so\"\n"});
+        assert_eq!(
+            literal(&value),
+            r#"{"a": dyn([dyn(1), dyn(true), dyn(null)]), "b c": dyn("it's \"so\"\n")}"#
+        );
+    }
+
+    #[test]
+    fn settings_are_in_the_policy() {
+        let policies = policies(&settings(&["--proxy-image", "example.org/p@sha256:0"]));
+        let kinds: Vec<_> = policies
+            .iter()
+            .map(|policy| policy["kind"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds.len(), 4, "{kinds:?}");
+        assert!(policies[0].to_string().contains("example.org/p@sha256:0"));
+    }
+}

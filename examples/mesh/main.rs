@@ -3,10 +3,8 @@
 
 mod acts;
 mod documents;
-mod front;
 mod load;
 mod processes;
-mod table;
 mod verdict;
 
 use std::ffi::OsString;
@@ -17,10 +15,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use jitney_examples::figures::say;
 use jitney_examples::process::{be_control_plane, be_sidecar, end_with_parent};
+use jitney_examples::service::listen;
+use jitney_examples::table::Table;
+use jitney_examples::{front, table};
 use tokio::runtime::Runtime;
 
 use processes::Mesh;
-use table::Table;
 
 /// Loads pages of a shop through a mesh, changes a policy meanwhile, and compares every page
 #[derive(Parser)]
@@ -80,11 +80,12 @@ impl Role {
             Self::ControlPlane { arguments } => return be_control_plane(arguments),
             Self::Shop { orders, users } => {
                 end_with_parent();
-                Runtime::new()?.block_on(front::run(orders, users))?;
+                let (orders, users) = (orders.to_string(), users.to_string());
+                Runtime::new()?.block_on(async { front::run(listen().await?, orders, users).await })?;
             }
             Self::Table { table, database } => {
                 end_with_parent();
-                Runtime::new()?.block_on(table::run(table, database))?;
+                Runtime::new()?.block_on(async { table::run(listen().await?, table, database).await })?;
             }
         }
         Ok(ExitCode::SUCCESS)

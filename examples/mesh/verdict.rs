@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jitney_examples::figures::{milliseconds, thousands};
 
-use crate::front::Made;
 use crate::load::Tally;
 use crate::processes::{Mesh, json};
-use crate::table::Asked;
+use jitney_examples::front::Made;
+use jitney_examples::table::Asked;
 
 /// What the services have counted, which know nothing of Jitney.
 #[derive(Clone, Copy, Debug)]

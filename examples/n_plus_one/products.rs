@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use jitney_examples::service::{json, serve};
+use jitney_examples::service::{json, listen, serve};
 use jitney_examples::shop::Shop;
 use rusqlite::params_from_iter;
 use serde::Serialize;
@@ -17,7 +17,10 @@ use serde::Serialize;
 /// Serves the products of the database `path` until the process ends.
 pub(crate) async fn run(path: PathBuf) -> anyhow::Result<()> {
     let (shop, lookups) = (Shop::open(path), Arc::new(AtomicU64::new(0)));
-    serve(move |request| answer(shop.clone(), Arc::clone(&lookups), request)).await
+    serve(listen().await?, move |request| {
+        answer(shop.clone(), Arc::clone(&lookups), request)
+    })
+    .await
 }
 
 async fn answer(shop: Shop, lookups: Arc<AtomicU64>, request: Request<Bytes>) -> Response<Full<Bytes>> {

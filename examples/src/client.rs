@@ -8,7 +8,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -60,21 +60,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects to `host:port`.
     ///
     /// # Errors
     /// When nobody listens there.
-    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+    pub async fn open(address: impl ToSocketAddrs + ToString) -> anyhow::Result<Self> {
+        let host = address.to_string();
         let socket = TcpStream::connect(address)
             .await
-            .with_context(|| format!("connecting to {address}"))?;
+            .with_context(|| format!("connecting to {host}"))?;
         socket.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(socket)).await?;
         tokio::spawn(connection);
-        Ok(Self {
-            sender,
-            host: address.to_string(),
-        })
+        Ok(Self { sender, host })
     }
 
     /// False once the other end has closed it.

@@ -15,6 +15,10 @@ pub mod process;
 pub mod service;
 pub mod shop;
 
+// Services of a shop that more than one example has.
+pub mod front;
+pub mod table;
+
 pub use client::{Call, Reply};
 pub use scene::{Scene, play, play_with};
 pub use workload::Workload;

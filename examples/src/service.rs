@@ -13,20 +13,28 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// Listens on a free port, says so on stdout, and answers until the process ends.
+/// Listens on a free port, and says so on stdout.
 ///
 /// # Errors
-/// When there is no free port, or accepting fails.
-pub async fn serve<F, A>(answer: F) -> anyhow::Result<()>
-where
-    F: Fn(Request<Bytes>) -> A + Send + Sync + 'static,
-    A: Future<Output = Response<Full<Bytes>>> + Send,
-{
+/// When there is no free port.
+pub async fn listen() -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     #[expect(clippy::print_stdout, reason = "the parent reads the address there")]
     {
         println!("service listening on {}", listener.local_addr()?);
     }
+    Ok(listener)
+}
+
+/// Answers until the process ends.
+///
+/// # Errors
+/// When accepting fails.
+pub async fn serve<F, A>(listener: TcpListener, answer: F) -> anyhow::Result<()>
+where
+    F: Fn(Request<Bytes>) -> A + Send + Sync + 'static,
+    A: Future<Output = Response<Full<Bytes>>> + Send,
+{
     let answer = Arc::new(answer);
     loop {
         let (socket, _) = listener.accept().await?;

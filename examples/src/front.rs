@@ -1,7 +1,6 @@
 //! The shop: a page shows twenty orders with the user of each, and asks for every one of them alone,
 //! which is the N+1 pattern. It knows nothing of Jitney, only where to ask.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,30 +8,35 @@ use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use jitney_examples::client::Connection;
-use jitney_examples::service::{json, serve};
-use jitney_examples::{Call, shop};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+use crate::client::Connection;
+use crate::service::{json, serve};
+use crate::{Call, shop};
 
 /// What the shop tells of itself at `/stats`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(crate) struct Made {
+pub struct Made {
     /// Calls that it made.
-    pub(crate) calls: u64,
+    pub calls: u64,
     /// Those that failed: no reply, or an error in it.
-    pub(crate) failed: u64,
+    pub failed: u64,
 }
 
-/// Serves pages until the process ends; where it asks for orders and for users is given.
-pub(crate) async fn run(orders: SocketAddr, users: SocketAddr) -> anyhow::Result<()> {
+/// Serves pages until the process ends; where it asks for orders and for users is given as `host:port`.
+///
+/// # Errors
+/// When accepting fails.
+pub async fn run(listener: TcpListener, orders: String, users: String) -> anyhow::Result<()> {
     let front = Arc::new(Front {
         orders: Arc::new(Service::at(orders)),
         users: Arc::new(Service::at(users)),
         calls: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     });
-    serve(move |request| answer(Arc::clone(&front), request)).await
+    serve(listener, move |request| answer(Arc::clone(&front), request)).await
 }
 
 struct Front {
@@ -113,12 +117,12 @@ impl Front {
 
 /// Where calls are sent, and the connections to it that are free at the moment.
 struct Service {
-    address: SocketAddr,
+    address: String,
     free: Mutex<Vec<Connection>>,
 }
 
 impl Service {
-    const fn at(address: SocketAddr) -> Self {
+    const fn at(address: String) -> Self {
         Self {
             address,
             free: Mutex::new(Vec::new()),
@@ -129,7 +133,7 @@ impl Service {
     async fn get(&self, target: String) -> anyhow::Result<String> {
         let mut connection = match self.free() {
             Some(connection) => connection,
-            None => Connection::open(self.address).await?,
+            None => Connection::open(self.address.as_str()).await?,
         };
         let reply = connection.call(Call::get(&target)).await;
         let reply = reply.with_context(|| target.clone())?;

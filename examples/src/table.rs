@@ -9,31 +9,36 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use jitney_examples::service::{json, serve};
-use jitney_examples::shop::Shop;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::service::{json, serve};
+use crate::shop::Shop;
 
 /// A table that a service shows.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Table {
+pub enum Table {
+    /// Orders of the shop.
     Orders,
+    /// Its users.
     Users,
 }
 
 /// What a service tells of itself at `/stats`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// Calls that it was sent, for one row or for many.
-    pub(crate) calls: u64,
+    pub calls: u64,
     /// Rows that they asked for.
-    pub(crate) rows: u64,
+    pub rows: u64,
 }
 
 impl Asked {
     /// What was counted since an earlier time.
-    pub(crate) const fn since(self, earlier: Self) -> Self {
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
         Self {
             calls: self.calls - earlier.calls,
             rows: self.rows - earlier.rows,
@@ -41,7 +46,8 @@ impl Asked {
     }
 
     /// Rows for each call.
-    pub(crate) fn mean_batch(self) -> String {
+    #[must_use]
+    pub fn mean_batch(self) -> String {
         #[expect(clippy::cast_precision_loss, reason = "counts for people to read")]
         let mean = self.rows as f64 / self.calls.max(1) as f64;
         format!("{mean:.1}")
@@ -69,14 +75,17 @@ impl Table {
 }
 
 /// Serves a table of the database `path` until the process ends.
-pub(crate) async fn run(table: Table, path: PathBuf) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When accepting fails.
+pub async fn run(listener: TcpListener, table: Table, path: PathBuf) -> anyhow::Result<()> {
     let service = Arc::new(Service {
         table,
         shop: Shop::open(path),
         calls: AtomicU64::new(0),
         rows: AtomicU64::new(0),
     });
-    serve(move |request| answer(Arc::clone(&service), request)).await
+    serve(listener, move |request| answer(Arc::clone(&service), request)).await
 }
 
 struct Service {

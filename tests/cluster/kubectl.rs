@@ -24,11 +24,14 @@ impl Namespace {
     /// Makes one in which pods may do no more than they have to.
     #[track_caller]
     pub(crate) fn restricted(name: &'static str) -> Self {
-        apply(&json!({
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }));
+        Self::labelled(name, &json!({"pod-security.kubernetes.io/enforce": "restricted"}))
+    }
+
+    /// Makes one with labels.
+    #[track_caller]
+    pub(crate) fn labelled(name: &'static str, labels: &Value) -> Self {
+        let metadata = json!({"name": name, "labels": labels});
+        apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
         Self { name }
     }
 
@@ -101,6 +104,12 @@ pub(crate) fn refused_dry_run(object: &Value) -> String {
     let output = told(&DRY_RUN, &object.to_string());
     assert!(!output.status.success(), "{object} was taken");
     String::from_utf8(output.stderr).unwrap()
+}
+
+/// What the server would make of an object; `None` when it would not.
+pub(crate) fn try_dry_run(object: &Value) -> Option<Value> {
+    let output = fed(&DRY_RUN, &object.to_string());
+    serde_json::from_slice(&output.stdout).ok()
 }
 
 /// What the server would make of manifests, YAML or JSON, if they were created.

@@ -10,6 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::kubectl::{Namespace, get};
 
+mod inject;
+
 /// Where a sidecar's admin endpoint listens in these pods.
 const ADMIN: &str = "0.0.0.0:15000";
 

@@ -19,7 +19,7 @@ use seats::Seats;
 use crate::connection::{self, ConnInfo, Identity, Limits, Serve};
 use crate::detect::{self, Protocol};
 use crate::drain::Drain;
-use crate::guard::{Guard, Leave};
+use crate::guard::{self, Guard, Leave};
 use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
 use crate::mtls::hello::{Hello, hello};
 use crate::mtls::{Inside, Mesh};
@@ -255,16 +255,17 @@ impl<D: Direct> Acceptor<D> {
         } = directed;
         let (stream, limits) = (spoken.stream, &self.limits);
         let counted = || open.speaks(spoken.counted);
+        let overstays = guard::overstays(info.clone(), limits.bare_timeout);
         match spoken.then {
             Then::Http1(ahead) => {
                 counted();
                 let serving = connection::serve_http1(stream, ahead, info, service, seat, limits);
-                Box::pin(serving).await;
+                either(Box::pin(serving), overstays).await;
             }
             Then::Http2(ahead) => {
                 counted();
                 let serving = connection::serve_http2(stream, ahead, info, service, seat, limits);
-                Box::pin(serving).await;
+                either(Box::pin(serving), overstays).await;
             }
             Then::Bytes(ahead, server) => {
                 let Some(leave) = Leave::of_bytes(info.clone()) else {
@@ -444,6 +445,15 @@ impl Spoken {
             counted,
             then,
         }
+    }
+}
+
+/// The first that ends ends the other.
+async fn either(serving: impl Future<Output = ()>, end: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = serving => {}
+        () = end => {}
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Limits {
     /// How long a caller of HTTP/2 may take to say that it has heard that its connection is to end, until streams are
     /// refused, and then to take the last reply. Default: 5 s, as Envoy's `drain_timeout`.
     pub heard_timeout: Duration,
+    /// How long the calls of a bare connection may go on once its port is strict. Default: 20 s.
+    pub bare_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -121,6 +123,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(300),
             max_age: None,
             heard_timeout: Duration::from_secs(5),
+            bare_timeout: Duration::from_secs(20),
         }
     }
 }

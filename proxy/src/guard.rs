@@ -3,12 +3,14 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{Method, Request};
 use jitney_api::{InboundMtls, Mtls};
 use jitney_core::access::{Access, Asked};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::connection::ConnInfo;
 use crate::metrics::{Metrics, Unauthorized};
@@ -71,6 +73,10 @@ impl Guard {
         self.changed.send_replace(());
     }
 
+    fn is_strict(&self, rules: &Rules, port: u16) -> bool {
+        rules.strict.contains(&port) || self.asks_again && rules.mtls.on(port) == Mtls::Strict
+    }
+
     fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -80,9 +86,7 @@ impl Guard {
         let rules = self.rules.load();
         let caller = connection.identity.as_ref().map(|identity| &*identity.id);
         let port = connection.local.port();
-        let is_strict =
-            rules.strict.contains(&port) || self.asks_again && rules.mtls.on(port) == Mtls::Strict;
-        if is_strict && caller.is_none() {
+        if caller.is_none() && self.is_strict(&rules, port) {
             self.metrics.process().unauthorized.inc(Unauthorized::Enforced);
             return false;
         }
@@ -100,6 +104,39 @@ impl Guard {
         let (method, path) = call.unzip();
         tracing::debug!(%peer, caller, port, ?method, path, enforced = access.is_enforced, "no rule allows it");
         !access.is_enforced
+    }
+}
+
+/// Returns when a connection has been bare for so long on a port that is strict. Calls that began before are let
+/// finish until then, and others are not let in.
+///
+/// # Cancellation
+/// Nothing is lost.
+pub(crate) async fn overstays(connection: ConnInfo, grace: Duration) {
+    let guard = match &connection.guard {
+        Some(guard) if connection.identity.is_none() => guard,
+        Some(_) | None => return pending().await,
+    };
+    let mut changed = guard.changed();
+    let is_strict = || guard.is_strict(&guard.rules.load(), connection.local.port());
+    loop {
+        until(&mut changed, is_strict).await;
+        if timeout(grace, until(&mut changed, || !is_strict()))
+            .await
+            .is_err()
+        {
+            let (peer, destination) = (connection.peer, connection.local);
+            tracing::debug!(%peer, %destination, "calls on a bare connection are cut off: its port is strict");
+            return;
+        }
+    }
+}
+
+async fn until(changed: &mut watch::Receiver<()>, fact: impl Fn() -> bool) {
+    while !fact() {
+        if changed.changed().await.is_err() {
+            return pending().await;
+        }
     }
 }
 

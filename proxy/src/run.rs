@@ -148,10 +148,7 @@ impl Process {
             metrics.clone(),
             views.clone(),
             runtime.handle().clone(),
-            Bounds {
-                max_connections: args.max_connections,
-                max_age: args.max_connection_age,
-            },
+            bounds(&args),
             in_common.clone(),
             &inherited,
         );
@@ -237,6 +234,14 @@ impl Process {
                 return hurried();
             }
         }
+    }
+}
+
+const fn bounds(args: &RunArgs) -> Bounds {
+    Bounds {
+        max_connections: args.max_connections,
+        max_age: args.max_connection_age,
+        bare_timeout: args.drain_time,
     }
 }
 

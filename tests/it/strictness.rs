@@ -83,6 +83,34 @@ async fn a_head_that_ends_after_its_port_turned_strict_switches_to_nothing() {
 }
 
 #[tokio::test]
+async fn a_bare_call_that_does_not_end_is_cut_off_when_the_time_of_a_drain_is_over() {
+    let upstream = TestUpstream::start(|seen| match &*seen.target {
+        "/held" => Reply::json(200, "{}").after(Duration::from_secs(600)),
+        _ => Reply::json(200, "{}"),
+    })
+    .await;
+    let (plane, documents, inbound) = plane(&upstream.address.to_string()).await;
+    let settings = plane.sidecar("shop/users", "users-1").pushed();
+    let _callee = settings.arg("--drain-time").arg("1s").start().await;
+    let mut plain = TcpStream::connect(inbound).await.unwrap();
+    plain
+        .write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut frames = Frames::connect(inbound).await.unwrap();
+    let mut held = GET;
+    held[3] = (":path", "/held");
+    let call = frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &literals(&held));
+    frames.send(&call).await.unwrap();
+    until("they are on their way", || upstream.seen().len() == 2).await;
+    turn_strict(&plane, &documents, inbound).await;
+    let ended = timeout(PATIENCE, plain.read(&mut [0])).await;
+    assert_eq!(ended.expect("it is cut off").unwrap_or(0), 0);
+    let ended = timeout(PATIENCE, async { while frames.read().await.is_some() {} });
+    ended.await.expect("it is cut off");
+}
+
+#[tokio::test]
 async fn a_sidecar_that_drains_goes_by_the_rules_of_now() {
     let (plane, documents, inbound) = plane(&echoing().await).await;
     let settings = plane.sidecar("shop/users", "users-1").pushed();

@@ -363,6 +363,7 @@ impl Fleet {
             mesh: self.destinations.in_common.mesh.clone(),
             limits: Limits {
                 max_age: self.bounds.max_age,
+                bare_timeout: self.bounds.bare_timeout,
                 ..Limits::default()
             },
             max_connections: self.bounds.max_connections.get(),

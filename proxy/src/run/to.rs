@@ -37,6 +37,8 @@ pub(super) struct Bounds {
     pub(super) max_connections: NonZeroUsize,
     /// As [`Limits::max_age`].
     pub(super) max_age: Option<Duration>,
+    /// As [`Limits::bare_timeout`].
+    pub(super) bare_timeout: Duration,
 }
 
 /// Where the connections of one listener go.

@@ -54,6 +54,7 @@ fn heir(path: &Path) -> Heir {
     let bounds = Bounds {
         max_connections: std::num::NonZeroUsize::MIN,
         max_age: None,
+        bare_timeout: Duration::ZERO,
     };
     let (metrics, views, in_common) = (Metrics::new(), Views::default(), InCommon::default());
     let fleet = Fleet::new(metrics, views, Handle::current(), bounds, in_common, &inherited);

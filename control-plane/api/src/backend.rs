@@ -12,7 +12,7 @@ use crate::document::{Ignored, Metadata};
 use crate::schema::rules;
 use crate::{Duration, Mtls};
 
-/// A named destination.
+/// A named destination; in Kubernetes, one outside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Backend {

@@ -109,8 +109,8 @@ pub struct TargetRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub group: Option<String>,
-    /// `Service`, `HTTPRoute` or `GRPCRoute` in Kubernetes, `Backend` in files. In files a Service
-    /// is the Backend of the same name.
+    /// A `Service`, `HTTPRoute` or `GRPCRoute` of Kubernetes, or a `Backend`. In files a Service is the Backend
+    /// of the same name.
     #[serde(default)]
     pub kind: TargetKind,
     /// Its name.

@@ -11,8 +11,8 @@ use crate::document::{Ignored, Metadata};
 use crate::schema::rules;
 use crate::{Authorization, Duration, InboundMtls, Mode, Mtls, WindowBounds};
 
-/// What changes in the sidecars of a workload while they run. It has the workload's name; a lone sidecar
-/// takes the first one of its files.
+/// What changes in the sidecars of a workload while they run. It has the workload's name, in Kubernetes that of
+/// its service account; a lone sidecar takes the first one of its files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Runtime {

@@ -13,12 +13,6 @@ use crate::{ByteSize, Duration};
     rule("self.maxSize <= self.maxQueueSize", "expected at least maxSize: no batch would ever be full")
         .at(".maxQueueSize"),
     rule(
-        "!isQuantity(string(self.maxBytes)) || !isQuantity(string(self.maxQueueBytes)) || \
-         quantity(string(self.maxBytes)).compareTo(quantity(string(self.maxQueueBytes))) <= 0",
-        "expected at least maxBytes: no batch would ever be full",
-    )
-    .at(".maxQueueBytes"),
-    rule(
         "self.timeout <= self.queueTimeout",
         "expected at most queueTimeout: calls would be shed before they leave",
     )
@@ -35,7 +29,7 @@ pub struct BatchSettings {
     #[schemars(range(min = 1, max = 65536))]
     pub max_size: usize,
     /// Most bytes in a merged body, separators included, 1 to 256Mi. A call with more goes alone.
-    #[schemars(extend("x-kubernetes-validations" = [rules::size("1", "256Mi")]))]
+    #[schemars(range(min = 1, max = 268_435_456))]
     pub max_bytes: ByteSize,
     /// The longest a call may wait for companions. `0s`: only for those already on their way in;
     /// with `Fixed`, not at all. At most `queueTimeout`.
@@ -54,7 +48,7 @@ pub struct BatchSettings {
     #[schemars(range(min = 1, max = 1000000))]
     pub max_queue_size: usize,
     /// Most bytes queued under one key, `maxBytes` to 4Gi. More are shed with 503.
-    #[schemars(extend("x-kubernetes-validations" = [rules::size("0", "4Gi")]))]
+    #[schemars(range(max = 4_294_967_296_u64))]
     pub max_queue_bytes: ByteSize,
     /// The longest a call may be queued, whatever it waits for, more than 0s and at most 1h. Then it is shed
     /// with 503.

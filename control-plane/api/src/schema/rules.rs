@@ -3,14 +3,17 @@
 //! not said here is found there alone:
 //!
 //! - names that other documents have: targets, backends, and which of two policies has a target;
+//! - sizes that are texts: before Kubernetes 1.34 the server takes each for as long as a request, so that even
+//!   one comparison for each route would be more than it allows;
 //! - whether an expression is one of the regex crate, whose syntax is not quite that of CEL;
 //! - variables: that a template names none twice, and that `batchPath` names none that the path has not; and
 //!   all that is wrong with a template in an authorization;
 //! - JSON pointers that point into each other;
 //! - a route's name that is the position of another, which has none;
 //! - endpoints: those that are neither text nor map, unknown fields in a map, one endpoint twice;
-//! - texts of the right form that mean nothing, such as `99h99999999999h`, `0.1ns` and SPIFFE IDs with a
-//!   segment of dots.
+//! - texts of the right form that mean nothing, such as `0.1ns` and SPIFFE IDs with a segment of dots.
+//!
+//! Every bound on a list or text bounds what a rule may cost, which the server adds up before it takes a definition.
 
 use jitney_core::codec::PRESETS;
 use jitney_core::key::{CREDENTIALS, ESSENTIAL};
@@ -83,20 +86,6 @@ pub(crate) const RETRY_CONDITION: &str = "^(connect-failure|reset|refused-stream
 /// Presets by name.
 pub(crate) fn presets() -> Vec<&'static str> {
     PRESETS.iter().map(|preset| preset.name).collect()
-}
-
-/// A size within bounds, which are quantities.
-pub(crate) fn size(least: &str, most: &str) -> Rule {
-    let compared = |size: &str| format!("quantity(string(self)).compareTo(quantity('{size}'))");
-    rule(
-        // What is none is told by its pattern.
-        format!(
-            "!isQuantity(string(self)) || ({} >= 0 && {} <= 0)",
-            compared(least),
-            compared(most)
-        ),
-        format!("expected {least} to {most}"),
-    )
 }
 
 /// At most an hour, the longest that anything may wait.

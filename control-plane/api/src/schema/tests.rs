@@ -37,6 +37,24 @@ fn the_chart_has_the_definitions() {
     }
 }
 
+#[test]
+fn the_chart_names_its_version_and_kinds() {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/jitney-crds/Chart.yaml");
+    let chart: Value = serde_saphyr::from_str(&std::fs::read_to_string(chart).unwrap()).unwrap();
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    let told = chart["annotations"]["artifacthub.io/crds"].as_str().unwrap();
+    let told: Vec<Value> = serde_saphyr::from_str(told).unwrap();
+    let named = told
+        .iter()
+        .map(|one| (one["kind"].as_str(), one["name"].as_str()));
+    let definitions = custom_resource_definitions();
+    let defined = definitions
+        .iter()
+        .map(|(kind, definition)| (Some(*kind), definition["metadata"]["name"].as_str()));
+    assert!(named.eq(defined), "{told:?}");
+}
+
 /// A definition as the chart has it: kept when the chart goes, and with the chart's labels.
 fn template(definition: &Value) -> String {
     let part = |name: &str| to_yaml(&json!({name: definition[name]}));

@@ -5,6 +5,7 @@
 )]
 
 // What the house promises about itself.
+mod charts;
 mod readme;
 mod tidy;
 

@@ -1,0 +1,19 @@
+{{- /* What no schema can say. Included once, by the Deployment. */ -}}
+{{- define "jitney.checks" -}}
+{{- $scaling := .Values.autoscaling -}}
+{{- if and $scaling.enabled (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas is %v, more than autoscaling.maxReplicas, %v" $scaling.minReplicas $scaling.maxReplicas) -}}
+{{- end -}}
+{{- if has "kube-system" .Values.watchNamespaces -}}
+{{- fail "watchNamespaces names kube-system, whose pods never get sidecars" -}}
+{{- end -}}
+{{- /* Where helm has no cluster it knows groups and no kinds: v1/Pod tells that there is one. */ -}}
+{{- $has := .Capabilities.APIVersions -}}
+{{- if and .Values.requireCRDs ($has.Has "v1/Pod") -}}
+{{- range list "BatchPolicy" "Backend" "Runtime" -}}
+{{- if not ($has.Has (printf "jitney.dev/v1alpha1/%s" .)) -}}
+{{- fail (printf "the cluster does not know the kind %s of jitney.dev/v1alpha1: install the chart jitney-crds first, or one as new as this (requireCRDs=false goes on without)" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -2,13 +2,14 @@
 //! refuses what the other takes.
 
 use std::collections::BTreeMap;
+use std::process::Output;
 
-use jitney_api::{Documents, check};
+use jitney_api::{Documents, Resource, check};
 use jitney_tests::programs::root;
 use serde_json::{Value, json};
 
 use super::chart::installed;
-use crate::kubectl::told;
+use crate::kubectl::{succeeded, told};
 
 #[tokio::test]
 async fn both_refuse_what_is_at_fault_on_its_own() {
@@ -43,6 +44,49 @@ async fn both_refuse_what_is_at_fault_on_its_own() {
 #[tokio::test]
 async fn both_take_what_is_good() {
     installed().await;
+    let documents = good();
+    let at_fault: Vec<_> = documents
+        .iter()
+        .filter(|document| !fields(document).is_empty())
+        .collect();
+    assert_eq!(at_fault, [&Value::Null; 0]);
+    assert_eq!(refused(&documents), BTreeMap::new());
+}
+
+/// The defaults that the server writes into an object are those of a document that lacks the fields.
+#[tokio::test]
+async fn what_the_server_makes_of_a_document_means_the_same() {
+    installed().await;
+    let documents = good();
+    let output = succeeded(created(&documents, &["--output", "json"]));
+    let objects = serde_json::Deserializer::from_str(&output).into_iter::<Value>();
+    let objects: Vec<Value> = objects.collect::<Result<_, _>>().unwrap();
+    assert_eq!(objects.len(), documents.len());
+    assert!(
+        objects.iter().any(|object| object["spec"]["mode"] == "Active"),
+        "defaults are written"
+    );
+    for (document, object) in documents.iter().zip(&objects) {
+        assert_eq!(meaning(object), meaning(document), "{object}");
+    }
+}
+
+/// The spec as it is read, with all of its defaults.
+fn meaning(document: &Value) -> Value {
+    let documents = Documents::of_json([("it".into(), document.clone())]).documents;
+    let [document] = &documents[..] else {
+        panic!("{document} is not read")
+    };
+    match &document.resource {
+        Resource::BatchPolicy(policy) => json!(policy.spec),
+        Resource::Backend(backend) => json!(backend.spec),
+        Resource::Listener(listener) => json!(listener.spec),
+        Resource::Runtime(runtime) => json!(runtime.spec),
+    }
+}
+
+/// The rows of the table, and what the repository has.
+fn good() -> Vec<Value> {
     let mut documents = Vec::new();
     for (kind, specs) in serde_saphyr::from_str::<BTreeMap<String, Vec<Value>>>(GOOD).unwrap() {
         let named = |(spec, n): (Value, u32)| named(&kind, &format!("good-{n}"), &spec);
@@ -51,12 +95,7 @@ async fn both_take_what_is_good() {
     let rows = documents.len();
     documents.extend(ours());
     assert!(documents.len() > rows + 8, "the repository has documents");
-    let at_fault: Vec<_> = documents
-        .iter()
-        .filter(|document| !fields(document).is_empty())
-        .collect();
-    assert_eq!(at_fault, [&Value::Null; 0]);
-    assert_eq!(refused(&documents), BTreeMap::new());
+    documents
 }
 
 /// The fields that our own check names, where there is a Backend of the name `a`.
@@ -70,20 +109,22 @@ fn fields(document: &Value) -> Vec<String> {
     alone.map(|fault| fault.field).collect()
 }
 
-/// What the server says of those that it refuses, by their names. Nothing is kept, and `kubectl` is not to
-/// look for itself.
-fn refused(documents: &[Value]) -> BTreeMap<String, String> {
+/// What the server makes of documents. Nothing is kept, and `kubectl` is not to look for itself.
+fn created(documents: &[Value], flags: &[&str]) -> Output {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": documents});
-    let output = told(
-        &[
-            "create",
-            "--dry-run=server",
-            "--validate=false",
-            "--filename",
-            "-",
-        ],
-        &list.to_string(),
-    );
+    let create = [
+        "create",
+        "--dry-run=server",
+        "--validate=false",
+        "--filename",
+        "-",
+    ];
+    told(&[&create[..], flags].concat(), &list.to_string())
+}
+
+/// What the server says of those that it refuses, by their names.
+fn refused(documents: &[Value]) -> BTreeMap<String, String> {
+    let output = created(documents, &[]);
     let (taken, said) = (
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8(output.stderr).unwrap(),

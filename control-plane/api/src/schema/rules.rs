@@ -9,7 +9,7 @@
 //! - variables: that a template names none twice, and that `batchPath` names none that the path has not; and
 //!   all that is wrong with a template in an authorization;
 //! - JSON pointers that point into each other;
-//! - a route's name that is the position of another, which has none;
+//! - a name of a route, or of a rule of an authorization, that is the position of another, which has none;
 //! - endpoints: those that are neither text nor map, unknown fields in a map, one endpoint twice;
 //! - texts of the right form that mean nothing, such as `0.1ns` and SPIFFE IDs with a segment of dots.
 //!

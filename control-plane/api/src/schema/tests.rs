@@ -55,6 +55,29 @@ fn the_chart_names_its_version_and_kinds() {
     assert!(named.eq(defined), "{told:?}");
 }
 
+/// Before Kubernetes 1.34 a rule that reads such a value costs more than a definition may.
+#[test]
+fn no_rule_reads_what_is_a_number_or_a_text() {
+    for (kind, definition) in custom_resource_definitions() {
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        check_rules(kind, schema);
+    }
+}
+
+fn check_rules(at: &str, schema: &Value) {
+    let rules = schema["x-kubernetes-validations"].to_string();
+    let is_either = |one: &Value| one["x-kubernetes-int-or-string"] == true;
+    assert!(!is_either(schema) || rules == "null", "{at}: {rules}");
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let is_read = rules.contains(&format!(".{name}"));
+        assert!(!is_either(field) || !is_read, "{at}: {rules} reads {name}");
+        check_rules(&format!("{at}.{name}"), field);
+    }
+    if schema["items"].is_object() {
+        check_rules(at, &schema["items"]);
+    }
+}
+
 /// A definition as the chart has it: kept when the chart goes, and with the chart's labels.
 fn template(definition: &Value) -> String {
     let part = |name: &str| to_yaml(&json!({name: definition[name]}));

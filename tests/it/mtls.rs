@@ -2,7 +2,9 @@
 
 use http::Version;
 use jitney_tests::caller::{get, raw, request};
-use jitney_tests::{Caller, Reply, Seen, TestControlPlane, TestProxy, TestUpstream, Wiretap, model, wait};
+use jitney_tests::{
+    Caller, Reply, Seen, TestControlPlane, TestProxy, TestUpstream, Wiretap, control_plane, model, wait,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -256,6 +258,8 @@ async fn without_a_certificate_calls_are_bare_where_that_is_allowed() {
         let mut mesh = Mesh::of(&users.address.to_string(), backend, "").await;
         assert_eq!(get(mesh.caller.address, "/before").await.unwrap().status, 200);
         assert!(!mesh.wire.has(b"/before"));
+        let snapshot = mesh.plane.folder().join("snapshots/users-1");
+        wait::until("it is on disk", || control_plane::is_kept(&snapshot)).await;
         mesh.plane.kill();
         // A key is in memory only: whoever starts without a control plane has none.
         drop(mesh.callee);

@@ -146,8 +146,12 @@ async fn load(front: String, pages: u32, at_once: u32, print: bool) -> anyhow::R
             .flat_map(|(_, reply)| reply)
             .for_each(|reply| say(reply));
     }
-    failed.iter().take(5).for_each(|failed| say(failed));
-    anyhow::ensure!(failed.is_empty(), "{} of {pages} pages failed", failed.len());
+    let first = failed.first().map_or("", String::as_str);
+    anyhow::ensure!(
+        failed.is_empty(),
+        "{} of {pages} pages failed: {first}",
+        failed.len()
+    );
     if !print {
         say(&format!("{pages} pages, 0 failed"));
     }

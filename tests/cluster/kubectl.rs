@@ -108,7 +108,7 @@ pub(crate) fn refused_dry_run(object: &Value) -> String {
 
 /// What the server would make of an object; `None` when it would not.
 pub(crate) fn try_dry_run(object: &Value) -> Option<Value> {
-    let output = fed(&DRY_RUN, &object.to_string());
+    let output = told(&DRY_RUN, &object.to_string());
     serde_json::from_slice(&output.stdout).ok()
 }
 

@@ -16,3 +16,6 @@ mod inject;
 
 // With a node.
 mod node;
+
+// With a node that nobody else changes.
+mod mesh;

@@ -1,0 +1,268 @@
+//! The charts on a node, as somebody installs them, and the example of three services: each pod gets its
+//! sidecar, calls are batched where they arrive, and nobody can tell.
+
+use std::process::{Command, Output};
+
+use jitney_tests::programs::root;
+use jitney_tests::{Process, wait};
+use serde_json::Value;
+
+use crate::kubectl::{get, kubectl, kubectl_with, succeeded};
+use crate::programs::path;
+
+const SYSTEM: &str = "jitney-system";
+const SHOP: &str = "shop";
+
+/// Installs, tries and removes, in this order: one cluster has one control plane.
+#[tokio::test]
+async fn the_example_is_batched_and_nobody_can_tell() {
+    install();
+    // First without sidecars: what everything after it has to be equal to.
+    apply("shop.yaml", |text| {
+        text.replace("jitney.dev/inject: enabled", "jitney.dev/inject: disabled")
+    });
+    rolled_out();
+    serves().await;
+    let direct = pages();
+    assert_eq!(sidecars().len(), 0);
+
+    apply("shop.yaml", str::to_owned);
+    for service in SERVICES {
+        kubectl(&[
+            "rollout",
+            "restart",
+            "--namespace",
+            SHOP,
+            &format!("deployment/{service}"),
+        ]);
+    }
+    rolled_out();
+    serves().await;
+    assert_eq!(sidecars().len(), 4);
+    assert!(pages() == direct, "not what it was without sidecars");
+    let before: Vec<Asked> = users().iter().map(asked).collect();
+    assert!(
+        before.iter().all(|asked| asked.calls == asked.rows),
+        "{before:?}: without a policy"
+    );
+
+    apply("policy.yaml", str::to_owned);
+    says("users", "2/2").await;
+    says("orders", "1/1").await;
+    let capture = Capture::start().await;
+    assert!(pages() == direct, "not what it was without batches");
+    capture.shows_tls_only();
+    for (pod, before) in users().iter().zip(before) {
+        let after = asked(pod);
+        let (calls, rows) = (after.calls - before.calls, after.rows - before.rows);
+        assert!(rows > 2 * calls, "{calls} calls for {rows} rows of {pod}");
+    }
+
+    a_change_is_told_and_a_fault_as_well().await;
+    remove().await;
+}
+
+const SERVICES: [&str; 3] = ["users", "orders", "front"];
+
+fn install() {
+    let charts = root().join("charts");
+    let chart = |name: &str| charts.join(name).display().to_string();
+    helm(&["install", "jitney-crds", &chart("jitney-crds"), "--wait"]);
+    let images = ["image.tag", "proxy.image.tag", "redirect.image.tag"].map(|image| format!("{image}=test"));
+    let values = format!("{},replicas=1", images.join(","));
+    let release = [
+        "install",
+        "jitney",
+        &chart("jitney"),
+        "--namespace",
+        SYSTEM,
+        "--create-namespace",
+    ];
+    helm(&[&release[..], &["--set", &values, "--wait", "--timeout", "90s"]].concat());
+}
+
+/// Applies a file of the example, with the images of this run.
+fn apply(file: &str, change: impl FnOnce(&str) -> String) {
+    let text = std::fs::read_to_string(root().join("examples/kubernetes").join(file)).unwrap();
+    let image = format!("jitney/example-shop:{}", env!("CARGO_PKG_VERSION"));
+    let text = change(&text).replace(&image, "jitney/example-shop:test");
+    let _applied = kubectl_with(&["apply", "--filename", "-"], &text);
+}
+
+fn rolled_out() {
+    for service in SERVICES {
+        let deployment = format!("deployment/{service}");
+        kubectl(&[
+            "rollout",
+            "status",
+            "--namespace",
+            SHOP,
+            "--timeout=80s",
+            &deployment,
+        ]);
+    }
+}
+
+/// Pages of the shop, called by the name of its Service.
+fn pages() -> String {
+    succeeded(load("60"))
+}
+
+fn load(pages: &str) -> Output {
+    let line = [
+        "load",
+        "front.shop.svc.cluster.local:80",
+        "--pages",
+        pages,
+        "--print",
+    ];
+    Command::new(path("shop")).args(line).output().unwrap()
+}
+
+/// Waits until Services lead to pods: a little after these are ready.
+async fn serves() {
+    wait::until("the shop serves", || load("16").status.success()).await;
+}
+
+fn pods(selector: &str) -> Vec<Value> {
+    let pods = get(&["pods", "--namespace", SHOP, "--selector", selector]);
+    let pods = pods["items"].as_array().unwrap().iter();
+    let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+    pods.filter(stays).cloned().collect()
+}
+
+fn sidecars() -> Vec<Value> {
+    pods("jitney.dev/injected=true")
+}
+
+/// Addresses of the pods behind the Service of users.
+fn users() -> Vec<String> {
+    let pods = pods("app=users");
+    pods.iter()
+        .map(|pod| pod["status"]["podIP"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// What a service was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    calls: u64,
+    rows: u64,
+}
+
+fn asked(ip: &String) -> Asked {
+    let url = format!("http://{ip}:8080/stats");
+    let stats = succeeded(
+        Command::new("curl")
+            .args(["-sS", "--max-time", "10", &url])
+            .output()
+            .unwrap(),
+    );
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    let count = |name: &str| stats[name].as_u64().unwrap();
+    Asked {
+        calls: count("calls"),
+        rows: count("rows"),
+    }
+}
+
+/// Waits until as many sidecars run a policy as it says there are.
+async fn says(policy: &str, acked: &str) {
+    wait::until("it is told who runs the policy", || {
+        let status = get(&["batchpolicy", "--namespace", SHOP, policy])["status"].take();
+        status["sidecars"]["summary"] == acked && condition(&status, "Programmed")["status"] == "True"
+    })
+    .await;
+}
+
+/// What is said of a policy's first target.
+fn condition(status: &Value, kind: &str) -> Value {
+    let conditions = status["ancestors"][0]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions
+        .find(|one| one["type"] == kind)
+        .cloned()
+        .unwrap_or_default()
+}
+
+async fn a_change_is_told_and_a_fault_as_well() {
+    let patch = |merge: &str| {
+        kubectl(&[
+            "patch",
+            "batchpolicy",
+            "users",
+            "--namespace",
+            SHOP,
+            "--type",
+            "merge",
+            "--patch",
+            merge,
+        ])
+    };
+    patch(r#"{"spec": {"mode": "Shadow"}}"#);
+    wait::until("the change is in force everywhere", || {
+        let status = get(&["batchpolicy", "--namespace", SHOP, "users"])["status"].take();
+        condition(&status, "Programmed")["message"] == "2 of 2 sidecars run generation 2"
+    })
+    .await;
+    patch(r#"{"spec": {"targetRefs": [{"kind": "Service", "name": "usres"}]}}"#);
+    wait::until("it is told that the target is not there", || {
+        let status = get(&["batchpolicy", "--namespace", SHOP, "users"])["status"].take();
+        condition(&status, "Accepted")["message"] == "there is no Service \"usres\" in namespace shop"
+    })
+    .await;
+}
+
+async fn remove() {
+    kubectl(&["delete", "namespace", SHOP, "--timeout=80s"]);
+    helm(&["uninstall", "jitney", "--namespace", SYSTEM, "--wait"]);
+    wait::until("nothing of it is left", || {
+        let kinds = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings";
+        let left = kubectl(&["get", kinds, "--output", "name"]);
+        !left.contains("jitney")
+    })
+    .await;
+}
+
+#[track_caller]
+fn helm(arguments: &[&str]) {
+    let _said = succeeded(Command::new("helm").args(arguments).output().unwrap());
+}
+
+/// What pods say to each other, as the kernel sees it on all interfaces of the node.
+struct Capture {
+    process: Process,
+    file: tempfile::NamedTempFile,
+}
+
+impl Capture {
+    async fn start() -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut python = Command::new("python3");
+        python.args(["-c", CAPTURE]).arg(file.path());
+        let process = Process::run("the capture", python);
+        wait::until("it captures", || process.log().contains("capturing")).await;
+        Self { process, file }
+    }
+
+    /// Of calls between pods nothing can be read; of those that this test makes from the node it can.
+    fn shows_tls_only(self) {
+        drop(self.process);
+        let frames = std::fs::read(self.file.path()).unwrap();
+        let shows = |text: &str| frames.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(shows("GET /pages/"), "{} bytes", frames.len());
+        assert!(shows("jitney-h2"), "no sidecar has said what it speaks");
+        for plain in ["/users/", "/users?ids=", "/orders/", "example.com\",\"city"] {
+            assert!(!shows(plain), "{plain:?} is to be read on the wire");
+        }
+    }
+}
+
+const CAPTURE: &str = "
+import socket, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+print('capturing', file=sys.stderr, flush=True)
+with open(sys.argv[1], 'wb', buffering=0) as kept:
+    while True:
+        kept.write(wire.recv(65536))
+";

@@ -21,9 +21,11 @@ mod dashboard;
 mod explain;
 pub mod inspect;
 mod mask;
+mod probes;
 mod views;
 
 pub use explain::{BadRequest, RawRequest};
+pub use probes::Probes;
 pub(crate) use views::shared_identities;
 
 use crate::control;
@@ -54,6 +56,8 @@ pub struct Admin {
     pub control: Option<control::Shared>,
     /// How short of memory the process is.
     pub memory: Memory,
+    /// What may be asked of the service.
+    pub probes: Probes,
     /// What else `/config` shows: the flags in force.
     pub settings: serde_json::Value,
 }
@@ -79,6 +83,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/", get(dashboard::page))
         .route("/ready", get(ready))
         .route("/live", get(|| async { "live\n" }))
+        .route("/probes/{container}/{probe}", get(probes::probe))
         .route("/metrics", get(metrics))
         .route("/config", get(views::config))
         .route("/batches", get(views::batches))

@@ -17,6 +17,7 @@ mod redirect;
 pub use headers::HeaderArgs;
 pub use redirect::{RedirectArgs, RedirectCommand};
 
+use crate::admin::Probes;
 use crate::control::{self, ControlPlaneUrl, SharedPapers};
 use crate::families;
 use crate::log::{Format, Level};
@@ -172,6 +173,12 @@ pub struct RunArgs {
     /// Where to serve the admin endpoint; not served unless given.
     #[arg(long, env = "JITNEY_ADMIN", value_name = "ADDR", value_parser = address)]
     pub admin: Option<SocketAddr>,
+
+    /// What may be asked of the service at /probes/CONTAINER/PROBE of the admin endpoint, as JSON:
+    /// {"users/liveness": {"port": 8080, "path": "/live", "headers": [{"name": "x", "value": "y"}],
+    /// "timeoutSeconds": 1}}. Each is asked on the loopback.
+    #[arg(long, env = "JITNEY_PROBES", value_name = "JSON", requires = "admin")]
+    pub probes: Option<Probes>,
 
     /// Worker threads; by default as many as the CPU limit allows.
     #[arg(long, env = "JITNEY_THREADS", value_name = "COUNT")]

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use jitney_api::program::serve;
+use jitney_api::program::serve_for;
 use jitney_api::{Reading, Sources, Watch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -186,6 +186,7 @@ impl Process {
                 listeners: fleet.listeners(),
                 control,
                 memory: in_common.memory,
+                probes: args.probes.clone().unwrap_or_default(),
                 settings: args.shown(),
             };
             endpoint.serve(admin, fleet.placed().clone(), succession.handed.clone())?;
@@ -307,7 +308,8 @@ impl Endpoint {
         let address = self.socket.local_addr();
         let address = address.map_err(|error| RunError::System("serve", error))?;
         let until = async move { handed.draining().await };
-        serve(self.socket, admin::router(admin), until)
+        let longest = admin.probes.longest();
+        serve_for(self.socket, admin::router(admin), longest, until)
             .map_err(|error| RunError::System("start the admin thread", error))?;
         tracing::info!(%address, "admin endpoint listening");
         Ok(())

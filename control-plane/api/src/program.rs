@@ -6,7 +6,7 @@ mod lines;
 mod local;
 mod log;
 
-pub use admin::serve;
+pub use admin::{serve, serve_for};
 pub use lines::{Line, LineQueue};
 pub use local::only_local;
 pub use log::{Format, filter, log_panics, writer};

@@ -118,6 +118,7 @@ fn serve() -> Served {
         drain: Drain::new(),
         log,
         backends,
+        probes: Probes::default(),
         settings: json!({"listen": EVIL}),
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -157,6 +158,12 @@ impl Served {
     fn get(&self, path: &str) -> (u16, String, String) {
         self.ask("GET", path, "", "")
     }
+}
+
+#[test]
+fn nothing_is_asked_of_the_service_but_what_is_named() {
+    let (status, _, told) = serve().get("/probes/users/liveness");
+    assert_eq!((status, &*told), (404, "no such probe\n"));
 }
 
 #[test]

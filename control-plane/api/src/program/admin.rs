@@ -27,6 +27,20 @@ pub fn serve(
     router: Router,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    serve_for(listener, router, Duration::ZERO, until)
+}
+
+/// As [`serve`], where an answer may take `longest`, and a second more to be told, if that is more than 10 s.
+///
+/// # Errors
+/// When the system grants no thread or no runtime.
+pub fn serve_for(
+    listener: TcpListener,
+    router: Router,
+    longest: Duration,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let patience = PATIENCE.max(longest.saturating_add(Duration::from_secs(1)));
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -35,7 +49,7 @@ pub fn serve(
         runtime.block_on(async {
             let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
             tokio::select! {
-                () = accept(listener, router, &room) => {}
+                () = accept(listener, router, patience, &room) => {}
                 () = until => {}
             }
             // Those who are in are answered.
@@ -45,7 +59,7 @@ pub fn serve(
     Ok(())
 }
 
-async fn accept(listener: TcpListener, router: Router, room: &Arc<Semaphore>) {
+async fn accept(listener: TcpListener, router: Router, patience: Duration, room: &Arc<Semaphore>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -59,7 +73,7 @@ async fn accept(listener: TcpListener, router: Router, room: &Arc<Semaphore>) {
             Ok((stream, peer)) => {
                 let router = router.clone();
                 tokio::spawn(async move {
-                    converse(stream, peer, router).await;
+                    converse(stream, peer, router, patience).await;
                     drop(permit);
                 });
             }
@@ -72,8 +86,9 @@ async fn accept(listener: TcpListener, router: Router, room: &Arc<Semaphore>) {
     }
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, router: Router) {
-    let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), peer, request));
+async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, patience: Duration) {
+    let service =
+        service_fn(move |request: Request<Incoming>| answer(router.clone(), peer, patience, request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
@@ -88,10 +103,11 @@ async fn converse(stream: TcpStream, peer: SocketAddr, router: Router) {
 async fn answer(
     router: Router,
     peer: SocketAddr,
+    patience: Duration,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     request.extensions_mut().insert(ConnectInfo(peer));
-    let answered = tokio::time::timeout(PATIENCE, router.oneshot(request.map(Body::new))).await;
+    let answered = tokio::time::timeout(patience, router.oneshot(request.map(Body::new))).await;
     answered.unwrap_or_else(|_| {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::REQUEST_TIMEOUT;

@@ -13,6 +13,7 @@ pub mod webhook;
 
 // From the pod as it is, through what its annotations wish, to what changes.
 mod patch;
+mod probes;
 mod sidecar;
 mod wishes;
 
@@ -151,12 +152,14 @@ pub fn inject(pod: Pod<'_>, asked: Asked, settings: &SettingsArgs) -> Result<Dec
         check_users(pod)?;
     }
     let mut patch = Patch::default();
+    // First, while containers are where they were.
+    let probes = probes::rewritten(pod, &wishes, &mut patch);
     patch.entry("/metadata", pod.metadata, "labels", INJECTED, Value::from("true"));
     patch.first(
         "/spec",
         pod.spec,
         "initContainers",
-        sidecar::containers(&wishes, settings),
+        sidecar::containers(&wishes, &probes, settings),
     );
     patch.last("/spec", pod.spec, "volumes", sidecar::volumes());
     Ok(Decision::Inject(Injection {

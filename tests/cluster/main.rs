@@ -11,8 +11,8 @@ mod programs;
 mod images;
 
 // With an API server.
+mod admission;
 mod api;
-mod inject;
 
 // With a node.
 mod node;

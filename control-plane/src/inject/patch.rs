@@ -1,4 +1,4 @@
-//! A JSON Patch (RFC 6902) that only adds: it leaves what there is as it is, and in its order.
+//! A JSON Patch (RFC 6902): what there is stays in its order.
 
 use serde_json::{Map, Value, json};
 
@@ -39,6 +39,13 @@ impl Patch {
         } else {
             self.add(path.to_owned(), json!({field: entry(value)}));
         }
+    }
+
+    /// Puts `value` in the place of what is at `path`.
+    #[expect(clippy::needless_pass_by_value, reason = "it becomes part of the patch")]
+    pub(crate) fn replace(&mut self, path: String, value: Value) {
+        self.0
+            .push(json!({"op": "replace", "path": path, "value": value}));
     }
 
     /// The operations.

@@ -1,9 +1,11 @@
 //! The same sidecars without a webhook: the API server's own policies (`MutatingAdmissionPolicy`, Kubernetes
 //! 1.36), which no server has to answer for. They are made of what the function gives a plain pod, so that both
-//! say the same; a pod with wishes is refused, since only code can read them.
+//! say the same; a pod with wishes is refused, since only code can read them. Probes stay as they are: kubelet's
+//! get through as long as callers need not prove who they are.
 
 use serde_json::{Value, json};
 
+use super::probes::Asked;
 use super::webhook::said;
 use super::{CLUSTER_NAMESPACE, GROUP, INJECT, INJECTED, PROXY, SettingsArgs, Wishes, sidecar};
 
@@ -105,7 +107,7 @@ fn has_wishes() -> String {
 
 /// What the function changes for a plain pod, as an expression.
 fn patch(settings: &SettingsArgs) -> String {
-    let containers = sidecar::containers(&Wishes::default(), settings);
+    let containers = sidecar::containers(&Wishes::default(), &Asked::new(), settings);
     let first = containers.iter().enumerate();
     let first = first.map(|(at, one)| add(&format!("'/spec/initContainers/{at}'"), &literal(one)));
     let last = sidecar::volumes();

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::probes::Asked;
 use super::wishes::RESOURCES;
 use super::{
     ADMIN_PORT, IDENTITY, INBOUND_PORT, Mode, OUTBOUND_PORT, PROXY, REDIRECT, STATE, SettingsArgs, USER,
@@ -9,8 +10,8 @@ use super::{
 };
 
 /// What runs before all else of the pod, in order: init containers, of which the sidecar goes on.
-pub(crate) fn containers(wishes: &Wishes, settings: &SettingsArgs) -> Vec<Value> {
-    let proxy = proxy(wishes, settings);
+pub(crate) fn containers(wishes: &Wishes, probes: &Asked, settings: &SettingsArgs) -> Vec<Value> {
+    let proxy = proxy(wishes, probes, settings);
     match wishes.mode {
         Mode::Redirect => vec![redirect(wishes, settings), proxy],
         Mode::NoRedirect => vec![proxy],
@@ -68,7 +69,14 @@ fn redirect(wishes: &Wishes, settings: &SettingsArgs) -> Value {
     })
 }
 
-fn proxy(wishes: &Wishes, settings: &SettingsArgs) -> Value {
+fn proxy(wishes: &Wishes, probes: &Asked, settings: &SettingsArgs) -> Value {
+    let mut env =
+        vec![json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})];
+    if !probes.is_empty() {
+        // Kubernetes reads `$(NAME)` in values; twice the sign is one.
+        let probes = Value::Object(probes.clone()).to_string().replace("$(", "$$(");
+        env.push(json!({"name": "JITNEY_PROBES", "value": probes}));
+    }
     let asks = |path: &str, more: Value| {
         let mut probe = more;
         probe["httpGet"] = json!({"path": path, "port": ADMIN_PORT});
@@ -80,7 +88,7 @@ fn proxy(wishes: &Wishes, settings: &SettingsArgs) -> Value {
         // It starts before all else of the pod that comes after it, and ends after all of that has.
         "restartPolicy": "Always",
         "args": arguments(wishes, settings),
-        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "env": env,
         "ports": [{"name": "jitney-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         "resources": resources(wishes, settings),
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -326,8 +326,9 @@ const CONNECTIONS_MAX: u32 = 256;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// As long as the API server waits by default.
 const ANSWERING: Duration = Duration::from_secs(10);
-/// Longer than the API server keeps a connection that it does not use.
-const IDLE: Duration = Duration::from_secs(120);
+/// How long a head may take, and a connection be of no use: whoever holds all of them open holds up the API
+/// server for no longer.
+const IDLE: Duration = Duration::from_secs(15);
 /// An object is at most 1.5 MiB (etcd), and a review holds little else.
 const BODY_MAX: usize = 3 << 20;
 /// How long to wait when no connection can be accepted.

@@ -5,9 +5,12 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use jitney_tests::wait;
+use jitney_tests::wait::PATIENCE;
+use jitney_tests::{caller, wait};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::answer;
 use crate::kubectl::{Namespace, apply, dry_run, get, kubectl, kubectl_with, refused_dry_run};
@@ -26,14 +29,10 @@ struct ControlPlane {
 impl ControlPlane {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let backend = json!({
-            "kind": "Backend",
-            "metadata": {"name": "users", "namespace": "shop"},
-            "spec": {"endpoints": ["10.244.0.250:8080"]},
-        });
-        fs::write(folder.path().join("users.yaml"), backend.to_string()).unwrap();
+        let documents = folder.path().join("users.yaml");
+        fs::write(&documents, asking("Permissive")).unwrap();
         serve_as(SYSTEM);
-        let source = format!("files:{}", folder.path().join("users.yaml").display());
+        let source = format!("files:{}", documents.display());
         let child = Command::new(path("jitney-control-plane"))
             .args([
                 "run",
@@ -56,6 +55,11 @@ impl ControlPlane {
             .spawn()
             .unwrap();
         Self { child, folder }
+    }
+
+    /// Has it push what callers of the service have to prove.
+    fn ask(&self, mtls: &str) {
+        fs::write(self.folder.path().join("users.yaml"), asking(mtls)).unwrap();
     }
 
     fn state(&self) -> PathBuf {
@@ -82,6 +86,15 @@ impl Drop for ControlPlane {
             ]);
         }
     }
+}
+
+/// Documents of one workload.
+fn asking(mtls: &str) -> String {
+    let metadata = json!({"name": "users", "namespace": "shop"});
+    let endpoints = json!({"endpoints": ["10.244.0.250:8080"]});
+    let backend = json!({"kind": "Backend", "metadata": metadata, "spec": endpoints});
+    let runtime = json!({"kind": "Runtime", "metadata": metadata, "spec": {"mtls": {"mode": mtls}}});
+    format!("{backend}\n---\n{runtime}\n")
 }
 
 /// A Service that leads to this node.
@@ -236,4 +249,20 @@ async fn injected_pod_serves(plane: &ControlPlane) {
     let counted = |line: &str| line.starts_with("jitney_calls_total{") && !line.ends_with(" 0");
     let redirected = metrics.lines().any(counted);
     assert!(redirected, "{metrics}");
+
+    // Kubelet has no certificate, and asks the sidecar.
+    let probe = &running["spec"]["containers"][0]["readinessProbe"]["httpGet"];
+    assert_eq!(probe["path"], "/probes/users/readiness");
+    plane.ask("Strict");
+    let end = Instant::now() + PATIENCE;
+    while caller::get(service, "/ready")
+        .await
+        .is_ok_and(|answer| answer.status == 200)
+    {
+        assert!(Instant::now() < end, "bare calls are served still");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let probed = answer(sidecar, "/probes/users/readiness").await;
+    assert_eq!(probed.text(), "ready\n");
+    shop.wait("pod/users", "condition=Ready");
 }

@@ -300,6 +300,25 @@ fn what_is_odd_is_told() {
 }
 
 #[test]
+fn images_run_as_pods_have_them_run() {
+    let images = include_str!("../../../charts/images/Dockerfile");
+    let of = |target: &str| {
+        let mut stages = images.split("\nFROM ");
+        let stage = stages.find(|stage| stage.starts_with(&format!("scratch AS {target}\n")));
+        stage.unwrap_or_else(|| panic!("no target {target}")).to_owned()
+    };
+    let pod = injected(&pod(&json!({})));
+    for (at, target) in [(0, "redirect"), (1, "proxy")] {
+        let security = &pod["spec"]["initContainers"][at]["securityContext"];
+        let (user, group) = (&security["runAsUser"], &security["runAsGroup"]);
+        let stage = of(target);
+        assert!(stage.contains(&format!("\nUSER {user}:{group}\n")), "{stage}");
+        assert!(stage.contains("\nENTRYPOINT [\"/jitney-proxy\"]\n"), "{stage}");
+    }
+    assert!(of("control-plane").contains("\nUSER 65532:65532\n"));
+}
+
+#[test]
 fn flags_are_checked() {
     let set = settings(&[
         "--proxy-image",

@@ -17,7 +17,7 @@ pub struct Wishes {
     pub opaque_ports: Option<Ports>,
     /// What the sidecar logs.
     pub log_level: Option<String>,
-    /// What it asks for, in the order of [`RESOURCES`].
+    /// What it asks for: processor time and memory in any case, and the most of either.
     pub resources: [Option<String>; 4],
     /// Annotations of ours that nobody knows.
     pub unknown: Vec<String>,

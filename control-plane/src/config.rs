@@ -92,6 +92,11 @@ pub struct RunArgs {
     )]
     pub max_sidecars: NonZeroUsize,
 
+    /// The ClusterRole that owns what this makes in a cluster: its Secrets, and the ConfigMaps with the roots. Kubernetes
+    /// deletes them with it. They stay unless it is given.
+    #[arg(long, env = "JITNEY_OWNER", value_name = "NAME")]
+    pub owner: Option<String>,
+
     /// Sidecars for pods.
     #[command(flatten)]
     pub webhook: WebhookArgs,

@@ -174,7 +174,9 @@ impl Process {
         };
         serve_admin(args.admin, admin)?;
         let listener = listen(args.listen)?;
-        let webhook = args.webhook.start(&metrics.counts, lifecycle.draining());
+        let webhook = args
+            .webhook
+            .start(args.owner.clone(), &metrics.counts, lifecycle.draining());
         let webhook = webhook.map_err(|(address, error)| RunError::Listen(address, error))?;
         let watches = watches(&state).map_err(|error| RunError::System("watch the state", error))?;
         let mut background = background(&state, &store, &tls, &lifecycle);

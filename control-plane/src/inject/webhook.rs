@@ -39,6 +39,7 @@ use papers::Present;
 
 use super::review::{self, Outcome};
 use super::{Asked, SettingsArgs};
+use crate::kubernetes::Owner;
 use crate::metrics::Counts;
 
 /// Whether there is a webhook.
@@ -65,12 +66,14 @@ pub struct WebhookArgs {
 }
 
 impl WebhookArgs {
-    /// Serves the webhook until the control plane goes away, if there is to be one.
+    /// Serves the webhook until the control plane goes away, if there is to be one. What it keeps in the cluster is
+    /// the owner's, a ClusterRole.
     ///
     /// # Errors
     /// When its address cannot be listened on, which is given, too.
     pub fn start(
         &self,
+        owner: Option<String>,
         counts: &Counts,
         draining: watch::Receiver<bool>,
     ) -> Result<Option<JoinHandle<()>>, (SocketAddr, io::Error)> {
@@ -86,7 +89,9 @@ impl WebhookArgs {
         Ok(Some(tokio::spawn(async move {
             let keeping = async {
                 let name = format!("{}.{namespace}.svc", configuration::SERVICE);
-                let keeper = InCluster::new(&client().await, &namespace, &configuration);
+                let client = client().await;
+                let owner = Owner::find(&client, owner.as_deref()).await;
+                let keeper = InCluster::new(&client, &namespace, &configuration, owner);
                 webhook.keep(&keeper, &name).await;
             };
             tokio::select! {

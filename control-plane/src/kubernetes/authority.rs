@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
 
+use super::owner::Owner;
 use crate::faults::{Doing, Faults};
 use crate::identity::{Folder, FolderError, Trust, TrustError};
 
@@ -21,6 +22,7 @@ use crate::identity::{Folder, FolderError, Trust, TrustError};
 pub struct Keys {
     secrets: Api<Secret>,
     namespace: String,
+    owner: Owner,
     /// The version of the Secret that the state folder agrees with.
     seen: Option<String>,
 }
@@ -62,8 +64,19 @@ impl Keys {
         Self {
             secrets: Api::default_namespaced(client.clone()),
             namespace: client.default_namespace().to_owned(),
+            owner: Owner::default(),
             seen: None,
         }
+    }
+
+    /// Says whose the Secret is where it is made or written.
+    pub fn set_owner(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
+    /// Whose it is.
+    pub const fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Brings the keys to the state folder, if there are any yet. Waits a while for an API server that does not
@@ -204,6 +217,7 @@ impl Keys {
                 name: Some(SECRET.to_owned()),
                 namespace: Some(self.namespace.clone()),
                 labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), MANAGER.to_owned())])),
+                owner_references: self.owner.references(),
                 ..ObjectMeta::default()
             },
             data: Some(BTreeMap::from([(

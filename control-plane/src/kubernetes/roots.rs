@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 
 use super::authority::{MANAGED_BY, MANAGER};
+use super::owner::Owner;
 use crate::faults::{Doing, Faults};
 use crate::identity::{BUNDLE_FILE, Trust};
 
@@ -23,6 +24,7 @@ pub struct RootsWriter {
     client: Client,
     trust: Arc<Trust>,
     faults: Arc<Faults>,
+    owner: Owner,
 }
 
 impl std::fmt::Debug for RootsWriter {
@@ -33,11 +35,12 @@ impl std::fmt::Debug for RootsWriter {
 
 impl RootsWriter {
     /// Writes over this connection.
-    pub const fn new(client: Client, trust: Arc<Trust>, faults: Arc<Faults>) -> Self {
+    pub const fn new(client: Client, trust: Arc<Trust>, faults: Arc<Faults>, owner: Owner) -> Self {
         Self {
             client,
             trust,
             faults,
+            owner,
         }
     }
 
@@ -101,7 +104,11 @@ impl RootsWriter {
         let map = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": CONFIG_MAP, "labels": {MANAGED_BY: MANAGER}},
+            "metadata": {
+                "name": CONFIG_MAP,
+                "labels": {MANAGED_BY: MANAGER},
+                "ownerReferences": self.owner.references().unwrap_or_default(),
+            },
             "data": {BUNDLE_FILE: pem},
         });
         let parameters = PatchParams::apply(MANAGER).force();

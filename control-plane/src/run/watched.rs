@@ -9,7 +9,7 @@ use crate::config::{self, RunArgs};
 use crate::faults::Faults;
 use crate::files::{self, Files};
 use crate::identity::{Attest, Bootstrap};
-use crate::kubernetes::{Keys, RootsWriter, Source, StatusWriter, TokenReviews, connect};
+use crate::kubernetes::{Keys, Owner, RootsWriter, Source, StatusWriter, TokenReviews, connect};
 use crate::metrics::Metrics;
 use crate::source::Standings;
 use crate::status::Sidecars;
@@ -47,6 +47,7 @@ impl Found {
                 let client = connect().await?;
                 let mut keys = Keys::new(&client);
                 keys.fetch(&args.mesh.state, &args.mesh.trust_domain).await?;
+                keys.set_owner(Owner::find(&client, args.owner.as_deref()).await);
                 Ok(Self::Cluster {
                     client,
                     namespaces,
@@ -77,8 +78,8 @@ impl Found {
             } => {
                 keys.keep(&state.trust).await?;
                 let source = Source::start(&client, &namespaces, rollouts, standing);
-                let (trust, faults) = (&state.trust, &state.faults);
-                let roots = RootsWriter::new(client.clone(), Arc::clone(trust), Arc::clone(faults));
+                let (trust, faults, owner) = (&state.trust, &state.faults, keys.owner().clone());
+                let roots = RootsWriter::new(client.clone(), Arc::clone(trust), Arc::clone(faults), owner);
                 let mut tasks = JoinSet::new();
                 tasks.spawn(roots.keep(namespaces));
                 tasks.spawn(keys.follow(Arc::clone(trust), Arc::clone(faults)));

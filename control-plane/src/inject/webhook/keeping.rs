@@ -12,6 +12,8 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
+use crate::kubernetes::Owner;
+
 use super::papers::{Authorities, PapersError};
 
 /// Keeps authorities for all replicas, and tells the API server of them.
@@ -65,6 +67,7 @@ pub struct InCluster {
     configurations: Api<MutatingWebhookConfiguration>,
     namespace: String,
     configuration: String,
+    owner: Owner,
 }
 
 impl std::fmt::Debug for InCluster {
@@ -78,12 +81,13 @@ impl std::fmt::Debug for InCluster {
 
 impl InCluster {
     /// In a Secret of a namespace, for the webhooks of one configuration.
-    pub fn new(client: &Client, namespace: &str, configuration: &str) -> Self {
+    pub fn new(client: &Client, namespace: &str, configuration: &str, owner: Owner) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
             configurations: Api::all(client.clone()),
             namespace: namespace.to_owned(),
             configuration: configuration.to_owned(),
+            owner,
         }
     }
 
@@ -94,6 +98,7 @@ impl InCluster {
         };
         secret.metadata.name = Some(SECRET.to_owned());
         secret.metadata.namespace = Some(self.namespace.clone());
+        secret.metadata.owner_references = self.owner.references();
         secret.metadata.resource_version = version.map(|version| version.0);
         let data = [
             (CERTIFICATES, authorities.certificates()),

@@ -1,6 +1,6 @@
 //! An API server alone: what it takes, and what it refuses.
 
-mod chart;
+pub(crate) mod chart;
 mod definitions;
 mod documents;
 

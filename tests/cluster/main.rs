@@ -4,6 +4,7 @@
     reason = "a panic is how a test fails, in its helper functions too"
 )]
 
+mod helm;
 mod kubectl;
 mod programs;
 
@@ -13,6 +14,7 @@ mod images;
 // With an API server.
 mod admission;
 mod api;
+mod charts;
 
 // With a node.
 mod node;

@@ -1,12 +1,12 @@
 //! The chart of definitions: one release for all tests, which goes while its definitions stay.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
-use jitney_tests::programs::root;
 use jitney_tests::wait;
 use serde_json::json;
 use tokio::sync::OnceCell;
 
+use crate::helm::{chart, helm, refused, try_helm};
 use crate::kubectl::{Namespace, get, kubectl, succeeded};
 
 /// The definitions, by the names that objects of these kinds have in commands.
@@ -17,10 +17,10 @@ pub(super) const DEFINITIONS: [&str; 3] = [
 ];
 
 /// Returns when the chart is installed and its kinds are served and explained.
-pub(super) async fn installed() {
+pub(crate) async fn installed() {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
     let install = async || {
-        let output = helm(&["install", RELEASE, &chart()]);
+        let output = try_helm(&["install", RELEASE, &chart(RELEASE)]);
         let told = String::from_utf8(output.stderr.clone()).unwrap();
         let notes = succeeded(output);
         assert!(
@@ -47,16 +47,14 @@ pub(super) async fn installed() {
 
 #[test]
 fn it_has_no_faults() {
-    let said = succeeded(helm(&["lint", "--strict", &chart()]));
+    let said = helm(&["lint", "--strict", &chart(RELEASE)]);
     assert!(said.contains("1 chart(s) linted, 0 chart(s) failed"), "{said}");
     for (values, expected) in [
         ("keep=false", "keep"),
         ("labels=a", "labels"),
         ("annotations.a=1", "annotations"),
     ] {
-        let output = helm(&["template", &chart(), "--set", values]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{values} was taken");
+        let said = refused(&["template", &chart(RELEASE), "--set", values]);
         assert!(said.contains(expected), "{values}: {said}");
     }
 }
@@ -73,7 +71,7 @@ async fn what_it_defines_outlives_it() {
     }));
 
     let labels = ["--set", "labels.team=mesh", "--set", "annotations.note=yes"];
-    let _upgraded = succeeded(helm(&[&["upgrade", RELEASE, &chart()][..], &labels].concat()));
+    let _upgraded = helm(&[&["upgrade", RELEASE, &chart(RELEASE)][..], &labels].concat());
     for definition in DEFINITIONS {
         let metadata = get(&["customresourcedefinition", definition])["metadata"].take();
         assert_eq!(metadata["labels"]["team"], "mesh", "{metadata}");
@@ -89,7 +87,7 @@ async fn what_it_defines_outlives_it() {
         "Inherited"
     );
 
-    let said = succeeded(helm(&["uninstall", RELEASE]));
+    let said = helm(&["uninstall", RELEASE]);
     for definition in DEFINITIONS {
         assert!(said.contains(definition), "it says what it keeps: {said}");
         let metadata = get(&["customresourcedefinition", definition])["metadata"].take();
@@ -98,19 +96,7 @@ async fn what_it_defines_outlives_it() {
     assert_eq!(namespace.get("batchpolicy/kept")["spec"]["mode"], "Active");
 
     // What was kept is taken up again.
-    let _again = succeeded(helm(&["install", RELEASE, &chart()]));
-}
-
-fn helm(arguments: &[&str]) -> Output {
-    Command::new("timeout")
-        .args(["90", "helm"])
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn chart() -> String {
-    root().join("charts/jitney-crds").display().to_string()
+    let _again = helm(&["install", RELEASE, &chart(RELEASE)]);
 }
 
 const RELEASE: &str = "jitney-crds";

@@ -1,0 +1,520 @@
+//! The chart of the control plane: what it refuses, what an API server makes of what it renders, and that a
+//! release comes and goes without a trace.
+
+use std::collections::BTreeSet;
+
+use clap::{CommandFactory as _, Parser as _};
+use jitney_control_plane::config::{Cli, Command};
+use jitney_control_plane::inject::SettingsArgs;
+use jitney_control_plane::inject::webhook::configuration;
+use serde_json::{Value, json};
+
+use crate::api::chart::installed;
+use crate::helm::{chart, helm, refused};
+use crate::kubectl::{Namespace, get, kubectl, kubectl_with, try_dry_run};
+
+/// Values of each sort of installation.
+const PRESETS: [(&str, &[&str]); 5] = [
+    ("as it comes", &[]),
+    ("highly available", &["--values", "values-ha.yaml"]),
+    (
+        "two namespaces",
+        &["--set", "watchNamespaces={default,kube-public}"],
+    ),
+    (
+        "as little as possible",
+        &[
+            "--set",
+            "replicas=1,injection.mode=None,podDisruptionBudget.enabled=false",
+        ],
+    ),
+    ("everything", &["--values", "everything"]),
+];
+
+/// All that can be turned on, and much that can be another than it is.
+const EVERYTHING: &str = "
+global: {imageRegistry: 'registry.example.org:5000/mirror', imagePullSecrets: [mirror]}
+image: {digest: 'sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef'}
+imagePullSecrets: [own, mirror]
+proxy: {image: {tag: '2'}, resources: {requests: {cpu: 1, memory: 1Gi}, limits: {cpu: 1.5, memory: 2Gi}}}
+trustDomain: mesh.example.org
+log: {level: debug, format: json}
+injection: {failurePolicy: Ignore, timeoutSeconds: 10, excludedNamespaces: [monitoring]}
+serviceAccount: {annotations: {a: b}}
+service: {annotations: {a: b}, admin: true}
+autoscaling: {enabled: true, minReplicas: 3, maxReplicas: 9}
+podDisruptionBudget: {maxUnavailable: 25%}
+networkPolicy: {enabled: true, adminFrom: [{namespaceSelector: {}}]}
+nodeSelector: {disk: fast}
+tolerations: [{key: control-plane, operator: Exists}]
+affinity: {nodeAffinity: {}}
+priorityClassName: system-cluster-critical
+terminationGracePeriodSeconds: 60
+commonLabels: {team: mesh, app.kubernetes.io/name: ours-wins}
+podLabels: {pod: label}
+podAnnotations: {note: 'yes'}
+extraEnv: [{name: NO_COLOR, value: '1'}]
+monitoring:
+  podMonitors: {enabled: true, labels: {release: prometheus}}
+  prometheusRule: {enabled: true}
+  dashboards: {enabled: true, annotations: {folder: jitney}}
+";
+
+/// Values that are wrong, and how the one at fault is named.
+const WRONG: [(&str, &str); 22] = [
+    ("replica=2", "replica"),
+    ("replicas=0", "/replicas"),
+    ("replicas=two", "/replicas"),
+    ("image.tag=a:b", "/image/tag"),
+    ("image.digest=sha256:0", "/image/digest"),
+    ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+    ("image.registry=example.org", "registry"),
+    ("proxy.image.repository=Jitney", "/proxy/image/repository"),
+    (
+        "proxy.resources.limits.memory=1GB",
+        "/proxy/resources/limits/memory",
+    ),
+    ("resources.requests.cpu=much", "/resources/requests/cpu"),
+    ("resources.request.cpu=1", "request"),
+    ("trustDomain=Mesh", "/trustDomain"),
+    ("watchNamespaces={Shop}", "/watchNamespaces/0"),
+    ("watchNamespaces=shop", "/watchNamespaces"),
+    (
+        "watchNamespaces={kube-system}",
+        "watchNamespaces names kube-system",
+    ),
+    ("injection.mode=Sidecar", "/injection/mode"),
+    ("injection.failurePolicy=fail", "/injection/failurePolicy"),
+    ("injection.timeoutSeconds=31", "/injection/timeoutSeconds"),
+    ("log.format=xml", "/log/format"),
+    (
+        "autoscaling.enabled=true,autoscaling.minReplicas=7",
+        "autoscaling.minReplicas is 7",
+    ),
+    ("commonLabels.a=b c", "/commonLabels/a"),
+    (
+        "terminationGracePeriodSeconds=1",
+        "/terminationGracePeriodSeconds",
+    ),
+];
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    for (values, expected) in WRONG {
+        let said = refused(&["template", &chart("jitney"), "--set", values]);
+        assert!(said.contains(expected), "{values}: {said}");
+    }
+}
+
+#[test]
+fn it_is_refused_where_its_kinds_are_not_known() {
+    let (chart, online) = (chart("jitney"), "v1/Pod");
+    let said = refused(&["template", &chart, "--api-versions", online]);
+    assert!(said.contains("does not know the kind BatchPolicy"), "{said}");
+    assert!(said.contains("install the chart jitney-crds first"), "{said}");
+    let all_the_same = ["--api-versions", online, "--set", "requireCRDs=false"];
+    let _rendered = helm(&[&["template", &chart][..], &all_the_same].concat());
+}
+
+#[test]
+fn every_preset_is_taken_by_the_server() {
+    let said = helm(&["lint", "--strict", &chart("jitney")]);
+    assert!(said.contains("1 chart(s) linted, 0 chart(s) failed"), "{said}");
+    let namespace = Namespace::restricted("presets");
+    for (preset, values) in PRESETS {
+        let objects = rendered(preset, namespace.name, values);
+        let (operators, ours): (Vec<&Value>, Vec<&Value>) = objects.iter().partition(|one| is_operators(one));
+        assert_eq!(
+            operators.len(),
+            if preset == "everything" { 3 } else { 0 },
+            "{preset}"
+        );
+        for object in operators {
+            check_operators(object);
+        }
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": ours}).to_string();
+        let apply = ["apply", "--server-side", "--dry-run=server", "--filename", "-"];
+        let said = kubectl_with(&apply, &list);
+        assert_eq!(said.lines().count(), ours.len(), "{preset}: {said}");
+        for object in &objects {
+            check_labels(preset, object);
+        }
+    }
+}
+
+#[test]
+fn little_is_created_unless_it_is_asked_for() {
+    let kinds = |preset: usize| {
+        let (name, values) = PRESETS[preset];
+        let objects = rendered(name, "few", values);
+        let kinds = objects
+            .iter()
+            .map(|object| object["kind"].as_str().unwrap().to_owned());
+        kinds.collect::<BTreeSet<_>>()
+    };
+    let (plain, least, all) = (kinds(0), kinds(3), kinds(4));
+    for kind in ["PodDisruptionBudget", "MutatingWebhookConfiguration"] {
+        assert!(plain.contains(kind) && !least.contains(kind), "{kind}");
+    }
+    for kind in [
+        "HorizontalPodAutoscaler",
+        "NetworkPolicy",
+        "PodMonitor",
+        "PrometheusRule",
+    ] {
+        assert!(all.contains(kind) && !plain.contains(kind), "{kind}");
+    }
+    // What can be read in namespaces that are not watched.
+    let (name, values) = PRESETS[2];
+    let objects = rendered(name, "few", values);
+    let role = objects
+        .iter()
+        .find(|object| object["kind"] == "ClusterRole")
+        .unwrap();
+    assert!(!role["rules"].to_string().contains("pods"), "{role}");
+}
+
+#[test]
+fn webhook_asks_what_the_program_answers() {
+    let [chart, program] = [webhooks(&rendered("as it comes", "few", &[])), {
+        let command = [
+            "x",
+            "inject",
+            "--control-plane-namespace",
+            "few",
+            "--print",
+            "webhook",
+        ];
+        configuration(&settings(&command))["webhooks"].clone()
+    }];
+    // The chart's Service has a port that every API server reaches; asking once more changes nothing.
+    let alike = |mut webhooks: Value| {
+        for webhook in webhooks.as_array_mut().unwrap() {
+            let webhook = webhook.as_object_mut().unwrap();
+            webhook["clientConfig"]["service"]
+                .as_object_mut()
+                .unwrap()
+                .remove("port");
+            webhook.remove("reinvocationPolicy");
+        }
+        webhooks
+    };
+    assert_eq!(alike(chart), alike(program));
+}
+
+#[test]
+fn program_knows_what_it_is_told() {
+    let command = Cli::command();
+    let flags = command.find_subcommand("run").unwrap().get_arguments();
+    let known: BTreeSet<_> = flags.filter_map(|flag| flag.get_env()?.to_str()).collect();
+    for (preset, values) in PRESETS {
+        let objects = rendered(preset, "few", values);
+        let container = &deployment(&objects)["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().unwrap().iter();
+        let arguments = arguments.map(|argument| argument.as_str().unwrap());
+        let parsed = Cli::try_parse_from(["jitney-control-plane"].into_iter().chain(arguments));
+        assert!(parsed.is_ok(), "{preset}: {}", parsed.unwrap_err());
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let is_ours = name.starts_with("JITNEY_");
+            assert!(!is_ours || known.contains(name), "{preset}: {name} means nothing");
+        }
+    }
+}
+
+/// What a release's account may do, and what it may not, by what `kubectl auth can-i` asks.
+const RIGHTS: [(&str, bool); 22] = [
+    ("list pods --all-namespaces", true),
+    ("watch endpointslices.discovery.k8s.io --all-namespaces", true),
+    ("watch batchpolicies.jitney.dev --all-namespaces", true),
+    (
+        "patch batchpolicies.jitney.dev --subresource=status -n default",
+        true,
+    ),
+    ("create tokenreviews.authentication.k8s.io", true),
+    ("patch configmaps/jitney-roots -n default", true),
+    ("create configmaps/jitney-roots -n default", true),
+    ("watch secrets/jitney-authority -n released", true),
+    ("update secrets/jitney-webhook -n released", true),
+    ("create secrets -n released", true),
+    (
+        "patch leases.coordination.k8s.io/jitney-control-plane -n released",
+        true,
+    ),
+    ("patch mutatingwebhookconfigurations/jitney", true),
+    ("get clusterroles/jitney-control-plane", true),
+    ("create configmaps -n default", false),
+    ("get configmaps/jitney-roots-of-others -n default", false),
+    ("list secrets -n released", false),
+    ("get secrets/jitney-authority -n default", false),
+    ("delete secrets/jitney-authority -n released", false),
+    ("patch batchpolicies.jitney.dev -n default", false),
+    ("patch mutatingwebhookconfigurations/others", false),
+    ("update clusterroles/jitney-control-plane", false),
+    ("create pods -n released", false),
+];
+
+#[tokio::test]
+async fn release_comes_and_goes_without_a_trace() {
+    installed().await;
+    let namespace = Namespace::restricted(RELEASED);
+    let in_namespace = ["--namespace", RELEASED];
+    let run = |words: &[&str], values: &[&str]| helm(&[words, &in_namespace, values].concat());
+    let chart = chart("jitney");
+
+    let notes = run(&["install", RELEASE, &chart], &[]);
+    assert!(notes.contains("jitney.dev/inject=enabled"), "{notes}");
+    assert!(!notes.contains("Warning"), "{notes}");
+    check_rights();
+    check_pod(&namespace);
+
+    // What the control plane writes is nobody else's.
+    let bundle = believe();
+    let warned = run(
+        &["upgrade", RELEASE, &chart],
+        &[
+            "--set",
+            "replicas=1,injection.timeoutSeconds=7,injection.failurePolicy=Ignore",
+        ],
+    );
+    assert!(warned.contains("there is one replica"), "{warned}");
+    assert!(warned.contains("failurePolicy is Ignore"), "{warned}");
+    assert_eq!(believed(), (7, bundle.clone()));
+    let _back = run(&["rollback", RELEASE, "1"], &[]);
+    assert_eq!(believed(), (5, bundle.clone()));
+    let by_client = ["--server-side=false", "--set", "injection.timeoutSeconds=9"];
+    let _as_helm_3_does = run(&["upgrade", RELEASE, &chart], &by_client);
+    assert_eq!(believed(), (9, bundle));
+
+    let none = ["--set", "injection.mode=None"];
+    let warned = run(&["upgrade", RELEASE, &chart], &none);
+    assert!(warned.contains("injection.mode is None"), "{warned}");
+    let left = get(&["mutatingwebhookconfigurations"]);
+    assert!(!left.to_string().contains("\"jitney\""), "{left}");
+
+    assert!(!released().is_empty());
+    let _gone = run(&["uninstall", RELEASE], &[]);
+    assert_eq!(released(), Vec::<String>::new());
+}
+
+/// As the release's account.
+const ACCOUNT: &str = "--as=system:serviceaccount:released:jitney-control-plane";
+
+#[track_caller]
+fn check_rights() {
+    for (right, is_allowed) in RIGHTS {
+        let words: Vec<&str> = right.split(' ').collect();
+        let asked = [&["auth", "can-i", ACCOUNT], &words[..]].concat();
+        let said = crate::kubectl::told(&asked, "");
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert_eq!(said.trim(), if is_allowed { "yes" } else { "no" }, "{right}");
+    }
+    // By name, where `can-i` cannot ask: server-side apply and a watch of one.
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jitney-roots", "namespace": RELEASED}});
+    let apply = ["apply", "--server-side", "--filename", "-", ACCOUNT];
+    let _made = kubectl_with(&apply, &map.to_string());
+    let one = [
+        "get",
+        "secrets",
+        "--namespace",
+        RELEASED,
+        ACCOUNT,
+        "--field-selector",
+    ];
+    let _listed = kubectl(&[&one[..], &["metadata.name=jitney-authority"]].concat());
+}
+
+/// A namespace of the level `restricted` takes the pods, which no controller makes here.
+#[track_caller]
+fn check_pod(namespace: &Namespace) {
+    let mut pod = namespace.get("deployment/jitney-control-plane")["spec"]["template"].take();
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    pod["metadata"]["name"] = "one".into();
+    pod["metadata"]["namespace"] = namespace.name.into();
+    assert!(try_dry_run(&pod).is_some(), "{pod}");
+}
+
+/// Has the webhooks believe a certificate, as the control plane does; gives it as it is in the object.
+#[track_caller]
+fn believe() -> String {
+    let certificate = rcgen::generate_simple_self_signed(["webhook".to_owned()]).unwrap();
+    let patch = |bundle: &str| {
+        let webhooks = ["namespaces", "pods"].map(
+            |name| json!({"name": format!("{name}.inject.jitney.dev"), "clientConfig": {"caBundle": bundle}}),
+        );
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "jitney"},
+            "webhooks": webhooks,
+        })
+    };
+    // A Secret has the server write it as bytes.
+    let text = certificate.cert.pem();
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "any", "namespace": RELEASED},
+        "stringData": {"pem": text},
+    });
+    let bundle = try_dry_run(&secret).unwrap()["data"]["pem"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let manager = "--field-manager=jitney-webhook";
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        manager,
+        ACCOUNT,
+        "--filename",
+        "-",
+    ];
+    let _patched = kubectl_with(&apply, &patch(&bundle).to_string());
+    assert_eq!(believed(), (5, bundle.clone()));
+    bundle
+}
+
+/// How long the API server waits for the webhooks, and whom it believes: the same of all.
+#[track_caller]
+fn believed() -> (u64, String) {
+    let webhooks = get(&["mutatingwebhookconfiguration", "jitney"])["webhooks"].take();
+    let told = webhooks.as_array().unwrap().iter().map(|webhook| {
+        let bundle = webhook["clientConfig"]["caBundle"].as_str().unwrap_or_default();
+        (webhook["timeoutSeconds"].as_u64().unwrap(), bundle.to_owned())
+    });
+    let told: BTreeSet<_> = told.collect();
+    assert_eq!(told.len(), 1, "{webhooks}");
+    told.into_iter().next().unwrap()
+}
+
+/// All that is labelled as the release's, and what helm remembers of it.
+fn released() -> Vec<String> {
+    let kinds = kubectl(&["api-resources", "--verbs=list", "--output=name"]);
+    let kinds = kinds.lines().collect::<Vec<_>>().join(",");
+    let labelled = |label: &str| {
+        kubectl(&[
+            "get",
+            &kinds,
+            "--all-namespaces",
+            "--output=name",
+            "--selector",
+            label,
+        ])
+    };
+    let instance = format!("app.kubernetes.io/instance={RELEASE}");
+    let all = [
+        labelled(&instance),
+        labelled(&format!("owner=helm,name={RELEASE}")),
+    ]
+    .concat();
+    all.lines().map(str::to_owned).collect()
+}
+
+fn is_operators(object: &Value) -> bool {
+    object["apiVersion"] == "monitoring.coreos.com/v1"
+}
+
+/// What no schema is here for: that it names what is there.
+#[track_caller]
+fn check_operators(object: &Value) {
+    let (spec, name) = (&object["spec"], &object["metadata"]["name"]);
+    if object["kind"] == "PrometheusRule" {
+        for group in spec["groups"].as_array().unwrap() {
+            for rule in group["rules"].as_array().unwrap() {
+                assert!(rule["alert"].is_string() && rule["expr"].is_string(), "{rule}");
+                assert!(rule["annotations"]["summary"].is_string(), "{rule}");
+            }
+        }
+        return;
+    }
+    assert_eq!(object["metadata"]["labels"]["release"], "prometheus");
+    let endpoint = &spec["podMetricsEndpoints"][0];
+    assert_eq!(
+        (&endpoint["path"], &endpoint["interval"]),
+        (&json!("/metrics"), &json!("30s"))
+    );
+    let (port, selected) = match name.as_str().unwrap() {
+        "jitney-proxy" => ("jitney-admin", "jitney.dev/injected"),
+        _ => ("admin", "app.kubernetes.io/component"),
+    };
+    assert_eq!(endpoint["port"], port);
+    assert!(spec["selector"]["matchLabels"][selected].is_string(), "{spec}");
+}
+
+#[track_caller]
+fn check_labels(preset: &str, object: &Value) {
+    let labels = &object["metadata"]["labels"];
+    for (label, value) in [
+        ("name", Some("jitney")),
+        ("instance", Some(RELEASE)),
+        ("version", Some(env!("CARGO_PKG_VERSION"))),
+        ("component", None),
+        ("part-of", Some("jitney")),
+        ("managed-by", Some("Helm")),
+    ] {
+        let found = labels[format!("app.kubernetes.io/{label}")].as_str();
+        assert!(
+            found.is_some() && (value.is_none() || found == value),
+            "{preset}: {object}"
+        );
+    }
+    if preset == "everything" {
+        assert_eq!(labels["team"], "mesh", "{object}");
+    }
+}
+
+/// What the chart renders, without a cluster.
+#[track_caller]
+fn rendered(preset: &str, namespace: &str, values: &[&str]) -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let everything = folder.path().join("everything.yaml");
+    std::fs::write(&everything, EVERYTHING).unwrap();
+    let chart = chart("jitney");
+    let file = |value: &&str| match *value {
+        "everything" => everything.display().to_string(),
+        "values-ha.yaml" => format!("{chart}/values-ha.yaml"),
+        value => value.to_owned(),
+    };
+    let mut arguments = ["template", RELEASE, &chart, "--namespace", namespace]
+        .map(str::to_owned)
+        .to_vec();
+    arguments.extend(values.iter().map(file));
+    if preset == "everything" {
+        arguments.extend(["--api-versions", "monitoring.coreos.com/v1"].map(str::to_owned));
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let text = helm(&arguments);
+    let documents = serde_saphyr::from_multiple::<Value>(&text).unwrap();
+    documents
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
+fn deployment(objects: &[Value]) -> &Value {
+    objects
+        .iter()
+        .find(|object| object["kind"] == "Deployment")
+        .unwrap()
+}
+
+fn webhooks(objects: &[Value]) -> Value {
+    let configuration = objects
+        .iter()
+        .find(|object| object["kind"] == "MutatingWebhookConfiguration");
+    configuration.unwrap()["webhooks"].clone()
+}
+
+/// The settings of a command line.
+fn settings(command: &[&str]) -> SettingsArgs {
+    match Cli::parse_from(command).command {
+        Command::Inject(arguments) => arguments.settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+const RELEASE: &str = "jitney";
+const RELEASED: &str = "released";

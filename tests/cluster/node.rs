@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::kubectl::{Namespace, get};
 
 mod inject;
+mod leaving;
 
 /// Where a sidecar's admin endpoint listens in these pods.
 const ADMIN: &str = "0.0.0.0:15000";

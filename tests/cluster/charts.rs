@@ -9,9 +9,10 @@ use jitney_control_plane::inject::SettingsArgs;
 use jitney_control_plane::inject::webhook::configuration;
 use serde_json::{Value, json};
 
-use crate::api::chart::installed;
 use crate::helm::{chart, helm, refused};
-use crate::kubectl::{Namespace, get, kubectl, kubectl_with, try_dry_run};
+use crate::kubectl::{Namespace, kubectl_with};
+
+mod release;
 
 /// Values of each sort of installation.
 const PRESETS: [(&str, &[&str]); 5] = [
@@ -222,197 +223,6 @@ fn program_knows_what_it_is_told() {
     }
 }
 
-/// What a release's account may do, and what it may not, by what `kubectl auth can-i` asks.
-const RIGHTS: [(&str, bool); 22] = [
-    ("list pods --all-namespaces", true),
-    ("watch endpointslices.discovery.k8s.io --all-namespaces", true),
-    ("watch batchpolicies.jitney.dev --all-namespaces", true),
-    (
-        "patch batchpolicies.jitney.dev --subresource=status -n default",
-        true,
-    ),
-    ("create tokenreviews.authentication.k8s.io", true),
-    ("patch configmaps/jitney-roots -n default", true),
-    ("create configmaps/jitney-roots -n default", true),
-    ("watch secrets/jitney-authority -n released", true),
-    ("update secrets/jitney-webhook -n released", true),
-    ("create secrets -n released", true),
-    (
-        "patch leases.coordination.k8s.io/jitney-control-plane -n released",
-        true,
-    ),
-    ("patch mutatingwebhookconfigurations/jitney", true),
-    ("get clusterroles/jitney-control-plane", true),
-    ("create configmaps -n default", false),
-    ("get configmaps/jitney-roots-of-others -n default", false),
-    ("list secrets -n released", false),
-    ("get secrets/jitney-authority -n default", false),
-    ("delete secrets/jitney-authority -n released", false),
-    ("patch batchpolicies.jitney.dev -n default", false),
-    ("patch mutatingwebhookconfigurations/others", false),
-    ("update clusterroles/jitney-control-plane", false),
-    ("create pods -n released", false),
-];
-
-#[tokio::test]
-async fn release_comes_and_goes_without_a_trace() {
-    installed().await;
-    let namespace = Namespace::restricted(RELEASED);
-    let in_namespace = ["--namespace", RELEASED];
-    let run = |words: &[&str], values: &[&str]| helm(&[words, &in_namespace, values].concat());
-    let chart = chart("jitney");
-
-    let notes = run(&["install", RELEASE, &chart], &[]);
-    assert!(notes.contains("jitney.dev/inject=enabled"), "{notes}");
-    assert!(!notes.contains("Warning"), "{notes}");
-    check_rights();
-    check_pod(&namespace);
-
-    // What the control plane writes is nobody else's.
-    let bundle = believe();
-    let warned = run(
-        &["upgrade", RELEASE, &chart],
-        &[
-            "--set",
-            "replicas=1,injection.timeoutSeconds=7,injection.failurePolicy=Ignore",
-        ],
-    );
-    assert!(warned.contains("there is one replica"), "{warned}");
-    assert!(warned.contains("failurePolicy is Ignore"), "{warned}");
-    assert_eq!(believed(), (7, bundle.clone()));
-    let _back = run(&["rollback", RELEASE, "1"], &[]);
-    assert_eq!(believed(), (5, bundle.clone()));
-    let by_client = ["--server-side=false", "--set", "injection.timeoutSeconds=9"];
-    let _as_helm_3_does = run(&["upgrade", RELEASE, &chart], &by_client);
-    assert_eq!(believed(), (9, bundle));
-
-    let none = ["--set", "injection.mode=None"];
-    let warned = run(&["upgrade", RELEASE, &chart], &none);
-    assert!(warned.contains("injection.mode is None"), "{warned}");
-    let left = get(&["mutatingwebhookconfigurations"]);
-    assert!(!left.to_string().contains("\"jitney\""), "{left}");
-
-    assert!(!released().is_empty());
-    let _gone = run(&["uninstall", RELEASE], &[]);
-    assert_eq!(released(), Vec::<String>::new());
-}
-
-/// As the release's account.
-const ACCOUNT: &str = "--as=system:serviceaccount:released:jitney-control-plane";
-
-#[track_caller]
-fn check_rights() {
-    for (right, is_allowed) in RIGHTS {
-        let words: Vec<&str> = right.split(' ').collect();
-        let asked = [&["auth", "can-i", ACCOUNT], &words[..]].concat();
-        let said = crate::kubectl::told(&asked, "");
-        let said = String::from_utf8(said.stdout).unwrap();
-        assert_eq!(said.trim(), if is_allowed { "yes" } else { "no" }, "{right}");
-    }
-    // By name, where `can-i` cannot ask: server-side apply and a watch of one.
-    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jitney-roots", "namespace": RELEASED}});
-    let apply = ["apply", "--server-side", "--filename", "-", ACCOUNT];
-    let _made = kubectl_with(&apply, &map.to_string());
-    let one = [
-        "get",
-        "secrets",
-        "--namespace",
-        RELEASED,
-        ACCOUNT,
-        "--field-selector",
-    ];
-    let _listed = kubectl(&[&one[..], &["metadata.name=jitney-authority"]].concat());
-}
-
-/// A namespace of the level `restricted` takes the pods, which no controller makes here.
-#[track_caller]
-fn check_pod(namespace: &Namespace) {
-    let mut pod = namespace.get("deployment/jitney-control-plane")["spec"]["template"].take();
-    pod["apiVersion"] = "v1".into();
-    pod["kind"] = "Pod".into();
-    pod["metadata"]["name"] = "one".into();
-    pod["metadata"]["namespace"] = namespace.name.into();
-    assert!(try_dry_run(&pod).is_some(), "{pod}");
-}
-
-/// Has the webhooks believe a certificate, as the control plane does; gives it as it is in the object.
-#[track_caller]
-fn believe() -> String {
-    let certificate = rcgen::generate_simple_self_signed(["webhook".to_owned()]).unwrap();
-    let patch = |bundle: &str| {
-        let webhooks = ["namespaces", "pods"].map(
-            |name| json!({"name": format!("{name}.inject.jitney.dev"), "clientConfig": {"caBundle": bundle}}),
-        );
-        json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": "jitney"},
-            "webhooks": webhooks,
-        })
-    };
-    // A Secret has the server write it as bytes.
-    let text = certificate.cert.pem();
-    let secret = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "any", "namespace": RELEASED},
-        "stringData": {"pem": text},
-    });
-    let bundle = try_dry_run(&secret).unwrap()["data"]["pem"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let manager = "--field-manager=jitney-webhook";
-    let apply = [
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        manager,
-        ACCOUNT,
-        "--filename",
-        "-",
-    ];
-    let _patched = kubectl_with(&apply, &patch(&bundle).to_string());
-    assert_eq!(believed(), (5, bundle.clone()));
-    bundle
-}
-
-/// How long the API server waits for the webhooks, and whom it believes: the same of all.
-#[track_caller]
-fn believed() -> (u64, String) {
-    let webhooks = get(&["mutatingwebhookconfiguration", "jitney"])["webhooks"].take();
-    let told = webhooks.as_array().unwrap().iter().map(|webhook| {
-        let bundle = webhook["clientConfig"]["caBundle"].as_str().unwrap_or_default();
-        (webhook["timeoutSeconds"].as_u64().unwrap(), bundle.to_owned())
-    });
-    let told: BTreeSet<_> = told.collect();
-    assert_eq!(told.len(), 1, "{webhooks}");
-    told.into_iter().next().unwrap()
-}
-
-/// All that is labelled as the release's, and what helm remembers of it.
-fn released() -> Vec<String> {
-    let kinds = kubectl(&["api-resources", "--verbs=list", "--output=name"]);
-    let kinds = kinds.lines().collect::<Vec<_>>().join(",");
-    let labelled = |label: &str| {
-        kubectl(&[
-            "get",
-            &kinds,
-            "--all-namespaces",
-            "--output=name",
-            "--selector",
-            label,
-        ])
-    };
-    let instance = format!("app.kubernetes.io/instance={RELEASE}");
-    let all = [
-        labelled(&instance),
-        labelled(&format!("owner=helm,name={RELEASE}")),
-    ]
-    .concat();
-    all.lines().map(str::to_owned).collect()
-}
-
 fn is_operators(object: &Value) -> bool {
     object["apiVersion"] == "monitoring.coreos.com/v1"
 }
@@ -510,11 +320,10 @@ fn webhooks(objects: &[Value]) -> Value {
 
 /// The settings of a command line.
 fn settings(command: &[&str]) -> SettingsArgs {
-    match Cli::parse_from(command).command {
-        Command::Inject(arguments) => arguments.settings,
-        other => panic!("{other:?}"),
-    }
+    let Command::Inject(arguments) = Cli::parse_from(command).command else {
+        panic!("{command:?}")
+    };
+    arguments.settings
 }
 
 const RELEASE: &str = "jitney";
-const RELEASED: &str = "released";

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use clap::{CommandFactory as _, Parser as _};
 use jitney_control_plane::config::{Cli, Command};
 use jitney_control_plane::inject::SettingsArgs;
+use jitney_control_plane::inject::policy::policies;
 use jitney_control_plane::inject::webhook::configuration;
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use crate::kubectl::{Namespace, kubectl_with};
 mod release;
 
 /// Values of each sort of installation.
-const PRESETS: [(&str, &[&str]); 5] = [
+const PRESETS: [(&str, &[&str]); 6] = [
     ("as it comes", &[]),
     ("highly available", &["--values", "values-ha.yaml"]),
     (
@@ -30,6 +31,7 @@ const PRESETS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("everything", &["--values", "everything"]),
+    ("without a webhook", &["--set", "injection.mode=Policy"]),
 ];
 
 /// All that can be turned on, and much that can be another than it is.
@@ -134,7 +136,14 @@ fn every_preset_is_taken_by_the_server() {
             check_operators(object);
         }
         let list = json!({"apiVersion": "v1", "kind": "List", "items": ours}).to_string();
-        let apply = ["apply", "--server-side", "--dry-run=server", "--filename", "-"];
+        let apply = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--force-conflicts",
+            "--filename",
+            "-",
+        ];
         let said = kubectl_with(&apply, &list);
         assert_eq!(said.lines().count(), ours.len(), "{preset}: {said}");
         for object in &objects {
@@ -201,6 +210,58 @@ fn webhook_asks_what_the_program_answers() {
         webhooks
     };
     assert_eq!(alike(chart), alike(program));
+}
+
+/// What the API server does itself is what the program would have it do, word for word.
+#[test]
+fn policies_are_those_of_the_program() {
+    let limits = "proxy.resources.limits.cpu=2,proxy.resources.limits.memory=1500000000,proxy.image.tag=v2";
+    let ours = [
+        "--proxy-cpu-limit",
+        "2",
+        "--proxy-memory-limit",
+        "1500000000",
+        "--proxy-image",
+        "jitney/proxy:v2",
+    ];
+    for (values, flags) in [("", &[][..]), (limits, &ours)] {
+        let objects = rendered(
+            "policies",
+            "few",
+            &["--set", "injection.mode=Policy", "--set", values],
+        );
+        let mut rendered: Vec<Value> = objects.into_iter().filter(is_injectors).collect();
+        for object in &mut rendered {
+            object["metadata"].as_object_mut().unwrap().remove("labels");
+        }
+        let command = [
+            "x",
+            "inject",
+            "--control-plane-namespace",
+            "few",
+            "--print",
+            "policy",
+        ];
+        let mut expected = policies(&settings(&[&command, flags].concat()));
+        for all in [&mut rendered, &mut expected] {
+            all.sort_by_key(|object| object["kind"].to_string());
+        }
+        assert_eq!(rendered, expected);
+    }
+    let old = [
+        "template",
+        &chart("jitney"),
+        "--set",
+        "injection.mode=Policy",
+        "--kube-version",
+        "1.35.0",
+    ];
+    let said = refused(&old);
+    assert!(said.contains("needs Kubernetes 1.36"), "{said}");
+}
+
+fn is_injectors(object: &Value) -> bool {
+    object["metadata"]["name"] == "jitney-injector"
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! What the charts say of themselves without a cluster: every value is documented in one voice, and what is
-//! told to Prometheus and Grafana names metrics that exist. `JITNEY_UPDATE=1` writes the table of the README.
+//! told to Prometheus and Grafana names metrics that exist. `JITNEY_UPDATE=1` writes what is made of it: the table of
+//! the README, and the policies.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
+use jitney_control_plane::inject::policy::policies;
+use jitney_control_plane::inject::{ResourceArgs, SettingsArgs};
 use jitney_control_plane::metrics::{Levels, Metrics as Pushing};
 use jitney_proxy::metrics::Metrics as Serving;
 use jitney_tests::programs::root;
@@ -20,8 +23,7 @@ struct Documented {
 
 #[test]
 fn readme_lists_every_value() {
-    let path = chart().join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
+    let readme = read("README.md");
     let (before, rest) = readme.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
     let mut table = "\n| value | default | meaning |\n|---|---|---|\n".to_owned();
@@ -34,15 +36,7 @@ fn readme_lists_every_value() {
         let default = default.replace('|', "\\|");
         table += &format!("| `{path}` | `{default}` | {meaning} |\n");
     }
-    let expected = [before, BEGIN, &table, END, after].concat();
-    if std::env::var_os("JITNEY_UPDATE").is_some() {
-        fs::write(&path, &expected).unwrap();
-    } else {
-        assert!(
-            readme == expected,
-            "the table is not what values.yaml says: run with JITNEY_UPDATE=1"
-        );
-    }
+    check_file("README.md", &[before, BEGIN, &table, END, after].concat());
 }
 
 #[test]
@@ -72,6 +66,26 @@ fn schema_describes_every_value_and_no_other() {
         assert!(is_closed || path == "global", "{path} takes whatever it is given");
     });
     assert_eq!(schema["additionalProperties"], false);
+}
+
+/// The policies are the program's own, with words in the place of what values say.
+#[test]
+fn policies_are_those_of_the_program() {
+    let settings = SettingsArgs {
+        proxy_image: "PROXY_IMAGE".to_owned(),
+        redirect_image: "REDIRECT_IMAGE".to_owned(),
+        control_plane_namespace: "RELEASE_NAMESPACE".to_owned(),
+        resources: ResourceArgs {
+            cpu_request: "CPU".to_owned(),
+            memory_request: "MEMORY".to_owned(),
+            cpu_limit: None,
+            memory_limit: None,
+        },
+    };
+    let policies = serde_json::to_string_pretty(&policies(&settings)).unwrap() + "\n";
+    let resources = r#"{\"requests\": dyn({\"cpu\": dyn(\"CPU\"), \"memory\": dyn(\"MEMORY\")})}"#;
+    assert!(policies.contains(resources), "{policies}");
+    check_file("policies.json", &policies.replace(resources, "RESOURCES"));
 }
 
 #[test]
@@ -217,6 +231,20 @@ fn dashboards() -> Vec<(String, String)> {
     files
         .map(|file| (file.display().to_string(), fs::read_to_string(file).unwrap()))
         .collect()
+}
+
+/// Compares a committed file of the chart, or writes it when asked to.
+#[track_caller]
+fn check_file(name: &str, expected: &str) {
+    let path = chart().join(name);
+    if std::env::var_os("JITNEY_UPDATE").is_some() {
+        fs::write(&path, expected).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{name} is not what it is made of: run with JITNEY_UPDATE=1"
+    );
 }
 
 fn read(name: &str) -> String {

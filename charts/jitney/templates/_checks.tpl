@@ -7,6 +7,9 @@
 {{- if has "kube-system" .Values.watchNamespaces -}}
 {{- fail "watchNamespaces names kube-system, whose pods never get sidecars" -}}
 {{- end -}}
+{{- if and (eq .Values.injection.mode "Policy") (semverCompare "<1.36.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "injection.mode is Policy, which needs Kubernetes 1.36, and this is %s: Webhook does not" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- /* Where helm has no cluster it knows groups and no kinds: v1/Pod tells that there is one. */ -}}
 {{- $has := .Capabilities.APIVersions -}}
 {{- if and .Values.requireCRDs ($has.Has "v1/Pod") -}}

@@ -38,3 +38,8 @@ app.kubernetes.io/component: control-plane
 {{- define "jitney.monitored" -}}
 {{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}true{{ end -}}
 {{- end -}}
+
+{{- /* A quantity as text: a number as it was written, where helm would write 1e+09. */ -}}
+{{- define "jitney.quantity" -}}
+{{- toJson . | trimAll "\"" -}}
+{{- end -}}

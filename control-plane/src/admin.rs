@@ -1,17 +1,18 @@
 //! The admin endpoint: what the control plane knows, in a thread and a runtime of its own, so that it
 //! answers while sidecars come by the thousand.
 //!
-//! Whoever can reach it may read; what changes state is POST, and from this machine only.
+//! Whoever can reach it may read, other replicas among them; what changes state is POST, and from this machine only.
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Router, middleware};
+use axum::{Json, Router, middleware};
 use jitney_api::program::only_local;
+use serde::Deserialize;
 use serde_json::Value;
 
 mod page;
@@ -29,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::replicas::Replicas;
 use crate::rollout::Rollouts;
 use crate::source::Standings;
-use crate::status::{Findings, Handshakes, Refusals, Sidecars};
+use crate::status::{Findings, Handshakes, Refusals, Sidecars, Tally};
 use crate::store::Store;
 
 /// What the admin endpoint shows and changes.
@@ -87,6 +88,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/status", get(status))
         .route("/sidecars", get(sidecars))
         .route("/policies", get(policies))
+        .route("/progress", get(progress))
         .merge(changing)
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such page; / lists what there is\n") })
         .layer(middleware::map_response(harden))
@@ -117,6 +119,21 @@ async fn sidecars(State(admin): State<Admin>) -> Response {
 
 async fn policies(State(admin): State<Admin>) -> Response {
     lines(&views::policies(&admin))
+}
+
+/// What another replica has of this one already.
+#[derive(Debug, Deserialize)]
+struct Known {
+    revision: Option<String>,
+}
+
+/// What the sidecars that are connected here run, for the other replicas; nothing when they know it.
+async fn progress(State(admin): State<Admin>, Query(known): Query<Known>) -> Response {
+    let (replica, store, sidecars) = (admin.replicas.name(), &admin.store, &admin.sidecars);
+    if known.revision == Some(Tally::revision(replica, store, sidecars)) {
+        return StatusCode::NOT_MODIFIED.into_response();
+    }
+    Json(Tally::of(replica, store, sidecars)).into_response()
 }
 
 /// JSON that people can read, ended like a line.

@@ -24,6 +24,8 @@ pub enum Doing {
     RootsMap,
     /// To tell on policies who runs them.
     Status,
+    /// To know what the other replicas know of that.
+    Peers,
     /// To be the only one who does.
     Lease,
 }
@@ -71,6 +73,7 @@ impl Doing {
             Self::Hearing => "it is not known how the sidecars of other replicas stand to the roots",
             Self::Keys => "the Secret with the authority's keys may not hold those that are in force",
             Self::Status => "the status of policies is not what it was found to be",
+            Self::Peers => "the status of policies leaves out sidecars of other replicas",
             Self::Lease => "it is not known which replica writes the status of policies",
             Self::RootsMap => {
                 "pods of a namespace may not have the roots, without which their sidecars do not start"
@@ -87,6 +90,10 @@ impl Doing {
             Self::Roots => "no root can be exchanged meanwhile",
             Self::Telling | Self::Hearing => {
                 "see that the folder of --state is there, can be written and has room"
+            }
+            Self::Peers => {
+                "it is tried again; see that every replica reaches the others' admin endpoint (--admin), at the same port, \
+                 and that the API server lets this account list EndpointSlices in its own namespace"
             }
             Self::Keys | Self::RootsMap | Self::Status | Self::Lease => {
                 "it is tried again; see that the API server lets this account do it"

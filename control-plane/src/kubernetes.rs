@@ -16,6 +16,7 @@ mod debounce;
 mod index;
 mod objects;
 mod owner;
+mod peers;
 mod roots;
 mod source;
 mod status;

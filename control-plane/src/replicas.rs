@@ -105,6 +105,11 @@ impl Replicas {
         Ok(replicas)
     }
 
+    /// What this one calls itself: made up when it started.
+    pub fn name(&self) -> &str {
+        self.name.trim_end_matches(".json")
+    }
+
     /// How the sidecars of this one stand to the roots now.
     pub fn own(&self) -> Trusting {
         self.sidecars.trusting(&self.trust)

@@ -16,6 +16,7 @@ mod findings;
 mod handshakes;
 mod progress;
 mod refusals;
+mod tally;
 mod trusting;
 
 pub use batches::{Batches, Failing};
@@ -23,6 +24,7 @@ pub use findings::{Findings, Found};
 pub use handshakes::Handshakes;
 pub use progress::{Overview, Progress, Rejection, Spread, Standing, Totals};
 pub use refusals::{Refusals, Refused};
+pub use tally::{Count, Tally};
 pub use trusting::{A_FEW, NameHash, Names, Trusting};
 
 use crate::identity::{KeyHash, RootId};

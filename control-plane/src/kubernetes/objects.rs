@@ -153,4 +153,5 @@ fn protocol(application: Option<&str>) -> Protocol {
     }
 }
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label that says whose addresses a slice holds.
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -1,11 +1,12 @@
-//! Tells on each policy what became of it. One replica does, which has the Lease.
+//! Tells on each policy what became of it. One replica does, which has the Lease, and asks the others what they
+//! know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::push::{Conflict, Kind, Readers};
-use jitney_api::{BatchPolicyStatus, Rejection, Resource, SidecarStatus};
+use jitney_api::{BatchPolicyStatus, Resource, SidecarStatus};
 use kube::api::{ApiResource, Patch, PatchParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
@@ -19,10 +20,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::authority::MANAGER;
 use super::index::{Index, Kinds};
+use super::peers::{self, Peers};
 use super::verdict::Facts;
 use crate::faults::{Doing, Faults};
+use crate::replicas::Replicas;
 use crate::source::Standings;
-use crate::status::{Progress, Sidecars};
+use crate::status::{Count, Sidecars, Tally};
 use crate::store::{Snapshot, Store};
 
 /// Who writes the status of policies.
@@ -40,6 +43,10 @@ pub struct StatusWriter {
     pub standing: Standings,
     /// What is wrong with the writing.
     pub faults: Arc<Faults>,
+    /// What this replica is called.
+    pub replicas: Arc<Replicas>,
+    /// The port of the admin endpoint, here and at the other replicas.
+    pub admin_port: u16,
 }
 
 /// Namespace and name of a policy.
@@ -47,6 +54,16 @@ type Name = (String, String);
 
 /// What was written, and when.
 type Written = BTreeMap<Name, (Instant, BatchPolicyStatus)>;
+
+/// What a status is made of: another value whenever one may have to be another.
+#[derive(Debug, PartialEq, Eq)]
+struct Revision {
+    index: u64,
+    activity: u64,
+    generation: u64,
+    /// The others' own, by who they are.
+    others: Vec<String>,
+}
 
 impl std::fmt::Debug for StatusWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -107,35 +124,43 @@ impl StatusWriter {
     async fn write_while(self, is_leading: watch::Receiver<bool>) {
         let mut every = interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut written, mut seen) = (Written::new(), None);
+        let nobody = || Peers::new(self.replicas.name(), self.admin_port);
+        let (mut written, mut seen, mut peers) = (Written::new(), None, nobody());
         loop {
             every.tick().await;
             if !*is_leading.borrow() {
-                (written, seen) = (Written::new(), None);
+                (written, seen, peers) = (Written::new(), None, nobody());
+                self.faults.note(Doing::Peers, Ok::<_, String>(()));
                 continue;
             }
-            let now = self.revision();
-            if seen == Some(now) {
+            // First of all, so that whoever begins to lead takes nothing back.
+            self.faults.note(Doing::Peers, peers.look(&self.client).await);
+            let others = peers.tallies();
+            let now = self.revision(&others);
+            if seen.as_ref() == Some(&now) {
                 continue;
             }
-            let done = self.write(&mut written).await;
+            let done = self.write(&mut written, others).await;
             // What was put off is looked at again.
             seen = matches!(done, Ok(true)).then_some(now);
             self.faults.note(Doing::Status, done.map(drop));
         }
     }
 
-    /// Another value whenever a status may have to be another.
-    fn revision(&self) -> (u64, u64, u64) {
-        let generation = self.store.snapshot().generation();
-        (self.index.lock().revision(), self.sidecars.activity(), generation)
+    fn revision(&self, others: &[Arc<Tally>]) -> Revision {
+        Revision {
+            index: self.index.lock().revision(),
+            activity: self.sidecars.activity(),
+            generation: self.store.snapshot().generation(),
+            others: others.iter().map(|tally| tally.revision.clone()).collect(),
+        }
     }
 
     /// Writes what is another than before; what has changed a moment ago only if a condition has. False when
     /// something was put off.
-    async fn write(&self, written: &mut Written) -> Result<bool, String> {
+    async fn write(&self, written: &mut Written, others: Vec<Arc<Tally>>) -> Result<bool, String> {
         let (found, before) = (self.clone(), written.clone());
-        let wanted = tokio::task::spawn_blocking(move || found.wanted(&before)).await;
+        let wanted = tokio::task::spawn_blocking(move || found.wanted(&before, &others)).await;
         let wanted = wanted.map_err(|error| error.to_string())?;
         written.retain(|name, _| wanted.contains_key(name));
         let (now, mut is_done, mut failed) = (Instant::now(), true, None);
@@ -162,7 +187,11 @@ impl StatusWriter {
     }
 
     /// Of each policy, the status that it has and the one that it should have.
-    fn wanted(&self, written: &Written) -> BTreeMap<Name, (BatchPolicyStatus, BatchPolicyStatus)> {
+    fn wanted(
+        &self,
+        written: &Written,
+        others: &[Arc<Tally>],
+    ) -> BTreeMap<Name, (BatchPolicyStatus, BatchPolicyStatus)> {
         let now = OffsetDateTime::now_utc()
             .replace_nanosecond(0)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -188,6 +217,7 @@ impl StatusWriter {
             let last = written.get(&key).filter(|(at, _)| at.elapsed() < ECHO);
             let before = last.map_or(&custom.status, |(_, status)| status);
             let own = |conflict: &&Conflict| conflict.policy == full;
+            let here = Count::of(&snapshot, &full, overview.policies.get(full.as_str()));
             let facts = Facts {
                 namespace,
                 custom,
@@ -195,7 +225,7 @@ impl StatusWriter {
                 backends: &backends.collect::<BTreeSet<_>>(),
                 conflicts: conflicts.iter().filter(own).collect(),
                 in_force: index.in_force(&full),
-                sidecars: sidecars(&snapshot, &full, overview.policies.get(full.as_str())),
+                sidecars: sidecars(&snapshot, &full, peers::merged(here, &full, others)),
                 before,
                 now: &now,
             };
@@ -223,36 +253,23 @@ impl StatusWriter {
     }
 }
 
-/// Who runs a policy: of those that are connected, and of pods that should be.
-fn sidecars(snapshot: &Snapshot, policy: &str, progress: Option<&Progress>) -> SidecarStatus {
-    let none = Progress::default();
-    let progress = progress.unwrap_or(&none);
+/// Who runs a policy: of those that are connected to any replica, and of pods that should be.
+fn sidecars(snapshot: &Snapshot, policy: &str, count: Count) -> SidecarStatus {
     let readers = snapshot.entry(Kind::Policy, policy).map(|entry| &entry.readers);
-    let expected = match readers {
+    let expected: usize = match readers {
         Some(Readers::Sidecars(sidecars)) => sidecars.values().map(BTreeSet::len).sum(),
         Some(Readers::Everyone | Readers::Workloads(_)) | None => 0,
     };
+    let expected = u32::try_from(expected).unwrap_or(u32::MAX);
     // Of a change that is staged, those that take no part are none of them.
-    let absent = expected.saturating_sub(progress.selected + progress.without);
-    let [selected, acked, rejected, stale] = [
-        progress.selected + absent,
-        progress.acked,
-        progress.rejected,
-        progress.stale + absent,
-    ]
-    .map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-    let last = progress.last_rejection.as_ref().filter(|_| rejected > 0);
+    let absent = expected.saturating_sub(count.connected());
     let mut status = SidecarStatus {
-        selected,
-        acked,
-        rejected,
-        stale,
+        selected: count.selected().saturating_add(absent),
+        acked: count.acked,
+        rejected: count.rejected,
+        stale: count.stale.saturating_add(absent),
         summary: String::new(),
-        last_rejection: last.map(|last| Rejection {
-            sidecar: last.by.to_string(),
-            field: last.nack.field.clone(),
-            reason: last.nack.reason.clone(),
-        }),
+        last_rejection: count.last_rejection.filter(|_| count.rejected > 0),
     };
     status.summary = status.summary();
     status

@@ -6,7 +6,6 @@ use tokio::task::JoinSet;
 
 use super::{RunError, State};
 use crate::config::{self, RunArgs};
-use crate::faults::Faults;
 use crate::files::{self, Files};
 use crate::identity::{Attest, Bootstrap};
 use crate::kubernetes::{Keys, Owner, RootsWriter, Source, StatusWriter, TokenReviews, connect};
@@ -104,13 +103,15 @@ impl Watched {
         }
     }
 
-    /// Has a cluster's policies say what became of them.
+    /// Has a cluster's policies say what became of them, here and at the other replicas, whose admin endpoints have
+    /// this port.
     pub(super) fn write_status(
         &mut self,
+        admin_port: u16,
+        state: &State,
         store: &Arc<Store>,
         sidecars: &Arc<Sidecars>,
         standing: &Standings,
-        faults: &Arc<Faults>,
     ) {
         if let Self::Cluster(cluster) = self {
             let writer = StatusWriter {
@@ -119,7 +120,9 @@ impl Watched {
                 store: Arc::clone(store),
                 sidecars: Arc::clone(sidecars),
                 standing: standing.clone(),
-                faults: Arc::clone(faults),
+                faults: Arc::clone(&state.faults),
+                replicas: Arc::clone(&state.replicas),
+                admin_port,
             };
             cluster.tasks.spawn(writer.keep());
         }

@@ -17,6 +17,7 @@ fn every_page_answers_as_it_should() {
         ("GET", "/status", 200),
         ("GET", "/sidecars", 200),
         ("GET", "/policies", 200),
+        ("GET", "/progress", 200),
         ("GET", "/metrics", 200),
         ("GET", "/nothing", 404),
         ("POST", "/status", 405),

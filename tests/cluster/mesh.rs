@@ -7,6 +7,7 @@ use jitney_tests::programs::root;
 use jitney_tests::{Process, wait};
 use serde_json::Value;
 
+use crate::helm::helm;
 use crate::kubectl::{get, kubectl, kubectl_with, succeeded};
 use crate::programs::path;
 
@@ -16,7 +17,7 @@ const SHOP: &str = "shop";
 /// Installs, tries and removes, in this order: one cluster has one control plane.
 #[tokio::test]
 async fn the_example_is_batched_and_nobody_can_tell() {
-    install();
+    as_told("kubectl apply --filename examples/kubernetes/shop.yaml\n");
     // First without sidecars: what everything after it has to be equal to.
     apply("shop.yaml", |text| {
         text.replace("jitney.dev/inject: enabled", "jitney.dev/inject: disabled")
@@ -64,24 +65,36 @@ async fn the_example_is_batched_and_nobody_can_tell() {
 
 const SERVICES: [&str; 3] = ["users", "orders", "front"];
 
-fn install() {
-    let charts = root().join("charts");
-    let chart = |name: &str| charts.join(name).display().to_string();
-    helm(&["install", "jitney-crds", &chart("jitney-crds"), "--wait"]);
-    let images = ["image.tag", "proxy.image.tag", "redirect.image.tag"].map(|image| format!("{image}=test"));
-    let values = format!("{},replicas=1", images.join(","));
-    let release = [
-        "install",
-        "jitney",
-        &chart("jitney"),
-        "--namespace",
-        SYSTEM,
-        "--create-namespace",
-    ];
-    helm(&[&release[..], &["--set", &values, "--wait", "--timeout", "90s"]].concat());
+/// What README says, line by line, up to the one that begins so.
+fn as_told(until: &str) {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## In Kubernetes\n").unwrap();
+    let (_, block) = section.split_once("```sh\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let (lines, rest) = block.split_once(until).unwrap();
+    assert!(rest.ends_with('\n') && lines.lines().count() == 2, "{block}");
+    for line in lines.lines() {
+        // The images of this run, and one replica: two cores are for more than this.
+        let images =
+            ["image.tag", "proxy.image.tag", "redirect.image.tag"].map(|image| format!("{image}=test"));
+        let values = format!(" --set {},replicas=1", images.join(","));
+        let more = if line.contains("--wait") {
+            values
+        } else {
+            String::new()
+        };
+        let mut shell = Command::new("sh");
+        let _said = succeeded(
+            shell
+                .args(["-c", &(line.to_owned() + &more)])
+                .current_dir(root())
+                .output()
+                .unwrap(),
+        );
+    }
 }
 
-/// Applies a file of the example, with the images of this run.
+/// Applies a file of the example, as README does, with the images of this run.
 fn apply(file: &str, change: impl FnOnce(&str) -> String) {
     let text = std::fs::read_to_string(root().join("examples/kubernetes").join(file)).unwrap();
     let image = format!("jitney/example-shop:{}", env!("CARGO_PKG_VERSION"));
@@ -215,18 +228,14 @@ async fn a_change_is_told_and_a_fault_as_well() {
 
 async fn remove() {
     kubectl(&["delete", "namespace", SHOP, "--timeout=80s"]);
-    helm(&["uninstall", "jitney", "--namespace", SYSTEM, "--wait"]);
+    let _said = helm(&["uninstall", "jitney", "--namespace", SYSTEM, "--wait"]);
     wait::until("nothing of it is left", || {
-        let kinds = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings";
-        let left = kubectl(&["get", kinds, "--output", "name"]);
-        !left.contains("jitney")
+        let kinds = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings,roles,rolebindings,secrets,configmaps,leases,all";
+        let left = kubectl(&["get", kinds, "--all-namespaces", "--output", "name"]);
+        // That of the definitions, which stay, is helm's own.
+        left.lines().all(|name| !name.contains("jitney") || name.contains("jitney-crds"))
     })
     .await;
-}
-
-#[track_caller]
-fn helm(arguments: &[&str]) {
-    let _said = succeeded(Command::new("helm").args(arguments).output().unwrap());
 }
 
 /// What pods say to each other, as the kernel sees it on all interfaces of the node.

@@ -103,10 +103,11 @@ impl Peers {
 
     /// These are the addresses of all replicas.
     fn know(&mut self, addresses: BTreeSet<SocketAddr>) {
-        self.heard.retain(|address, _| addresses.contains(address));
-        for address in addresses.into_iter().take(MOST_PEERS) {
-            self.heard.entry(address).or_default();
-        }
+        let mut before = std::mem::take(&mut self.heard);
+        let known = addresses.into_iter().take(MOST_PEERS);
+        self.heard = known
+            .map(|address| (address, before.remove(&address).unwrap_or_default()))
+            .collect();
     }
 
     /// Asks all of them at once.

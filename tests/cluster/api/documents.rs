@@ -169,10 +169,11 @@ fn ours() -> Vec<Value> {
     let documents = texts
         .iter()
         .flat_map(|text| serde_saphyr::from_multiple::<Value>(text).unwrap());
-    documents
-        .filter(|document| document["kind"] != "Listener")
-        .map(object)
-        .collect()
+    let is_ours = |document: &Value| {
+        let version = document["apiVersion"].as_str();
+        version.is_none_or(|version| version.starts_with("jitney.dev/")) && document["kind"] != "Listener"
+    };
+    documents.filter(is_ours).map(object).collect()
 }
 
 /// A block as it is without what indents it in a list.

@@ -1,8 +1,11 @@
 //! Addresses on a machine that has no IPv6, or no IPv6 of its own: flags name both families, so that one line
 //! does everywhere.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 
 /// Those of `addresses` that this machine can have: where it knows no IPv6 at all, `[::]` is every address of
 /// IPv4, and a loopback address of a family that it does not have is left out if there is another. What else
@@ -32,6 +35,20 @@ fn kept(addresses: &[SocketAddr], is_here: impl Fn(IpAddr) -> bool) -> Vec<Socke
     kept
 }
 
+/// The addresses that this machine, or this pod, has; none where that cannot be told.
+pub fn own() -> HashSet<IpAddr> {
+    let interfaces = getifaddrs().map_err(|error| {
+        tracing::warn!(%error, "the addresses of this machine are not known");
+    });
+    let addresses = interfaces.into_iter().flatten();
+    let ip = |interface: InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| Some(IpAddr::V6(address.as_sockaddr_in6()?.ip())))
+    };
+    addresses.filter_map(ip).collect()
+}
+
 /// Whether an error says that a machine has no such address, rather than that it may not be had.
 fn is_absence(error: &io::Error) -> bool {
     let absent = [nix::errno::Errno::EAFNOSUPPORT, nix::errno::Errno::EADDRNOTAVAIL];
@@ -54,6 +71,11 @@ mod tests {
             parsed(expected),
             "{addresses:?}"
         );
+    }
+
+    #[test]
+    fn the_loopback_address_is_its_own() {
+        assert!(own().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
     }
 
     #[test]

@@ -59,6 +59,7 @@ async fn the_example_is_batched_and_nobody_can_tell() {
         assert!(rows > 2 * calls, "{calls} calls for {rows} rows of {pod}");
     }
 
+    calls_itself();
     a_change_is_told_and_a_fault_as_well().await;
     remove().await;
 }
@@ -196,6 +197,21 @@ fn condition(status: &Value, kind: &str) -> Value {
         .find(|one| one["type"] == kind)
         .cloned()
         .unwrap_or_default()
+}
+
+/// Nobody hands over what does not leave a pod: there the service itself answers, and not its sidecar.
+fn calls_itself() {
+    let from = [
+        "exec",
+        "--namespace",
+        SHOP,
+        "deployment/front",
+        "--container",
+        "front",
+        "--",
+    ];
+    let load = ["/shop", "load", "front:80", "--pages", "8"];
+    assert_eq!(kubectl(&[&from[..], &load].concat()).trim(), "8 pages, 0 failed");
 }
 
 async fn a_change_is_told_and_a_fault_as_well() {

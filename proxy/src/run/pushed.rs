@@ -1,5 +1,7 @@
 //! What a control plane pushed, as a plan; and how that comes into force.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jitney_api::push::{Assembly, Destination, InboundPort, Listening, Reached};
@@ -12,6 +14,7 @@ use super::plan::{
 };
 use crate::config::RunArgs;
 use crate::control::Force;
+use crate::families;
 use crate::listeners::{Listeners, Place};
 use crate::send::{Address, Peer, Target};
 
@@ -81,6 +84,9 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     if !args.outbound.is_empty() {
         warnings.extend(add_others(pushed, &mut backends));
     }
+    if !by_port.is_empty() {
+        leave_bare(&mut backends, &by_port, &families::own());
+    }
     warnings.dedup();
     let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
     Plan {
@@ -98,6 +104,20 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         opaque_ports: args.opaque_ports.clone(),
         backends,
         warnings,
+    }
+}
+
+/// A service may call itself by the name that others call it. A connection within a pod is not handed over, so that no sidecar
+/// answers there but the service itself.
+fn leave_bare(backends: &mut [PlannedBackend], beside: &[InboundPort], own: &HashSet<IpAddr>) {
+    let is_beside = |port: u16| beside.iter().any(|one| one.number == port);
+    for target in backends.iter_mut().flat_map(|backend| &mut backend.endpoints) {
+        if let Address::Socket(address) = &target.address
+            && own.contains(&address.ip())
+            && is_beside(address.port())
+        {
+            target.peer = None;
+        }
     }
 }
 

@@ -56,14 +56,37 @@ impl Faults {
 
     /// A line each, with the way out.
     pub fn texts(&self) -> Vec<String> {
+        self.texts_of(|_| true)
+    }
+
+    /// Those without which nobody can tell whether an exchange of roots hurts.
+    pub fn texts_of_roots(&self) -> Vec<String> {
+        self.texts_of(Doing::is_of_roots)
+    }
+
+    fn texts_of(&self, is_meant: impl Fn(Doing) -> bool) -> Vec<String> {
         let faults = self.0.lock();
+        let meant = faults.iter().filter(|(doing, _)| is_meant(**doing));
         let text =
             |(doing, error): (&Doing, &String)| format!("{}: {error}; {}", doing.fault(), doing.way_out());
-        faults.iter().map(text).collect()
+        meant.map(text).collect()
     }
 }
 
 impl Doing {
+    const fn is_of_roots(self) -> bool {
+        match self {
+            Self::Certificates
+            | Self::Signing
+            | Self::Roots
+            | Self::Telling
+            | Self::Hearing
+            | Self::Keys
+            | Self::RootsMap => true,
+            Self::Status | Self::Peers | Self::Lease => false,
+        }
+    }
+
     const fn fault(self) -> &'static str {
         match self {
             Self::Certificates => "it is not known which certificates are alive, and none can be signed",
@@ -118,5 +141,16 @@ mod tests {
         assert!(told.contains("start the control plane again"), "{told}");
         faults.note(Doing::Certificates, Ok::<_, String>(()));
         assert_eq!(faults.texts(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn who_runs_a_policy_is_nothing_to_the_roots() {
+        let faults = Faults::default();
+        for doing in [Doing::Status, Doing::Peers, Doing::Lease] {
+            faults.note(doing, Err("forbidden"));
+        }
+        assert_eq!((faults.texts().len(), faults.texts_of_roots().len()), (3, 0));
+        faults.note(Doing::Keys, Err("forbidden"));
+        assert_eq!(faults.texts_of_roots().len(), 1);
     }
 }

@@ -59,7 +59,7 @@ impl Standing {
             Arc::clone(&admin.alive),
             Arc::clone(&admin.trust),
         );
-        let faults = admin.faults.texts();
+        let faults = admin.faults.texts_of_roots();
         let look = move || {
             let now = SystemTime::now();
             let roots = trust.roots();

@@ -681,3 +681,41 @@ fn a_rejection_of_what_is_no_part_of_the_stage_stops_nothing() {
         assert!(!sight.is_staged(Kind::Route, "shop/users/by-id", None));
     }
 }
+
+/// The sidecars of the first pods of the workload.
+fn of_pods(count: usize) -> Readers {
+    let nodes = (0..count).map(|n| Arc::from(format!("users-{n}")));
+    Readers::Sidecars(Arc::new([(workload(), nodes.collect())].into()))
+}
+
+#[test]
+fn pods_come_and_go_while_a_change_spreads() {
+    let mut mesh = Mesh::of(Some(0), 50, of_pods(6));
+    mesh.write(Some(1), 50);
+    let stage = mesh.stage();
+    assert!(stage.is_some());
+    mesh.settle();
+    let [before, after, none] = mesh.run([Some(0), Some(1), None]);
+    assert_eq!((before + after, none), (6, 7));
+
+    mesh.readers = of_pods(12);
+    mesh.write(Some(1), 50);
+    assert_eq!(mesh.stage(), stage, "it is the same change");
+    mesh.settle();
+    let all = mesh.run([Some(0), Some(1), None]);
+    assert!(
+        all[0] > 0 && all[1] > 0,
+        "those that came are on either side: {all:?}"
+    );
+    assert_eq!((all[0] + all[1], all[2]), (12, 1));
+
+    mesh.restart(Some(1), 50);
+    assert_eq!(mesh.stage(), stage, "and for the next process, too");
+    mesh.settle();
+    assert_eq!(mesh.run([Some(0), Some(1), None]), all);
+    mesh.readers = of_pods(3);
+    mesh.write(Some(0), 50);
+    assert_eq!(mesh.stage(), None, "it was taken back");
+    mesh.settle();
+    assert_eq!(mesh.run([Some(0), Some(1), None]), [3, 0, 10]);
+}

@@ -187,14 +187,7 @@ fn little_is_created_unless_it_is_asked_for() {
 #[test]
 fn webhook_asks_what_the_program_answers() {
     let [chart, program] = [webhooks(&rendered("as it comes", "few", &[])), {
-        let command = [
-            "x",
-            "inject",
-            "--control-plane-namespace",
-            "few",
-            "--print",
-            "webhook",
-        ];
+        let command = printing("webhook");
         configuration(&settings(&command))["webhooks"].clone()
     }];
     // The chart's Service has a port that every API server reaches; asking once more changes nothing.
@@ -234,14 +227,7 @@ fn policies_are_those_of_the_program() {
         for object in &mut rendered {
             object["metadata"].as_object_mut().unwrap().remove("labels");
         }
-        let command = [
-            "x",
-            "inject",
-            "--control-plane-namespace",
-            "few",
-            "--print",
-            "policy",
-        ];
+        let command = printing("policy");
         let mut expected = policies(&settings(&[&command, flags].concat()));
         for all in [&mut rendered, &mut expected] {
             all.sort_by_key(|object| object["kind"].to_string());
@@ -388,3 +374,8 @@ fn settings(command: &[&str]) -> SettingsArgs {
 }
 
 const RELEASE: &str = "jitney";
+
+/// The line that has the program print what has the API server inject.
+const fn printing(what: &str) -> [&str; 6] {
+    ["x", "inject", "--control-plane-namespace", "few", "--print", what]
+}

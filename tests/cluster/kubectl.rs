@@ -151,18 +151,22 @@ fn try_apply(object: &Value) -> Output {
 
 /// Runs `kubectl` to its end with a text to read.
 pub(crate) fn told(arguments: &[&str], text: &str) -> Output {
-    let mut kubectl = bounded()
-        .args(arguments)
+    fed(bounded().args(arguments), text)
+}
+
+/// Runs a program to its end with a text to read.
+pub(crate) fn fed(program: &mut Command, text: &str) -> Output {
+    let mut program = program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stdin = kubectl.stdin.take().unwrap();
+    let mut stdin = program.stdin.take().unwrap();
     let text = text.to_owned();
     // It may answer before it has read all of it.
     let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-    let output = kubectl.wait_with_output().unwrap();
+    let output = program.wait_with_output().unwrap();
     writing.join().unwrap().unwrap();
     output
 }

@@ -1,8 +1,9 @@
 //! The programs that are in the images, run by tests on the node.
 
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use crate::kubectl::{fed, succeeded};
 
 /// The path of a program, as it is packed.
 pub(crate) fn path(name: &str) -> PathBuf {
@@ -13,18 +14,8 @@ pub(crate) fn path(name: &str) -> PathBuf {
 /// Runs the control plane's program to its end; gives what it prints.
 #[track_caller]
 pub(crate) fn control_plane(arguments: &[&str], input: &str) -> String {
-    let mut program = Command::new(path("jitney-control-plane"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = program.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    let output = program.wait_with_output().unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {complaint}");
-    String::from_utf8(output.stdout).unwrap()
+    succeeded(fed(
+        Command::new(path("jitney-control-plane")).args(arguments),
+        input,
+    ))
 }

@@ -45,7 +45,7 @@ impl RootsWriter {
     }
 
     /// Keeps the roots in these namespaces, or in all where none is named, for as long as it is polled. What
-    /// somebody else has changed or deleted is put right within [`AGAIN`].
+    /// somebody else has changed or deleted is put right within five minutes.
     pub async fn keep(self, namespaces: Vec<String>) {
         let mut changed = self.trust.subscribe();
         let mut again = interval(AGAIN);

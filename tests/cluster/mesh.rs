@@ -2,10 +2,11 @@
 //! sidecar, calls are batched where they arrive, and nobody can tell.
 
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jitney_tests::programs::root;
 use jitney_tests::{Process, wait};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::helm::helm;
 use crate::kubectl::{get, kubectl, kubectl_with, succeeded};
@@ -60,6 +61,8 @@ async fn the_example_is_batched_and_nobody_can_tell() {
     }
 
     calls_itself();
+    restarts_lose_no_call();
+    a_job_ends();
     a_change_is_told_and_a_fault_as_well().await;
     remove().await;
 }
@@ -212,6 +215,66 @@ fn calls_itself() {
     ];
     let load = ["/shop", "load", "front:80", "--pages", "8"];
     assert_eq!(kubectl(&[&from[..], &load].concat()).trim(), "8 pages, 0 failed");
+}
+
+/// Ends what waits for it, also where a test fails before.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Callees and the control plane are replaced, one after the other, while pages are loaded.
+fn restarts_lose_no_call() {
+    let is_over = AtomicBool::new(false);
+    let loads = std::thread::scope(|scope| {
+        let loading = scope.spawn(|| {
+            let mut loads = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let _pages = succeeded(load("40"));
+                loads += 1;
+            }
+            loads
+        });
+        let over = Over(&is_over);
+        for (namespace, name) in [
+            (SHOP, "users"),
+            (SHOP, "orders"),
+            (SYSTEM, "jitney-control-plane"),
+        ] {
+            let deployment = format!("deployment/{name}");
+            kubectl(&["rollout", "restart", "--namespace", namespace, &deployment]);
+            let limit = "--timeout=80s";
+            kubectl(&["rollout", "status", "--namespace", namespace, limit, &deployment]);
+        }
+        drop(over);
+        loading.join().unwrap()
+    });
+    assert!(loads > 2, "{loads} times 40 pages in all that time");
+}
+
+/// Its sidecar does not keep a pod that has done its work.
+fn a_job_ends() {
+    let job = json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "once", "namespace": SHOP},
+        "spec": {"backoffLimit": 0, "template": {"spec": {
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": "load",
+                "image": "jitney/example-shop:test",
+                "args": ["load", "front:80", "--pages", "8"],
+            }],
+        }}},
+    });
+    let _applied = kubectl_with(&["apply", "--filename", "-"], &job.to_string());
+    let complete = ["--for", "condition=Complete", "--timeout=60s", "job/once"];
+    kubectl(&[&["wait", "--namespace", SHOP], &complete[..]].concat());
+    let pods = pods("batch.kubernetes.io/job-name=once");
+    assert_eq!(pods[0]["metadata"]["labels"]["jitney.dev/injected"], "true");
 }
 
 async fn a_change_is_told_and_a_fault_as_well() {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use jitney_examples::service::{json, listen, serve};
+use jitney_examples::service::{found, json, listen, serve};
 use jitney_examples::shop::Shop;
 use rusqlite::types::Value;
 use rusqlite::{Row, params_from_iter};
@@ -46,14 +46,7 @@ async fn answer(shop: Shop, lookups: Arc<AtomicU64>, request: Request<Bytes>) ->
     } else {
         Ok(None)
     };
-    match reply {
-        Ok(Some(body)) => json(StatusCode::OK, body),
-        Ok(None) => json(StatusCode::NOT_FOUND, r#"{"error":"not found"}"#),
-        Err(error) => json(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!(r#"{{"error":"{error}"}}"#),
-        ),
-    }
+    found(reply)
 }
 
 /// A user as the service shows it.

@@ -68,3 +68,15 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>>
     );
     response
 }
+
+/// The reply with what was looked for; 404 where there is none.
+pub fn found(looked: anyhow::Result<Option<Vec<u8>>>) -> Response<Full<Bytes>> {
+    match looked {
+        Ok(Some(body)) => json(StatusCode::OK, body),
+        Ok(None) => json(StatusCode::NOT_FOUND, r#"{"error":"not found"}"#),
+        Err(error) => json(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!(r#"{{"error":"{error}"}}"#),
+        ),
+    }
+}

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use clap::ValueEnum;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::Full;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::service::{json, serve};
+use crate::service::{found, serve};
 use crate::shop::Shop;
 
 /// A table that a service shows.
@@ -117,14 +117,7 @@ async fn answer(service: Arc<Service>, request: Request<Bytes>) -> Response<Full
             _ => Ok(None),
         }
     };
-    match reply {
-        Ok(Some(body)) => json(StatusCode::OK, body),
-        Ok(None) => json(StatusCode::NOT_FOUND, r#"{"error":"not found"}"#),
-        Err(error) => json(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!(r#"{{"error":"{error}"}}"#),
-        ),
-    }
+    found(reply)
 }
 
 impl Service {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use jitney_api::push::{Catalog, Resources, ServiceEndpoint, ServicePort, resources_of};
+use jitney_api::push::{Catalog, Resources, ServiceEndpoint, ServicePort, known_workloads, resources_of};
 use jitney_api::{Document, Documents, Workload};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -185,6 +185,13 @@ impl Index {
     /// What a namespace pushes.
     pub fn resources(&self, namespace: &str) -> Resources {
         resources_of(&self.documents(namespace), &self.catalog(namespace))
+    }
+
+    /// The workloads of a namespace: those of its sidecars, and those that its documents know.
+    pub fn workloads(&self, namespace: &str) -> BTreeSet<Workload> {
+        let mut workloads = known_workloads(&self.documents(namespace));
+        workloads.extend(self.pods.of(namespace).map(|(_, workload)| workload.clone()));
+        workloads
     }
 
     /// The services and sidecars of a namespace.

@@ -1,10 +1,10 @@
 //! From watches to what is pushed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jitney_api::Diagnostic;
-use jitney_api::push::{Conflict, Resources, known_workloads};
+use jitney_api::push::{Conflict, Resources};
+use jitney_api::{Diagnostic, Workload};
 use kube::{Client, Config};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -79,6 +79,7 @@ impl Source {
             rollouts: Arc::clone(rollouts),
             standing: standing.clone(),
             pushed: BTreeMap::new(),
+            workloads: BTreeMap::new(),
             complaints: BTreeMap::new(),
             is_synced,
         };
@@ -108,6 +109,8 @@ struct Taking {
     standing: Standings,
     /// What each namespace pushes.
     pushed: BTreeMap<String, Resources>,
+    /// The workloads that each knows.
+    workloads: BTreeMap<String, BTreeSet<Workload>>,
     /// What was last said of a watch that does not come about, by kind.
     complaints: BTreeMap<&'static str, String>,
     is_synced: watch::Sender<bool>,
@@ -179,7 +182,10 @@ impl Taking {
                 generations.insert(namespace.clone(), index.good_generations(&namespace));
                 if resources == Resources::default() {
                     self.pushed.remove(&namespace);
+                    self.workloads.remove(&namespace);
                 } else {
+                    let workloads = index.workloads(&namespace);
+                    self.workloads.insert(namespace.clone(), workloads);
                     self.pushed.insert(namespace, resources);
                 }
             }
@@ -236,14 +242,9 @@ impl Taking {
         standing.conflicts = conflicts.cloned().collect::<Vec<Conflict>>();
         let conflicts = standing.conflicts.iter().map(|conflict| &conflict.warning);
         standing.warnings.extend(conflicts.cloned());
-        for namespace in self.pushed.keys() {
-            standing
-                .workloads
-                .extend(index.catalog(namespace).sidecars.into_values());
-            standing
-                .workloads
-                .extend(known_workloads(&index.documents(namespace)));
-        }
+        standing
+            .workloads
+            .extend(self.workloads.values().flatten().cloned());
         standing
     }
 }

@@ -1,5 +1,6 @@
 //! The listening side: takes connections, at most so many, tells what each speaks, and has it served.
 
+mod either;
 mod seats;
 
 use std::fmt::Display;
@@ -13,6 +14,7 @@ use jitney_api::Mtls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use either::either;
 pub(crate) use seats::Seat;
 use seats::Seats;
 
@@ -445,15 +447,6 @@ impl Spoken {
             counted,
             then,
         }
-    }
-}
-
-/// The first that ends ends the other.
-async fn either(serving: impl Future<Output = ()>, end: impl Future<Output = ()>) {
-    tokio::select! {
-        biased;
-        () = serving => {}
-        () = end => {}
     }
 }
 

@@ -133,6 +133,22 @@ impl Body {
         matches!(self.0, Kind::Empty)
     }
 
+    /// All of it, when its bytes are at hand.
+    pub(crate) fn pieces(&self) -> Option<&[Bytes]> {
+        match &self.0 {
+            Kind::Empty => Some(&[]),
+            Kind::Full(bytes) => Some(std::slice::from_ref(bytes)),
+            Kind::Chunks(chunks) => Some(chunks.as_slice()),
+            Kind::Incoming(_)
+            | Kind::Leased(..)
+            | Kind::Cut(_)
+            | Kind::Kept(_)
+            | Kind::Resumed(_)
+            | Kind::Original(_)
+            | Kind::Copied(_) => None,
+        }
+    }
+
     /// The same body once more, when its bytes are at hand.
     pub fn try_clone(&self) -> Option<Self> {
         match &self.0 {

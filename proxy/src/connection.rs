@@ -1,5 +1,6 @@
 //! One downstream connection: an HTTP/1 or HTTP/2 server whose calls are checked and then served.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, pending, poll_fn, ready};
 use std::net::SocketAddr;
@@ -10,14 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jitney_api::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+mod plain;
 mod streams;
 
 use crate::accept::Seat;
@@ -28,10 +32,12 @@ use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
 use crate::passage::Passages;
 use crate::reply;
+pub use crate::reply::Reply;
 use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
 use crate::waking::Turns;
 use crate::wire::Wire;
+use plain::Left;
 use streams::Streams;
 
 /// What serves the calls of a listener. Cheap to clone.
@@ -40,12 +46,15 @@ pub trait Serve: Clone + Send + Sync + 'static {
     ///
     /// # Cancellation
     /// The future is dropped when the caller leaves.
-    fn serve(&self, call: Request<Incoming>, connection: &Arc<ConnInfo>) -> Serving;
+    fn serve(&self, call: Request<Body>, connection: &Arc<ConnInfo>) -> Serving;
+
+    /// Whether there are calls now that are answered from memory.
+    fn is_batching(&self) -> bool;
 }
 
 /// A call that is being served. Boxed: room for the largest of them in every connection, filled and
 /// moved with every call, costs more than the allocation.
-pub type Serving = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+pub type Serving = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// What is known of a downstream connection.
 #[derive(Clone, Debug)]
@@ -153,6 +162,11 @@ const MAX_PENDING_RESETS: usize = 20;
 /// Streams that a peer may make this side reset (CVE-2025-8671).
 const MAX_ERROR_RESETS: usize = 1024;
 
+/// What calls may come over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
 /// How long an HTTP/1 connection that is to end still takes calls: one that is closed between two
 /// calls may meet the next on its way, whose caller cannot know whether it was executed. With this,
 /// whoever calls more often than that is told by `Connection: close` instead.
@@ -160,16 +174,35 @@ const LINGER: Duration = Duration::from_millis(250);
 
 /// Serves HTTP/1, and what its calls switch to, until the connection ends.
 pub(crate) async fn serve_http1<S: Serve>(
-    stream: Transport<TcpStream>,
+    mut stream: Transport<impl Stream>,
     prefix: Bytes,
     info: ConnInfo,
     service: S,
     seat: Arc<Seat>,
     limits: &Limits,
 ) {
+    let is_batching = service.is_batching();
     let shared = Shared::new(service, info, seat);
+    let left = match is_batching {
+        true => plain::serve(&mut stream, prefix, &shared, limits.max_head as usize).await,
+        false => Ok(Some(Left::unread(prefix))),
+    };
+    match left {
+        Ok(Some(left)) => serve_rest(stream, left, shared, limits).await,
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "downstream connection ended"),
+    }
+}
+
+/// Serves what is not plain, and everything that comes after it.
+async fn serve_rest<S: Serve>(
+    stream: Transport<impl Stream>,
+    left: Left,
+    shared: Arc<Shared<S>>,
+    limits: &Limits,
+) {
     let io = Inspected::new(
-        Wire::resuming(prefix, stream),
+        Wire::resuming(left.read, stream),
         Reading(Arc::clone(&shared)),
         limits.head_timeout,
     );
@@ -177,7 +210,13 @@ pub(crate) async fn serve_http1<S: Serve>(
         .half_close(false)
         .auto_date_header(false)
         .max_buf_size(limits.max_head as usize)
-        .serve_connection(TokioIo::new(io), Http1(Arc::clone(&shared)))
+        .serve_connection(
+            TokioIo::new(io),
+            Http1 {
+                shared: Arc::clone(&shared),
+                first: Cell::new(left.first),
+            },
+        )
         .with_upgrades();
     let mut turns = Turns::default();
     let ended = drive(
@@ -295,7 +334,7 @@ impl<S: Serve> Shared<S> {
         })
     }
 
-    fn call(&self, mut call: Request<Incoming>) -> Serving {
+    fn call(&self, mut call: Request<Body>) -> Serving {
         self.seat.call();
         if call.extensions().get::<OnUpgrade>().is_some() {
             let leave = Leave::of_call(&self.info, &call);
@@ -309,11 +348,21 @@ impl<S: Serve> Shared<S> {
 }
 
 fn refused(error: &Error) -> Serving {
-    Box::pin(ready(reply::of_error(error)))
+    Box::pin(ready(reply::of_error(error).into()))
+}
+
+/// What became of a call that has been read before: behind its body lies the next.
+async fn behind(mut body: Incoming, reply: Serving) -> Reply {
+    while let Some(Ok(_)) = body.frame().await {}
+    reply.await
 }
 
 /// The calls of an HTTP/1 connection.
-struct Http1<S>(Arc<Shared<S>>);
+struct Http1<S> {
+    shared: Arc<Shared<S>>,
+    /// The first, when it is being served already.
+    first: Cell<Option<Serving>>,
+}
 
 /// The calls of an HTTP/2 connection.
 struct Http2<S> {
@@ -344,13 +393,14 @@ impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
     type Future = Answering<S>;
 
     fn call(&self, call: Request<Incoming>) -> Answering<S> {
-        let serving = match self.0.verdicts.next_call() {
-            None => self.0.call(call),
-            Some(rule) => refused(&ErrorKind::BadRequest(rule).into()),
+        let serving = match (self.shared.verdicts.next_call(), self.first.take()) {
+            (_, Some(first)) => Box::pin(behind(call.into_body(), first)),
+            (None, None) => self.shared.call(call.map(Into::into)),
+            (Some(rule), None) => refused(&ErrorKind::BadRequest(rule).into()),
         };
         Answering {
             serving,
-            version: Version::Http1(Arc::clone(&self.0)),
+            version: Version::Http1(Arc::clone(&self.shared)),
         }
     }
 }
@@ -368,7 +418,7 @@ impl<S: Serve> Service<Request<Incoming>> for Http2<S> {
             };
         }
         Answering {
-            serving: self.shared.call(call),
+            serving: self.shared.call(call.map(Into::into)),
             version: Version::Http2(Retreat::of(&self.retreats)),
         }
     }
@@ -383,7 +433,7 @@ impl<S> Future for Answering<S> {
             Version::Refused => return Poll::Ready(Err(h2::Reason::REFUSED_STREAM.into())),
             Version::Http1(_) => {}
         }
-        let mut reply = std::task::ready!(self.serving.as_mut().poll(cx));
+        let mut reply = std::task::ready!(self.serving.as_mut().poll(cx)).into_response();
         match &mut self.version {
             Version::Http2(retreat) => retreat.stayed(),
             Version::Refused => {}

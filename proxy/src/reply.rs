@@ -1,5 +1,6 @@
-//! The only place that turns an error into a status.
+//! What a caller gets; and the only place that turns an error into a status.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +14,44 @@ use crate::error::{Error, ErrorKind};
 
 /// Says why this sidecar, and not the upstream, answered.
 pub(crate) const X_JITNEY_ERROR: HeaderName = HeaderName::from_static("x-jitney-error");
+
+/// A caller's reply.
+#[derive(Debug)]
+pub enum Reply {
+    /// One of its own.
+    Whole(Response<Body>),
+    /// Its share of a batch's, with a head that all of them have.
+    Share(StatusCode, Arc<HeaderMap>, Bytes),
+}
+
+impl Reply {
+    /// The reply with a head of its own.
+    pub fn into_response(self) -> Response<Body> {
+        match self {
+            Self::Whole(response) => response,
+            Self::Share(status, headers, body) => {
+                let mut response = Response::new(Body::full(body));
+                *response.status_mut() = status;
+                // The last of the members needs no copy.
+                *response.headers_mut() = Arc::unwrap_or_clone(headers);
+                response
+            }
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole(response) => response.status(),
+            Self::Share(status, ..) => *status,
+        }
+    }
+}
+
+impl From<Response<Body>> for Reply {
+    fn from(response: Response<Body>) -> Self {
+        Self::Whole(response)
+    }
+}
 
 /// How a caller wants to be told of errors.
 #[derive(Clone, Debug)]

@@ -6,16 +6,14 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, Method, Request, Response};
-use http_body::Body as HttpBody;
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, Method, Request};
 use jitney_core::Bypass;
 use jitney_core::key::{self, head_bypass};
 use jitney_core::policy::{Replay, Timeouts};
 use jitney_core::route::{Head, Route};
 
 use crate::batching::alarm::now;
-use crate::batching::pending::{Journey, Reply};
+use crate::batching::pending::Journey;
 use crate::batching::submission::Submission;
 use crate::batching::submit::{GoesAlone, submit};
 use crate::body::Body;
@@ -24,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::forward::forward;
 use crate::headers::Received;
 use crate::log::{Access, InBatch};
-use crate::reply::Tongue;
+use crate::reply::{Reply, Tongue};
 use crate::send::Sending;
 use crate::upstream::{RouteState, Upstream};
 use crate::{headers, reply};
@@ -39,7 +37,7 @@ pub struct Sidecar {
 }
 
 impl Serve for Sidecar {
-    fn serve(&self, mut call: Request<Incoming>, connection: &Arc<ConnInfo>) -> Serving {
+    fn serve(&self, mut call: Request<Body>, connection: &Arc<ConnInfo>) -> Serving {
         if connection.identity.is_some() {
             headers::take_version(&mut call);
         }
@@ -63,9 +61,13 @@ impl Serve for Sidecar {
         }
         serve(call, &self.upstream)
     }
+
+    fn is_batching(&self) -> bool {
+        self.upstream.is_batching()
+    }
 }
 
-fn serve(request: Request<Incoming>, upstream: &Arc<Upstream>) -> Serving {
+fn serve(request: Request<Body>, upstream: &Arc<Upstream>) -> Serving {
     let began = now();
     let line = Line::begin(&request);
     let mut arrival = upstream.arrival(&head(&request));
@@ -123,10 +125,10 @@ fn head<B>(request: &Request<B>) -> Head<'_> {
 }
 
 /// Submits a call to its batch, or sends it alone.
-fn go<B: HttpBody + Into<Body>>(account: Account, way: Way, request: Request<B>) -> Serving {
+fn go(account: Account, way: Way, request: Request<Body>) -> Serving {
     let (Some(route), Some(state)) = (way.route, &account.state) else {
         let sending = sending(way.timeouts, Replay::Idempotent, account.began, request.headers());
-        return Box::pin(alone(account, Some(request.map(Into::into)), sending, None));
+        return Box::pin(alone(account, Some(request), sending, None));
     };
     match state.arrived().or_else(|| head_bypass(&route, &head(&request))) {
         None => {
@@ -136,7 +138,7 @@ fn go<B: HttpBody + Into<Body>>(account: Account, way: Way, request: Request<B>)
         Some(why) => {
             let replay = route.on_failure.replay;
             let sending = sending(route.timeouts, replay, account.began, request.headers());
-            Box::pin(alone(account, Some(request.map(Into::into)), sending, Some(why)))
+            Box::pin(alone(account, Some(request), sending, Some(why)))
         }
     }
 }
@@ -147,19 +149,19 @@ async fn alone(
     mut request: Option<Request<Body>>,
     sending: Sending,
     why: Option<Bypass>,
-) -> Response<Body> {
+) -> Reply {
     account.bypassed(why);
     let reply = forward(&mut request, &account.upstream.backend, &sending).await;
-    account.close(reply, why, None)
+    account.close(reply.map(Reply::Whole), why, None)
 }
 
 /// A call of a batching route.
-fn together<B: HttpBody + Into<Body>>(
+fn together(
     account: Account,
     route: Arc<Route>,
     state: Arc<RouteState>,
     set_out: Instant,
-    mut request: Request<B>,
+    mut request: Request<Body>,
 ) -> Serving {
     // Nothing that asks to switch protocols comes here.
     headers::outbound(&mut request);
@@ -168,7 +170,7 @@ fn together<B: HttpBody + Into<Body>>(
     let (call, body) = Submission::new(&account.upstream, route, state, request, set_out, &sending);
     Box::pin(async move {
         match submit(call, body).await {
-            Ok(answer) => account.close(answer.reply.map(Reply::into_response), None, answer.journey),
+            Ok(answer) => account.close(answer.reply, None, answer.journey),
             // Boxed as it is rarer, and larger.
             Err(left) => Box::pin(unbatched(&account, left, &sending)).await,
         }
@@ -176,7 +178,7 @@ fn together<B: HttpBody + Into<Body>>(
 }
 
 /// A call that turned out, once its body had come, to be none for a batch.
-async fn unbatched(account: &Account, left: GoesAlone, sending: &Sending) -> Response<Body> {
+async fn unbatched(account: &Account, left: GoesAlone, sending: &Sending) -> Reply {
     account.bypassed(Some(left.why));
     let sent = account
         .upstream
@@ -184,7 +186,7 @@ async fn unbatched(account: &Account, left: GoesAlone, sending: &Sending) -> Res
         .send(&mut Some(left.request), sending)
         .await;
     drop(left.running);
-    account.close(sent, Some(left.why), None)
+    account.close(sent.map(Reply::Whole), Some(left.why), None)
 }
 
 /// The bounds of a call that arrived at `began`.
@@ -218,20 +220,15 @@ impl Account {
     }
 
     /// Turns what became of the call into its response, counts it, and writes its access line.
-    fn close(
-        &self,
-        reply: Result<Response<Body>, Error>,
-        why: Option<Bypass>,
-        journey: Option<Journey>,
-    ) -> Response<Body> {
+    fn close(&self, reply: Result<Reply, Error>, why: Option<Bypass>, journey: Option<Journey>) -> Reply {
         let upstream = &*self.upstream;
         let failed = reply.as_ref().err().map(Error::kind);
-        let response = reply.unwrap_or_else(|error| {
+        let reply = reply.unwrap_or_else(|error| {
             upstream.metrics.errors.inc(error.kind());
-            self.tongue.tell(&error)
+            self.tongue.tell(&error).into()
         });
         // What a call of gRPC came to is counted as if it were none: its head says 200 of everything.
-        let status = failed.map_or_else(|| response.status(), reply::status);
+        let status = failed.map_or_else(|| reply.status(), reply::status);
         let duration = now().saturating_duration_since(self.began);
         let route = self.state.as_ref().map(|state| &state.metrics);
         let calls = route.map_or(&upstream.metrics.pass_through, |route| &route.calls);
@@ -251,7 +248,7 @@ impl Account {
             }
             .log();
         }
-        response
+        reply
     }
 }
 

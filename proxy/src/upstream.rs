@@ -159,6 +159,11 @@ impl Upstream {
         self.policy.load().policy.clone()
     }
 
+    /// Whether the policy in force has routes.
+    pub(crate) fn is_batching(&self) -> bool {
+        !self.policy.load().states.is_empty()
+    }
+
     /// Counts a call that arrived, and says what is to be done with it.
     pub(crate) fn arrival(&self, head: &Head<'_>) -> Arrival {
         let installed = self.policy.load();

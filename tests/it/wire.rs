@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use jitney_api::Mtls;
 use jitney_proxy::accept::{Acceptor, Always, bind};
 use jitney_proxy::body::Body;
@@ -37,21 +36,25 @@ pub(crate) struct Rig {
 struct PassThrough(Arc<Backend>);
 
 impl Serve for PassThrough {
-    fn serve(&self, call: Request<Incoming>, _connection: &Arc<ConnInfo>) -> Serving {
+    fn serve(&self, call: Request<Body>, _connection: &Arc<ConnInfo>) -> Serving {
         let backend = Arc::clone(&self.0);
         Box::pin(async move {
-            let mut call = Some(call.map(Body::from));
+            let mut call = Some(call);
             match forward(&mut call, &backend, &Sending::default()).await {
-                Ok(reply) => reply,
+                Ok(reply) => reply.into(),
                 Err(error) => {
                     let mut reply = Response::new(Body::full(error.to_string()));
                     *reply.status_mut() = http::StatusCode::BAD_GATEWAY;
                     let reason = http::HeaderValue::from_static(error.kind().as_str());
                     reply.headers_mut().insert("x-jitney-error", reason);
-                    reply
+                    reply.into()
                 }
             }
         })
+    }
+
+    fn is_batching(&self) -> bool {
+        false
     }
 }
 

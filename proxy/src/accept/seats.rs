@@ -55,7 +55,8 @@ impl Seat {
         *self.waker.lock() = Some(waker.clone());
     }
 
-    fn close(&self) {
+    /// Has the connection finish its calls and end.
+    pub(crate) fn close(&self) {
         self.is_closing.store(true, Ordering::Release);
         if let Some(waker) = self.waker.lock().take() {
             waker.wake();

@@ -16,11 +16,11 @@ use jitney_core::grpc;
 use jitney_core::isolate::{self, Failure, Remedy, may_replay};
 use smallvec::SmallVec;
 
-use super::pending::{Group, Pending, Reply};
+use super::pending::{Group, Pending};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{BatchFailure, UpstreamCall};
-use crate::reply;
+use crate::reply::{self, Reply};
 use crate::send::Sending;
 use crate::upstream::{Cover, Upstream};
 

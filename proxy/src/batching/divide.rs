@@ -10,12 +10,12 @@ use jitney_core::codec::{self, Codec};
 use jitney_core::policy::{Mode, Replay};
 
 use super::attempt::REPLY_CAP;
-use super::pending::{Answer, Reply};
+use super::pending::Answer;
 use super::submission::Submission;
 use super::submit::{Announced, GoesAlone, Seat, enqueue};
 use crate::body::{self, Body, Taken};
 use crate::error::{Error, ErrorKind};
-use crate::reply;
+use crate::reply::{self, Reply};
 
 /// Submits a call that carries too much for one batch: in parts, or whole and alone.
 pub(super) async fn submit(call: Box<Submission>) -> Result<Answer, GoesAlone> {

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::Request;
 use jitney_core::batch::FlushReason;
 use jitney_core::codec::AnyItem;
 use jitney_core::concurrency::Who;
@@ -14,6 +13,7 @@ use super::submission::Submission;
 use crate::body::Body;
 use crate::error::Error;
 use crate::metrics::{ItemOutcome, UpstreamCall};
+use crate::reply::Reply;
 use crate::send::Sending;
 use crate::upstream::Culprit;
 
@@ -33,15 +33,6 @@ impl Answer {
             journey: None,
         }
     }
-}
-
-/// A caller's reply.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    /// One of its own.
-    Whole(Response<Body>),
-    /// Its share of a batch's. Made a response by who waits for it, which is about to write it.
-    Share(StatusCode, Arc<HeaderMap>, Bytes),
 }
 
 /// How a call travelled; for its access log line.
@@ -76,28 +67,6 @@ pub(crate) struct Pending {
     /// True when it was last sent by itself.
     pub(crate) alone: bool,
     pub(crate) journey: Option<Journey>,
-}
-
-impl Reply {
-    pub(crate) fn into_response(self) -> Response<Body> {
-        match self {
-            Self::Whole(response) => response,
-            Self::Share(status, headers, body) => {
-                let mut response = Response::new(Body::full(body));
-                *response.status_mut() = status;
-                // The last of the members needs no copy.
-                *response.headers_mut() = Arc::unwrap_or_clone(headers);
-                response
-            }
-        }
-    }
-
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Whole(response) => response.status(),
-            Self::Share(status, ..) => *status,
-        }
-    }
 }
 
 impl Pending {

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderMap, Request};
 use jitney_core::policy::{Detours, Replay};
 
 use super::{Account, Way, go, head, sending};
@@ -13,6 +12,7 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Fault, UpstreamCall};
 use crate::mirror;
+use crate::reply::Reply;
 use crate::send::Sending;
 
 /// Has a call wait, fail or be copied, and sends it to the backend that chance gives it to. From then on it is
@@ -23,10 +23,9 @@ use crate::send::Sending;
 pub(super) async fn take(
     mut account: Account,
     mut way: Way,
-    request: Request<Incoming>,
+    mut request: Request<Body>,
     detours: Arc<Detours>,
-) -> Response<Body> {
-    let mut request = request.map(Body::from);
+) -> Reply {
     if let Err(fault) = pass(&account, &mut way, &mut request, &detours).await {
         return account.close(Err(fault), None, None);
     }

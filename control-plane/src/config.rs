@@ -13,6 +13,7 @@ use jitney_api::{LogLevel, Workload, is_trust_domain};
 use crate::inject::manifests::{self, InjectArgs};
 use crate::inject::webhook::WebhookArgs;
 use crate::log::Format;
+use crate::trial::{self, TrialArgs};
 use crate::{inquire, run};
 
 /// Tells the sidecars of a mesh what to do, and knows which of them does it.
@@ -39,6 +40,8 @@ pub enum Command {
     Crds,
     /// Give the pods of Kubernetes manifests their sidecars: prints the manifests.
     Inject(InjectArgs),
+    /// Try whether calls are batched, as `helm test` does.
+    Trial(TrialArgs),
 }
 
 /// How to run.
@@ -235,6 +238,7 @@ impl Command {
                 let TrustCommand::Roots(mesh) = args.what;
                 inquire::print_roots(&mesh).map_err(|error| told(&error))
             }
+            Self::Trial(args) => trial::carry_out(&args).map_err(|error| told(&error)),
             Self::Crds => inquire::print_definitions().map_err(|error| told(&error)),
         }
     }
@@ -268,7 +272,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected ip:port, such as 127.0.0.1:15010 or [::]:15010".to_owned())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let time = text
         .parse::<jitney_api::Duration>()
         .map_err(|error| error.to_string())?;

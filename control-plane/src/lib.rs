@@ -35,3 +35,6 @@ pub mod status;
 
 // And beside all of that: sidecars for pods.
 pub mod inject;
+
+// And what is tried when all of it runs.
+pub mod trial;

@@ -10,8 +10,9 @@ use jitney_control_plane::inject::policy::policies;
 use jitney_control_plane::inject::webhook::configuration;
 use serde_json::{Value, json};
 
+use crate::api::chart::installed;
 use crate::helm::{chart, helm, refused};
-use crate::kubectl::{Namespace, kubectl_with};
+use crate::kubectl::{Namespace, apply, kubectl_with};
 
 mod release;
 
@@ -119,11 +120,18 @@ fn it_is_refused_where_its_kinds_are_not_known() {
     let _rendered = helm(&[&["template", &chart][..], &all_the_same].concat());
 }
 
-#[test]
-fn every_preset_is_taken_by_the_server() {
+#[tokio::test]
+async fn every_preset_is_taken_by_the_server() {
+    installed().await;
     let said = helm(&["lint", "--strict", &chart("jitney")]);
     assert!(said.contains("1 chart(s) linted, 0 chart(s) failed"), "{said}");
     let namespace = Namespace::restricted("presets");
+    // What `helm test` makes before all else of it.
+    let _of_trial = Namespace::labelled("presets-trial", &json!({}));
+    for namespace in ["presets-trial", "default"] {
+        let account = json!({"name": "jitney-trial", "namespace": namespace});
+        apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account}));
+    }
     for (preset, values) in PRESETS {
         let objects = rendered(preset, namespace.name, values);
         let (operators, ours): (Vec<&Value>, Vec<&Value>) = objects.iter().partition(|one| is_operators(one));
@@ -135,6 +143,7 @@ fn every_preset_is_taken_by_the_server() {
         for object in operators {
             check_operators(object);
         }
+        let ours: Vec<Value> = ours.into_iter().map(without_webhook).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": ours}).to_string();
         let apply = [
             "apply",
@@ -182,6 +191,45 @@ fn little_is_created_unless_it_is_asked_for() {
         .find(|object| object["kind"] == "ClusterRole")
         .unwrap();
     assert!(!role["rules"].to_string().contains("pods"), "{role}");
+}
+
+/// What `helm test` makes it makes in a namespace whose pods get sidecars, and removes when all went well.
+#[test]
+fn trial_is_where_sidecars_are() {
+    for (preset, expected) in [
+        (0, Some("few-trial")),
+        (2, Some("default")),
+        (3, None),
+        (5, Some("few-trial")),
+    ] {
+        let (name, values) = PRESETS[preset];
+        let objects = rendered(name, "few", values);
+        let of_trial = objects.iter().filter(|object| is_of_trial(object));
+        let of_trial: Vec<&Value> = of_trial.collect();
+        let has_namespace = of_trial.iter().any(|object| object["kind"] == "Namespace");
+        assert_eq!(has_namespace, expected == Some("few-trial"), "{name}");
+        assert_eq!(of_trial.is_empty(), expected.is_none(), "{name}");
+        for object in of_trial {
+            let place = match object["kind"] == "Namespace" {
+                true => &object["metadata"]["name"],
+                false => &object["metadata"]["namespace"],
+            };
+            assert_eq!(place.as_str(), expected, "{name}: {object}");
+        }
+    }
+}
+
+/// A pod about which nobody is asked: the webhooks of other tests may be there, and answer nothing.
+fn without_webhook(object: &Value) -> Value {
+    let mut object = object.clone();
+    if object["kind"] == "Pod" {
+        object["metadata"]["labels"]["jitney.dev/inject"] = "disabled".into();
+    }
+    object
+}
+
+fn is_of_trial(object: &Value) -> bool {
+    object["metadata"]["annotations"]["helm.sh/hook"] == "test"
 }
 
 #[test]
@@ -255,13 +303,25 @@ fn program_knows_what_it_is_told() {
     let command = Cli::command();
     let flags = command.find_subcommand("run").unwrap().get_arguments();
     let known: BTreeSet<_> = flags.filter_map(|flag| flag.get_env()?.to_str()).collect();
-    for (preset, values) in PRESETS {
-        let objects = rendered(preset, "few", values);
-        let container = &deployment(&objects)["spec"]["template"]["spec"]["containers"][0];
+    let parses = |preset: &str, container: &Value| {
         let arguments = container["args"].as_array().unwrap().iter();
         let arguments = arguments.map(|argument| argument.as_str().unwrap());
         let parsed = Cli::try_parse_from(["jitney-control-plane"].into_iter().chain(arguments));
         assert!(parsed.is_ok(), "{preset}: {}", parsed.unwrap_err());
+    };
+    for (preset, values) in PRESETS {
+        let objects = rendered(preset, "few", values);
+        for object in objects.iter().filter(|object| is_of_trial(object)) {
+            for pod in [&object["spec"], &object["spec"]["template"]["spec"]] {
+                let container = &pod["containers"][0];
+                assert!(container.is_null() || container["name"] == "trial");
+                if !container.is_null() {
+                    parses(preset, container);
+                }
+            }
+        }
+        let container = &deployment(&objects)["spec"]["template"]["spec"]["containers"][0];
+        parses(preset, container);
         for variable in container["env"].as_array().unwrap() {
             let name = variable["name"].as_str().unwrap();
             let is_ours = name.starts_with("JITNEY_");
@@ -354,7 +414,7 @@ fn rendered(preset: &str, namespace: &str, values: &[&str]) -> Vec<Value> {
 fn deployment(objects: &[Value]) -> &Value {
     objects
         .iter()
-        .find(|object| object["kind"] == "Deployment")
+        .find(|object| object["kind"] == "Deployment" && !is_of_trial(object))
         .unwrap()
 }
 

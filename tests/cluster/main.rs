@@ -7,6 +7,7 @@
 mod helm;
 mod kubectl;
 mod programs;
+mod shop;
 
 // Without a cluster.
 mod images;

@@ -1,19 +1,17 @@
 //! The charts on a node, as somebody installs them, and the example of three services: each pod gets its
 //! sidecar, calls are batched where they arrive, and nobody can tell.
 
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 
-use jitney_tests::programs::root;
 use jitney_tests::{Process, wait};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::helm::helm;
-use crate::kubectl::{get, kubectl, kubectl_with, succeeded};
-use crate::programs::path;
-
-const SYSTEM: &str = "jitney-system";
-const SHOP: &str = "shop";
+use crate::kubectl::{get, kubectl, kubectl_with};
+use crate::shop::{
+    Asked, SERVICES, SHOP, SYSTEM, apply, as_told, asked, condition, pages, pods, rolled_out, says, serves,
+    settled, sidecars, under_load, users,
+};
 
 /// Installs, tries and removes, in this order: one cluster has one control plane.
 #[tokio::test]
@@ -61,145 +59,11 @@ async fn the_example_is_batched_and_nobody_can_tell() {
     }
 
     calls_itself();
+    a_trial_succeeds();
     restarts_lose_no_call();
     a_job_ends();
     a_change_is_told_and_a_fault_as_well().await;
     remove().await;
-}
-
-const SERVICES: [&str; 3] = ["users", "orders", "front"];
-
-/// What README says, line by line, up to the one that begins so.
-fn as_told(until: &str) {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, section) = readme.split_once("\n## In Kubernetes\n").unwrap();
-    let (_, block) = section.split_once("```sh\n").unwrap();
-    let (block, _) = block.split_once("```").unwrap();
-    let (lines, rest) = block.split_once(until).unwrap();
-    assert!(rest.ends_with('\n') && lines.lines().count() == 2, "{block}");
-    for line in lines.lines() {
-        // The images of this run, and one replica: two cores are for more than this.
-        let images =
-            ["image.tag", "proxy.image.tag", "redirect.image.tag"].map(|image| format!("{image}=test"));
-        let values = format!(" --set {},replicas=1", images.join(","));
-        let more = if line.contains("--wait") {
-            values
-        } else {
-            String::new()
-        };
-        let mut shell = Command::new("sh");
-        let _said = succeeded(
-            shell
-                .args(["-c", &(line.to_owned() + &more)])
-                .current_dir(root())
-                .output()
-                .unwrap(),
-        );
-    }
-}
-
-/// Applies a file of the example, as README does, with the images of this run.
-fn apply(file: &str, change: impl FnOnce(&str) -> String) {
-    let text = std::fs::read_to_string(root().join("examples/kubernetes").join(file)).unwrap();
-    let image = format!("jitney/example-shop:{}", env!("CARGO_PKG_VERSION"));
-    let text = change(&text).replace(&image, "jitney/example-shop:test");
-    let _applied = kubectl_with(&["apply", "--filename", "-"], &text);
-}
-
-fn rolled_out() {
-    for service in SERVICES {
-        let deployment = format!("deployment/{service}");
-        kubectl(&[
-            "rollout",
-            "status",
-            "--namespace",
-            SHOP,
-            "--timeout=80s",
-            &deployment,
-        ]);
-    }
-}
-
-/// Pages of the shop, called by the name of its Service.
-fn pages() -> String {
-    succeeded(load("60"))
-}
-
-fn load(pages: &str) -> Output {
-    let line = [
-        "load",
-        "front.shop.svc.cluster.local:80",
-        "--pages",
-        pages,
-        "--print",
-    ];
-    Command::new(path("shop")).args(line).output().unwrap()
-}
-
-/// Waits until Services lead to pods: a little after these are ready.
-async fn serves() {
-    wait::until("the shop serves", || load("16").status.success()).await;
-}
-
-fn pods(selector: &str) -> Vec<Value> {
-    let pods = get(&["pods", "--namespace", SHOP, "--selector", selector]);
-    let pods = pods["items"].as_array().unwrap().iter();
-    let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
-    pods.filter(stays).cloned().collect()
-}
-
-fn sidecars() -> Vec<Value> {
-    pods("jitney.dev/injected=true")
-}
-
-/// Addresses of the pods behind the Service of users.
-fn users() -> Vec<String> {
-    let pods = pods("app=users");
-    pods.iter()
-        .map(|pod| pod["status"]["podIP"].as_str().unwrap().to_owned())
-        .collect()
-}
-
-/// What a service was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    calls: u64,
-    rows: u64,
-}
-
-fn asked(ip: &String) -> Asked {
-    let url = format!("http://{ip}:8080/stats");
-    let stats = succeeded(
-        Command::new("curl")
-            .args(["-sS", "--max-time", "10", &url])
-            .output()
-            .unwrap(),
-    );
-    let stats: Value = serde_json::from_str(&stats).unwrap();
-    let count = |name: &str| stats[name].as_u64().unwrap();
-    Asked {
-        calls: count("calls"),
-        rows: count("rows"),
-    }
-}
-
-/// Waits until as many sidecars run a policy as it says there are.
-async fn says(policy: &str, acked: &str) {
-    wait::until("it is told who runs the policy", || {
-        let status = get(&["batchpolicy", "--namespace", SHOP, policy])["status"].take();
-        status["sidecars"]["summary"] == acked && condition(&status, "Programmed")["status"] == "True"
-    })
-    .await;
-}
-
-/// What is said of a policy's first target.
-fn condition(status: &Value, kind: &str) -> Value {
-    let conditions = status["ancestors"][0]["conditions"].as_array();
-    let mut conditions = conditions.into_iter().flatten();
-    conditions
-        .find(|one| one["type"] == kind)
-        .cloned()
-        .unwrap_or_default()
 }
 
 /// Nobody hands over what does not leave a pod: there the service itself answers, and not its sidecar.
@@ -217,28 +81,17 @@ fn calls_itself() {
     assert_eq!(kubectl(&[&from[..], &load].concat()).trim(), "8 pages, 0 failed");
 }
 
-/// Ends what waits for it, also where a test fails before.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// `helm test` forms a batch of its own, and removes what it has needed for that.
+fn a_trial_succeeds() {
+    let said = helm(&["test", "jitney", "--namespace", SYSTEM, "--timeout", "80s"]);
+    assert!(said.contains("Phase:          Succeeded"), "{said}");
+    let left = kubectl(&["get", "namespaces", "--output=name"]);
+    assert!(!left.contains("jitney-system-trial"), "{left}");
 }
 
 /// Callees and the control plane are replaced, one after the other, while pages are loaded.
 fn restarts_lose_no_call() {
-    let is_over = AtomicBool::new(false);
-    let loads = std::thread::scope(|scope| {
-        let loading = scope.spawn(|| {
-            let mut loads = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                let _pages = succeeded(load("40"));
-                loads += 1;
-            }
-            loads
-        });
-        let over = Over(&is_over);
+    under_load(|| {
         for (namespace, name) in [
             (SHOP, "users"),
             (SHOP, "orders"),
@@ -246,13 +99,9 @@ fn restarts_lose_no_call() {
         ] {
             let deployment = format!("deployment/{name}");
             kubectl(&["rollout", "restart", "--namespace", namespace, &deployment]);
-            let limit = "--timeout=80s";
-            kubectl(&["rollout", "status", "--namespace", namespace, limit, &deployment]);
+            settled(namespace, name);
         }
-        drop(over);
-        loading.join().unwrap()
     });
-    assert!(loads > 2, "{loads} times 40 pages in all that time");
 }
 
 /// Its sidecar does not keep a pod that has done its work.

@@ -6,7 +6,7 @@ use std::process::Command;
 use jitney_tests::{Process, wait};
 use serde_json::json;
 
-use crate::helm::helm;
+use crate::helm::{chart, helm};
 use crate::kubectl::{get, kubectl, kubectl_with};
 use crate::shop::{
     Asked, SERVICES, SHOP, SYSTEM, apply, as_told, asked, condition, pages, pods, rolled_out, says, serves,
@@ -61,6 +61,7 @@ async fn the_example_is_batched_and_nobody_can_tell() {
     calls_itself();
     a_trial_succeeds();
     restarts_lose_no_call();
+    upgrade_and_rollback_lose_no_call().await;
     a_job_ends();
     a_change_is_told_and_a_fault_as_well().await;
     remove().await;
@@ -101,6 +102,69 @@ fn restarts_lose_no_call() {
             kubectl(&["rollout", "restart", "--namespace", namespace, &deployment]);
             settled(namespace, name);
         }
+    });
+}
+
+/// Another release of the control plane takes over the sidecars from the one before, and that from it, while
+/// pages are loaded.
+async fn upgrade_and_rollback_lose_no_call() {
+    let revision = || {
+        let path = "jsonpath={.metadata.annotations.deployment\\.kubernetes\\.io/revision}";
+        let deployment = [
+            "deployment/jitney-control-plane",
+            "--namespace",
+            SYSTEM,
+            "--output",
+            path,
+        ];
+        kubectl(&[&["get"], &deployment[..]].concat())
+    };
+    let told = || get(&["deployment", "jitney-control-plane", "--namespace", SYSTEM])["spec"].take();
+    let (before, spec) = (revision(), told());
+    let wait = ["--namespace", SYSTEM, "--wait", "--timeout", "80s"];
+    let values = "log.level=info\\,jitney_control_plane=debug,replicas=2";
+    let upgrade = [
+        "upgrade",
+        "jitney",
+        &chart("jitney"),
+        "--reuse-values",
+        "--set",
+        values,
+    ];
+    replaced_under_load(&[&upgrade[..], &wait].concat());
+    assert_ne!(revision(), before, "its pods are others");
+    let (replicas, line) = (&told()["replicas"], told()["template"].to_string());
+    assert_eq!(replicas, 2);
+    assert!(
+        line.contains("--log-level=info,jitney_control_plane=debug"),
+        "{line}"
+    );
+    // New replicas know of sidecars only from these themselves.
+    says("users", "2/2").await;
+    says("orders", "1/1").await;
+
+    replaced_under_load(&[&["rollback", "jitney", "1"], &wait[..]].concat());
+    assert_eq!(told(), spec);
+    says("users", "2/2").await;
+    says("orders", "1/1").await;
+}
+
+/// Has helm do something, and waits until all replicas from before it have gone.
+fn replaced_under_load(arguments: &[&str]) {
+    let in_system = [
+        "--namespace",
+        SYSTEM,
+        "--selector",
+        "app.kubernetes.io/component=control-plane",
+    ];
+    let before = kubectl(&[&["get", "pods", "--output=name"], &in_system[..]].concat());
+    let before: Vec<&str> = before.lines().collect();
+    assert!(!before.is_empty());
+    under_load(|| {
+        let _said = helm(arguments);
+        settled(SYSTEM, "jitney-control-plane");
+        let gone = ["wait", "--namespace", SYSTEM, "--timeout=80s", "--for", "delete"];
+        kubectl(&[&gone[..], &before].concat());
     });
 }
 

@@ -100,6 +100,16 @@ pub struct RunArgs {
     #[arg(long, env = "JITNEY_OWNER", value_name = "NAME")]
     pub owner: Option<String>,
 
+    /// Namespaces of a cluster whose pods never get a sidecar, beside kube-system and the control plane's own: what
+    /// they lack is not told of.
+    #[arg(
+        long,
+        env = "JITNEY_EXCLUDED_NAMESPACES",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub excluded_namespaces: Vec<String>,
+
     /// Sidecars for pods.
     #[command(flatten)]
     pub webhook: WebhookArgs,

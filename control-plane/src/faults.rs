@@ -28,6 +28,8 @@ pub enum Doing {
     Peers,
     /// To be the only one who does.
     Lease,
+    /// To tell which pods lack the sidecar that they are to have.
+    Missed,
 }
 
 /// What does not go on, and why.
@@ -83,7 +85,7 @@ impl Doing {
             | Self::Hearing
             | Self::Keys
             | Self::RootsMap => true,
-            Self::Status | Self::Peers | Self::Lease => false,
+            Self::Status | Self::Peers | Self::Lease | Self::Missed => false,
         }
     }
 
@@ -98,6 +100,7 @@ impl Doing {
             Self::Status => "the status of policies is not what it was found to be",
             Self::Peers => "the status of policies leaves out sidecars of other replicas",
             Self::Lease => "it is not known which replica writes the status of policies",
+            Self::Missed => "it is not told which pods lack the sidecar that they are to have",
             Self::RootsMap => {
                 "pods of a namespace may not have the roots, without which their sidecars do not start"
             }
@@ -118,7 +121,7 @@ impl Doing {
                 "it is tried again; see that every replica reaches the others' admin endpoint (--admin), at the same port, \
                  and that the API server lets this account list EndpointSlices in its own namespace"
             }
-            Self::Keys | Self::RootsMap | Self::Status | Self::Lease => {
+            Self::Keys | Self::RootsMap | Self::Status | Self::Lease | Self::Missed => {
                 "it is tried again; see that the API server lets this account do it"
             }
         }
@@ -146,10 +149,10 @@ mod tests {
     #[test]
     fn who_runs_a_policy_is_nothing_to_the_roots() {
         let faults = Faults::default();
-        for doing in [Doing::Status, Doing::Peers, Doing::Lease] {
+        for doing in [Doing::Status, Doing::Peers, Doing::Lease, Doing::Missed] {
             faults.note(doing, Err("forbidden"));
         }
-        assert_eq!((faults.texts().len(), faults.texts_of_roots().len()), (3, 0));
+        assert_eq!((faults.texts().len(), faults.texts_of_roots().len()), (4, 0));
         faults.note(Doing::Keys, Err("forbidden"));
         assert_eq!(faults.texts_of_roots().len(), 1);
     }

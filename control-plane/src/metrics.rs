@@ -6,7 +6,7 @@ use std::time::Duration;
 use jitney_api::push::Kind;
 use jitney_api::push::config::Cause;
 use parking_lot::Mutex;
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,6 +14,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::inject::review::Outcome;
+
+mod labels;
+
+use labels::{OfNack, OfOutcome, OfReason, OfResult, OfRoot, OfState, OfStep, OfType};
 
 /// What is counted as it happens. A clone counts together with the one it was cloned from.
 #[derive(Clone, Debug)]
@@ -26,63 +30,7 @@ pub struct Counts {
     certificates: Family<OfResult, Counter>,
     refusals: Family<OfReason, Counter>,
     injections: Family<OfOutcome, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfType {
-    r#type: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfNack {
-    r#type: &'static str,
-    reason: &'static str,
-}
-
-impl OfNack {
-    const fn of(kind: Kind, cause: Cause) -> Self {
-        let reason = match cause {
-            Cause::Unspecified => "unspecified",
-            Cause::Content => "content",
-            Cause::Limit => "limit",
-            Cause::Missing => "missing",
-            Cause::Place => "place",
-        };
-        Self {
-            r#type: kind.as_str(),
-            reason,
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfResult {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfReason {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfOutcome {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfState {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRoot {
-    root: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfStep {
-    step: &'static str,
+    missed: Gauge,
 }
 
 /// What became of a request for a certificate.
@@ -126,6 +74,7 @@ impl Default for Counts {
             certificates: Family::default(),
             refusals: Family::default(),
             injections: Family::default(),
+            missed: Gauge::default(),
         };
         // Every series is there from the first scrape on.
         for kind in Kind::ALL {
@@ -192,21 +141,14 @@ impl Counts {
         self.injections.get_or_create(&OfOutcome::of(outcome)).inc();
     }
 
+    /// So many pods are to have a sidecar and have none.
+    pub fn missed(&self, pods: usize) {
+        set(&self.missed, pods);
+    }
+
     /// Somebody was turned away.
     pub fn refused(&self, reason: Refusal) {
         self.refusals.get_or_create(&reason.label()).inc();
-    }
-}
-
-impl OfOutcome {
-    const fn of(outcome: Outcome) -> Self {
-        let outcome = match outcome {
-            Outcome::Injected => "injected",
-            Outcome::Left => "left",
-            Outcome::Denied => "denied",
-            Outcome::Failed => "failed",
-        };
-        Self { outcome }
     }
 }
 
@@ -347,6 +289,11 @@ impl Scrape {
             "jitney_injections",
             "New pods that the API server has asked about, by what became of them",
             counts.injections.clone(),
+        );
+        self.registry.register(
+            "jitney_pods_missed",
+            "Pods that are to have a sidecar and have none",
+            counts.missed.clone(),
         );
     }
 

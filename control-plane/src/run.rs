@@ -153,7 +153,7 @@ impl Process {
         let state = State::open(args, &store, &sidecars)?;
         let standing = Standings::default();
         let mut source = found.watch(&state, &standing, &metrics).await?;
-        source.write_status(args.admin.port(), &state, &store, &sidecars, &standing);
+        source.write_status(args, &state, &store, &sidecars, &standing, &metrics.counts);
         let tls = Arc::new(Tls::new(&state.trust, SystemTime::now())?);
         store.replace_part(Part::Trust, vec![state.trust.pushed()], Instant::now());
         let (findings, handshakes) = (Arc::new(Findings::default()), Arc::<Handshakes>::default());

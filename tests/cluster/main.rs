@@ -17,6 +17,9 @@ mod admission;
 mod api;
 mod charts;
 
+// With an API server that nobody else changes.
+mod plane;
+
 // With a node.
 mod node;
 

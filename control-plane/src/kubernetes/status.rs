@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::authority::MANAGER;
 use super::index::{Index, Kinds};
+use super::missed::Missed;
 use super::peers::{self, Peers};
 use super::verdict::Facts;
 use crate::faults::{Doing, Faults};
@@ -72,11 +73,12 @@ impl std::fmt::Debug for StatusWriter {
 }
 
 impl StatusWriter {
-    /// Writes for as long as it is polled, whenever this replica has the Lease.
-    pub async fn keep(self) {
+    /// Writes for as long as it is polled, whenever this replica has the Lease; so is what was missed told.
+    pub async fn keep(self, missed: Missed) {
         let (leads, is_leading) = watch::channel(false);
         tokio::select! {
             () = self.clone().lead(leads) => {}
+            () = missed.keep(is_leading.clone()) => {}
             () = self.write_while(is_leading) => {}
         }
     }

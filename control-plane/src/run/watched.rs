@@ -8,8 +8,8 @@ use super::{RunError, State};
 use crate::config::{self, RunArgs};
 use crate::files::{self, Files};
 use crate::identity::{Attest, Bootstrap};
-use crate::kubernetes::{Keys, Owner, RootsWriter, Source, StatusWriter, TokenReviews, connect};
-use crate::metrics::Metrics;
+use crate::kubernetes::{Keys, Missed, Owner, RootsWriter, Source, StatusWriter, TokenReviews, connect};
+use crate::metrics::{Counts, Metrics};
 use crate::source::Standings;
 use crate::status::Sidecars;
 use crate::store::Store;
@@ -23,6 +23,7 @@ pub(super) enum Watched {
 /// A cluster, and what is written there.
 pub(super) struct Cluster {
     client: kube::Client,
+    namespaces: Vec<String>,
     source: Source,
     tasks: JoinSet<()>,
 }
@@ -80,10 +81,11 @@ impl Found {
                 let (trust, faults, owner) = (&state.trust, &state.faults, keys.owner().clone());
                 let roots = RootsWriter::new(client.clone(), Arc::clone(trust), Arc::clone(faults), owner);
                 let mut tasks = JoinSet::new();
-                tasks.spawn(roots.keep(namespaces));
+                tasks.spawn(roots.keep(namespaces.clone()));
                 tasks.spawn(keys.follow(Arc::clone(trust), Arc::clone(faults)));
                 Ok(Watched::Cluster(Box::new(Cluster {
                     client,
+                    namespaces,
                     source,
                     tasks,
                 })))
@@ -104,14 +106,15 @@ impl Watched {
     }
 
     /// Has a cluster's policies say what became of them, here and at the other replicas, whose admin endpoints have
-    /// this port.
+    /// the same port; and pods, that they lack what they are to have.
     pub(super) fn write_status(
         &mut self,
-        admin_port: u16,
+        args: &RunArgs,
         state: &State,
         store: &Arc<Store>,
         sidecars: &Arc<Sidecars>,
         standing: &Standings,
+        counts: &Counts,
     ) {
         if let Self::Cluster(cluster) = self {
             let writer = StatusWriter {
@@ -122,9 +125,18 @@ impl Watched {
                 standing: standing.clone(),
                 faults: Arc::clone(&state.faults),
                 replicas: Arc::clone(&state.replicas),
-                admin_port,
+                admin_port: args.admin.port(),
             };
-            cluster.tasks.spawn(writer.keep());
+            let own = args.webhook.settings.control_plane_namespace.clone();
+            let missed = Missed {
+                client: cluster.client.clone(),
+                namespaces: cluster.namespaces.clone(),
+                excluded: args.excluded_namespaces.iter().cloned().chain([own]).collect(),
+                replica: state.replicas.name().to_owned(),
+                counts: counts.clone(),
+                faults: Arc::clone(&state.faults),
+            };
+            cluster.tasks.spawn(writer.keep(missed));
         }
     }
 

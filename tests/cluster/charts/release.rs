@@ -13,7 +13,7 @@ use crate::kubectl::{Namespace, get, kubectl, kubectl_with, told, try_dry_run};
 use crate::programs::path;
 
 /// What a release's account may do, and what it may not, by what `kubectl auth can-i` asks.
-const RIGHTS: [(&str, bool); 22] = [
+const RIGHTS: [(&str, bool); 23] = [
     ("list pods --all-namespaces", true),
     ("watch endpointslices.discovery.k8s.io --all-namespaces", true),
     ("watch batchpolicies.jitney.dev --all-namespaces", true),
@@ -33,6 +33,7 @@ const RIGHTS: [(&str, bool); 22] = [
     ),
     ("patch mutatingwebhookconfigurations/jitney", true),
     ("get clusterroles/jitney-control-plane", true),
+    ("create events.events.k8s.io -n default", true),
     ("create configmaps -n default", false),
     ("get configmaps/jitney-roots-of-others -n default", false),
     ("list secrets -n released", false),

@@ -1,0 +1,79 @@
+//! The control plane as a program beside an API server, which it asks as the account of its chart: what becomes of
+//! pods without it.
+
+use std::process::{Child, Command, Stdio};
+
+use jitney_tests::wait;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::kubectl::kubectl;
+use crate::programs::path;
+
+mod away;
+
+/// One test at a time: a control plane writes into all namespaces.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// A control plane that runs until this is dropped.
+struct Plane {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Plane {
+    /// Starts one as `account` of `namespace`, which is its own.
+    fn start(namespace: &str, account: &str, more: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, of_account(namespace, account).to_string()).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let any = "127.0.0.1:0";
+        let child = Command::new(path("jitney-control-plane"))
+            .args(["run", "--source", "kubernetes", "--owner", "jitney-control-plane"])
+            .args(["--listen", any, "--admin", any, "--webhook", any])
+            .args(["--control-plane-namespace", namespace])
+            .args(more)
+            .arg("--state")
+            .arg(folder.path().join("state"))
+            .env("KUBECONFIG", kubeconfig)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    /// What it has said.
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Where it listens, in whose words.
+    async fn address(&self, what: &str) -> String {
+        let words = format!("{what} address=");
+        let said = || self.said().split_once(&words).map(|(_, rest)| rest.to_owned());
+        wait::until("it listens", || said().is_some()).await;
+        let rest = said().unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// How a pod reaches the API server that runs as this account, as a kubeconfig.
+fn of_account(namespace: &str, account: &str) -> Value {
+    let config = kubectl(&["config", "view", "--raw", "--minify", "--output=json"]);
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    let token = kubectl(&["create", "token", account, "--namespace", namespace]);
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    config["contexts"][0]["context"]["namespace"] = namespace.into();
+    config
+}

@@ -1,6 +1,7 @@
 //! The control plane as a program beside an API server, which it asks as the account of its chart: what becomes of
-//! pods without it.
+//! it without a right that it has there, and of pods without it.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use jitney_tests::wait;
@@ -11,6 +12,7 @@ use crate::kubectl::kubectl;
 use crate::programs::path;
 
 mod away;
+mod rights;
 
 /// One test at a time: a control plane writes into all namespaces.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -46,9 +48,17 @@ impl Plane {
         Self { child, folder }
     }
 
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
     /// What it has said.
     fn said(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+        std::fs::read_to_string(self.folder().join("log")).unwrap()
     }
 
     /// Where it listens, in whose words.

@@ -39,6 +39,15 @@ pub enum KeysError {
         #[source]
         cause: kube::Error,
     },
+    /// Nobody would hear of another replica's change.
+    #[error("Secret {namespace}/{SECRET} is not watched: {cause}")]
+    Watch {
+        /// Where it is.
+        namespace: String,
+        /// What was said.
+        #[source]
+        cause: watcher::Error,
+    },
     /// It is another one's.
     #[error("Secret {0}/{SECRET}: found no text at data[{KEY:?}]")]
     Foreign(String),
@@ -141,7 +150,11 @@ impl Keys {
                         self.seen = None;
                         self.keep(&trust).await
                     }
-                    Some(Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_)) => continue,
+                    Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => continue,
+                    Some(Err(cause)) => Err(KeysError::Watch {
+                        namespace: self.namespace.clone(),
+                        cause,
+                    }),
                     None => return,
                 },
             };

@@ -13,7 +13,7 @@ use crate::kubectl::{Namespace, get, kubectl, kubectl_with, told, try_dry_run};
 use crate::programs::path;
 
 /// What a release's account may do, and what it may not, by what `kubectl auth can-i` asks.
-const RIGHTS: [(&str, bool); 23] = [
+const RIGHTS: [(&str, bool); 25] = [
     ("list pods --all-namespaces", true),
     ("watch endpointslices.discovery.k8s.io --all-namespaces", true),
     ("watch batchpolicies.jitney.dev --all-namespaces", true),
@@ -35,6 +35,8 @@ const RIGHTS: [(&str, bool); 23] = [
     ("get clusterroles/jitney-control-plane", true),
     ("create events.events.k8s.io -n default", true),
     ("create configmaps -n default", false),
+    ("list mutatingwebhookconfigurations", false),
+    ("patch secrets/jitney-authority -n released", false),
     ("get configmaps/jitney-roots-of-others -n default", false),
     ("list secrets -n released", false),
     ("get secrets/jitney-authority -n default", false),

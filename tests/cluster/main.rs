@@ -24,4 +24,5 @@ mod plane;
 mod node;
 
 // With a node that nobody else changes.
+mod lifecycle;
 mod mesh;

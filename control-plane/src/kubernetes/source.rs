@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::debounce::{Debounce, Pace};
 use super::index::{Index, Kinds, Told};
 use super::table::Scope;
-use super::watch::{Complaint, News};
+use super::watch::{Complaint, News, Word};
 use crate::rollout::Rollouts;
 use crate::source::{Standing, Standings};
 
@@ -151,26 +151,36 @@ impl Taking {
         }
     }
 
-    fn take(&mut self, scope: &Scope, told: Result<Told, Complaint>) -> Option<Pace> {
-        let told = match told {
-            Ok(told) => told,
+    fn take(&mut self, scope: &Scope, said: Result<Word, Complaint>) -> Option<Pace> {
+        match said {
+            Ok(Word::Told(told)) => {
+                self.is_watched(told.kind());
+                let pace = match told {
+                    Told::Custom(..) => Pace::Edit,
+                    Told::Service(_) | Told::Slice(_) | Told::Pod(_) => Pace::Address,
+                };
+                self.index.lock().take(scope, told).then_some(pace)
+            }
+            Ok(Word::GoesOn(kind)) => {
+                self.is_watched(kind);
+                None
+            }
             Err(Complaint { kind, text }) => {
                 if self.complaints.get(kind) != Some(&text) {
                     tracing::error!("{text}");
                     self.complaints.insert(kind, text);
                     self.stand();
                 }
-                return None;
+                None
             }
-        };
-        let pace = match told {
-            Told::Custom(..) => Pace::Edit,
-            Told::Service(_) | Told::Slice(_) | Told::Pod(_) => Pace::Address,
-        };
-        if self.complaints.remove(told.kind()).is_some() {
+        }
+    }
+
+    /// There is nothing to say of the watch of a kind.
+    fn is_watched(&mut self, kind: &'static str) {
+        if self.complaints.remove(kind).is_some() {
             self.stand();
         }
-        self.index.lock().take(scope, told).then_some(pace)
     }
 
     fn push(&mut self, changed: Instant) {

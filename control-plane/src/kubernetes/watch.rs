@@ -1,6 +1,7 @@
 //! A watch of each kind, which goes on for as long as anybody listens.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -11,13 +12,23 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
 
 use super::index::{Kinds, Told};
 use super::table::{Event, Scope};
 
 /// What one watch tells, or why it tells nothing.
-pub(super) type News = (Scope, Result<Told, Complaint>);
+pub(super) type News = (Scope, Result<Word, Complaint>);
+
+/// What a watch tells that comes about.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// Something is another than before.
+    Told(Told),
+    /// It failed, and goes on: of this kind nothing has changed.
+    GoesOn(&'static str),
+}
 
 /// A watch that does not come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,10 +102,34 @@ async fn tell<K>(
     to: mpsc::Sender<News>,
 ) {
     let mut events = std::pin::pin!(events.default_backoff());
-    while let Some(event) = events.next().await {
-        let told = event
-            .map(|event| wrap(Box::new(event)))
-            .map_err(|error| complaint(kind, &error));
+    let (mut has_all, mut has_failed) = (false, false);
+    loop {
+        // One that goes on from where it was says nothing.
+        let wait = if has_all && has_failed {
+            LONGEST_BACKOFF
+        } else {
+            FOREVER
+        };
+        let told = match timeout(wait, events.next()).await {
+            Ok(Some(Ok(event))) => {
+                has_failed = false;
+                match &event {
+                    Event::Init => has_all = false,
+                    Event::InitDone => has_all = true,
+                    Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+                }
+                Ok(Word::Told(wrap(Box::new(event))))
+            }
+            Ok(Some(Err(error))) => {
+                has_failed = true;
+                Err(complaint(kind, &error))
+            }
+            Ok(None) => return,
+            Err(_) => {
+                has_failed = false;
+                Ok(Word::GoesOn(kind))
+            }
+        };
         if to.send((scope.clone(), told)).await.is_err() {
             return;
         }
@@ -135,3 +170,48 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// The label of pods that have a sidecar.
 const INJECTED: &str = "jitney.dev/injected=true";
+
+/// More than passes from one failure of a watch to the next: kube's back-off grows to 30 s, and varies.
+pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// Longer than any process runs.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+
+    /// What was said: of what is told nothing but that, of what is not the kind.
+    async fn said(news: &mut mpsc::Receiver<News>) -> Result<&'static str, &'static str> {
+        let (_, said) = news.recv().await.unwrap();
+        match said {
+            Ok(Word::Told(_)) => Ok("told"),
+            Ok(Word::GoesOn(kind)) => Ok(kind),
+            Err(complaint) => Err(complaint.kind),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_goes_on_after_a_failure_says_so() {
+        let ((tell_it, told), (to, mut news)) = (mpsc::channel(16), mpsc::channel(16));
+        let events = ReceiverStream::new(told);
+        let telling = tell::<Service>("services", Scope::All, events, Told::Service, to);
+        let telling = tokio::spawn(telling);
+        let failure = || Err(watcher::Error::NoResourceVersion);
+        tell_it.send(failure()).await.unwrap();
+        assert_eq!(said(&mut news).await, Err("services"));
+        // Nothing was listed yet: that nothing is said means nothing.
+        tokio::time::advance(10 * LONGEST_BACKOFF).await;
+        for event in [Ok(Event::Init), Ok(Event::InitDone), failure()] {
+            tell_it.send(event).await.unwrap();
+        }
+        for expected in [Ok("told"), Ok("told"), Err("services"), Ok("services")] {
+            assert_eq!(said(&mut news).await, expected);
+        }
+        tell_it.send(Ok(Event::Init)).await.unwrap();
+        assert_eq!(said(&mut news).await, Ok("told"));
+        drop(tell_it);
+        telling.await.unwrap();
+    }
+}

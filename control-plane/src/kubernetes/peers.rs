@@ -12,15 +12,16 @@ use http::header::HOST;
 use http::{Request, StatusCode};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::Client;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::objects::{self, SERVICE_NAME};
 use crate::status::{Count, Tally};
+
+mod whereabouts;
+
+use whereabouts::Whereabouts;
 
 /// The other replicas, and what each has said last.
 #[derive(Debug)]
@@ -29,9 +30,10 @@ pub(super) struct Peers {
     own: String,
     /// The port of the admin endpoint, the same at all of them.
     port: u16,
-    listed: Option<Instant>,
-    /// What is wrong with the listing.
-    unlisted: Option<String>,
+    /// Watched from the first look on.
+    whereabouts: Option<Whereabouts>,
+    /// Why it is not known who there is.
+    unknown: Option<String>,
     asked: Option<Instant>,
     heard: BTreeMap<SocketAddr, Heard>,
 }
@@ -71,8 +73,8 @@ impl Peers {
         Self {
             own: own.to_owned(),
             port,
-            listed: None,
-            unlisted: None,
+            whereabouts: None,
+            unknown: None,
             asked: None,
             heard: BTreeMap::new(),
         }
@@ -83,16 +85,16 @@ impl Peers {
     /// # Errors
     /// When some of them are not known, or have not answered for a while.
     pub(super) async fn look(&mut self, client: &Client) -> Result<(), String> {
-        if is_due(self.listed, LIST_EVERY) {
-            match list(client, self.port).await {
-                Ok(addresses) => {
-                    self.know(addresses);
-                    self.unlisted = None;
-                }
-                // Those that were known are asked on.
-                Err(error) => self.unlisted = Some(error),
+        let whereabouts = self
+            .whereabouts
+            .get_or_insert_with(|| Whereabouts::watch(client, self.port));
+        match whereabouts.look().await {
+            Ok(addresses) => {
+                self.know(addresses);
+                self.unknown = None;
             }
-            self.listed = Some(Instant::now());
+            // Those that were known are asked on.
+            Err(error) => self.unknown = Some(error),
         }
         if is_due(self.asked, ASK_EVERY) {
             self.ask().await;
@@ -139,7 +141,7 @@ impl Peers {
 
     /// Who has been silent for so long that it is more than a restart, or that nobody is known.
     fn fault(&self, now: Instant) -> Result<(), String> {
-        if let Some(error) = &self.unlisted {
+        if let Some(error) = &self.unknown {
             return Err(error.clone());
         }
         let mut silent = self.heard.iter().filter_map(|(address, heard)| {
@@ -202,32 +204,10 @@ async fn fetch(address: SocketAddr, before: Option<Arc<Tally>>) -> Result<Option
     answer
 }
 
-/// Where all replicas are, those that are not ready among them: they may have sidecars.
-async fn list(client: &Client, port: u16) -> Result<BTreeSet<SocketAddr>, String> {
-    let slices = Api::<EndpointSlice>::default_namespaced(client.clone());
-    let own = ListParams::default().labels(&format!("{SERVICE_NAME}={SERVICE}"));
-    // What the API server has in its memory is as good.
-    let own = own.match_any();
-    let listed = timeout(LIST_DEADLINE, slices.list(&own)).await;
-    let listed = listed.map_err(|_| "the API server does not answer".to_owned())?;
-    let listed = listed.map_err(|error| format!("EndpointSlices of {SERVICE}: {error}"))?;
-    let rows = listed.iter().filter_map(objects::slice);
-    let endpoints = rows.flat_map(|row| row.endpoints);
-    Ok(endpoints
-        .map(|endpoint| SocketAddr::new(endpoint.address, port))
-        .collect())
-}
-
 fn is_due(last: Option<Instant>, every: Duration) -> bool {
     last.is_none_or(|last| last.elapsed() >= every)
 }
 
-/// The Service of all replicas, as the chart names it.
-const SERVICE: &str = "jitney-control-plane";
-
-/// How often it is asked who there is.
-const LIST_EVERY: Duration = Duration::from_secs(5);
-const LIST_DEADLINE: Duration = Duration::from_secs(2);
 /// How often each replica is asked what it counts.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long one may take: a status waits for it.

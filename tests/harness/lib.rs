@@ -7,6 +7,7 @@ pub mod wait;
 // The three ends of a test: who calls, what is tested, who answers.
 pub mod caller;
 pub mod control_plane;
+pub mod fleet;
 pub mod flood;
 mod foreign;
 pub mod frames;
@@ -15,6 +16,7 @@ mod process;
 pub mod programs;
 pub mod proxy;
 pub mod upstream;
+pub mod usage;
 mod wiretap;
 
 pub mod model;

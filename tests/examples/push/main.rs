@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-mod fleet;
+use jitney_tests::fleet::{Common, Fleet, Member, Seen};
+use tokio::time::Instant;
+
 mod plane;
 
-use fleet::Fleet;
 use plane::Plane;
 
 /// What changes.
@@ -35,11 +36,36 @@ impl Times {
     }
 }
 
-fn measure(plane: &Plane, fleet: &Fleet, change: Change) -> anyhow::Result<Times> {
+/// Whether a sidecar runs what is there after so many changes of each kind.
+fn runs(seen: &Seen<'_>, changes: [usize; 2]) -> bool {
+    let inbound = seen.pushed.inbound(seen.workload).policy;
+    let size = inbound.routes().first().map(|route| route.limits.max_size);
+    let newest = format!("10.0.1.{}", changes[1] + 1);
+    let reached = seen.pushed.outbound("shop/orders");
+    let mut endpoints = reached.iter().flat_map(|(to, _)| &to.endpoints);
+    size == Some(changes[0] + 1) && endpoints.any(|reached| *reached.endpoint.host == newest)
+}
+
+fn start(count: usize, plane: &Plane) -> anyhow::Result<Fleet> {
+    let common = Common {
+        control_plane: format!("https://{}", plane.address),
+        roots: plane.folder.path().join("state/roots.pem"),
+        any_backend: false,
+    };
+    let member = |number: usize| {
+        let (node, token) = (format!("users-{number}"), plane.token(number)?);
+        Ok(Member { node, token })
+    };
+    let members = (0..count).map(member).collect::<anyhow::Result<Vec<_>>>()?;
+    Fleet::start(&common, &members, |seen| runs(seen, [0, 0]))
+}
+
+fn measure(plane: &Plane, fleet: &Fleet, count: usize, change: Change) -> anyhow::Result<Times> {
     let mut took = Vec::new();
     for _ in 0..CHANGES {
-        let (goal, since) = plane.change(change)?;
-        took.extend(fleet.all_applied(goal, since)?);
+        let goal = plane.next(change);
+        fleet.expect(move |seen| runs(seen, goal));
+        took.extend(fleet.met(count, plane.change(goal)?)?);
     }
     took.sort_unstable();
     Ok(Times(took))
@@ -47,13 +73,13 @@ fn measure(plane: &Plane, fleet: &Fleet, change: Change) -> anyhow::Result<Times
 
 fn run(count: usize) -> anyhow::Result<()> {
     let plane = Plane::start(count)?;
-    let empty = plane.resident()?;
-    let fleet = Fleet::start(count, &plane)?;
-    let connected = fleet.all_connected()?;
-    let held = plane.resident()?;
+    let (empty, began) = (plane.usage()?.resident, Instant::now());
+    let fleet = start(count, &plane)?;
+    let connected = fleet.met(count, began)?.pop().unwrap_or_default();
+    let held = plane.usage()?.resident;
     let idle = plane.idle_cpu(IDLE)?;
-    let policy = measure(&plane, &fleet, Change::Policy)?;
-    let endpoint = measure(&plane, &fleet, Change::Endpoint)?;
+    let policy = measure(&plane, &fleet, count, Change::Policy)?;
+    let endpoint = measure(&plane, &fleet, count, Change::Endpoint)?;
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -64,7 +90,7 @@ fn run(count: usize) -> anyhow::Result<()> {
         policy.percentile(100),
         endpoint.percentile(50),
         endpoint.percentile(99),
-        plane.resident()? >> 20,
+        plane.usage()?.resident >> 20,
         (held - empty) / count as u64 / 1024,
     )?;
     Ok(())

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -12,6 +11,7 @@ use clap::Parser as _;
 use jitney_api::Workload;
 use jitney_control_plane::config::Cli;
 use jitney_control_plane::identity::{Folder, Tokens};
+use jitney_tests::usage::Usage;
 use tokio::time::Instant;
 
 use crate::Change;
@@ -78,39 +78,33 @@ impl Plane {
         Ok(file)
     }
 
-    /// Changes a file; gives what sidecars are to have then, and the time at which it was changed.
-    pub(crate) fn change(&self, change: Change) -> anyhow::Result<([usize; 2], Instant)> {
+    /// How often each thing will have been changed when this one is once more.
+    pub(crate) fn next(&self, change: Change) -> [usize; 2] {
         let mut changes = self.changes.lock().expect("nobody panicked with it");
         changes[change as usize] += 1;
-        let partial = self.folder.path().join("partial");
-        fs::write(&partial, mesh(*changes))?;
-        let since = Instant::now();
-        fs::rename(partial, self.folder.path().join("mesh.yaml"))?;
-        Ok((*changes, since))
+        *changes
     }
 
-    /// Bytes in memory.
-    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
-        let pages = fs::read_to_string(self.proc().join("statm"))?;
-        let pages = pages.split(' ').nth(1).context("statm has a second number")?;
-        Ok(pages.parse::<u64>()? * 4096)
+    /// Changes a file so that each thing has been changed so often; gives the time at which it was changed.
+    pub(crate) fn change(&self, changes: [usize; 2]) -> anyhow::Result<Instant> {
+        let partial = self.folder.path().join("partial");
+        fs::write(&partial, mesh(changes))?;
+        let since = Instant::now();
+        fs::rename(partial, self.folder.path().join("mesh.yaml"))?;
+        Ok(since)
+    }
+
+    /// What it has taken so far.
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
+        Usage::of(self.child.id())
     }
 
     /// Percent of a core that it takes while nothing changes.
     pub(crate) fn idle_cpu(&self, time: Duration) -> anyhow::Result<f64> {
-        let ticks = || -> anyhow::Result<f64> {
-            let stat = fs::read_to_string(self.proc().join("stat"))?;
-            let (_, rest) = stat.rsplit_once(')').context("stat has a name")?;
-            let fields = rest.split_whitespace().skip(11).take(2);
-            fields.map(|field| Ok(field.parse::<f64>()?)).sum()
-        };
-        let before = ticks()?;
+        let before = self.usage()?.processor;
         std::thread::park_timeout(time);
-        Ok((ticks()? - before) / time.as_secs_f64())
-    }
-
-    fn proc(&self) -> std::path::PathBuf {
-        Path::new("/proc").join(self.child.id().to_string())
+        let took = self.usage()?.processor.saturating_sub(before);
+        Ok(100.0 * took.as_secs_f64() / time.as_secs_f64())
     }
 }
 

@@ -84,6 +84,24 @@ pub(crate) fn apply(object: &Value) {
     let _applied = succeeded(try_apply(object));
 }
 
+/// Creates many objects at once, in this order; each can be changed by [`apply`].
+#[track_caller]
+pub(crate) fn create(objects: &[Value]) {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    let _created = kubectl_with(&["create", "--save-config", "--filename", "-"], &list.to_string());
+}
+
+/// How a pod with a service account reaches the API server, as a kubeconfig.
+#[track_caller]
+pub(crate) fn config_of(namespace: &str, account: &str) -> Value {
+    let config = kubectl(&["config", "view", "--raw", "--minify", "--output=json"]);
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    let token = kubectl(&["create", "token", account, "--namespace", namespace]);
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    config["contexts"][0]["context"]["namespace"] = namespace.into();
+    config
+}
+
 /// As [`apply`]; gives what was said when it was refused.
 #[track_caller]
 pub(crate) fn refused(object: &Value) -> String {

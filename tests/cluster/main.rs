@@ -20,6 +20,9 @@ mod charts;
 // With an API server that nobody else changes.
 mod plane;
 
+// With nodes and pods that run nothing.
+mod scale;
+
 // With a node.
 mod node;
 

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 
 use jitney_tests::wait;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::RELEASE;
 use crate::api::chart::installed;
 use crate::helm::{chart, helm};
-use crate::kubectl::{Namespace, get, kubectl, kubectl_with, told, try_dry_run};
+use crate::kubectl::{Namespace, config_of, get, kubectl, kubectl_with, told, try_dry_run};
 use crate::programs::path;
 
 /// What a release's account may do, and what it may not, by what `kubectl auth can-i` asks.
@@ -133,7 +133,11 @@ fn check_pod(namespace: &Namespace) {
 async fn believe() -> String {
     let folder = tempfile::tempdir().unwrap();
     let (kubeconfig, log) = (folder.path().join("kubeconfig"), folder.path().join("log"));
-    std::fs::write(&kubeconfig, of_account().to_string()).unwrap();
+    std::fs::write(
+        &kubeconfig,
+        config_of(RELEASED, "jitney-control-plane").to_string(),
+    )
+    .unwrap();
     let log_file = std::fs::File::create(&log).unwrap();
     let any = "127.0.0.1:0";
     let child = Command::new(path("jitney-control-plane"))
@@ -195,16 +199,6 @@ impl Drop for Running {
         drop(self.0.kill());
         drop(self.0.wait());
     }
-}
-
-/// How a pod of the release reaches the API server, as a kubeconfig.
-fn of_account() -> Value {
-    let config = kubectl(&["config", "view", "--raw", "--minify", "--output=json"]);
-    let mut config: Value = serde_json::from_str(&config).unwrap();
-    let token = kubectl(&["create", "token", "jitney-control-plane", "--namespace", RELEASED]);
-    config["users"][0]["user"] = json!({"token": token.trim()});
-    config["contexts"][0]["context"]["namespace"] = RELEASED.into();
-    config
 }
 
 /// How long the API server waits for the webhooks, and whom it believes: the same of all.

@@ -88,11 +88,7 @@ YAML
 
 # What every node is the same for: where pods go, and which API they are told of.
 start_controllers() {
-  local busy=(--kube-api-qps=500 --kube-api-burst=1000 --leader-elect=false --bind-address=127.0.0.1)
-  run kube-controller-manager kube-controller-manager --kubeconfig="$KUBECONFIG" "${busy[@]}" \
-    --allocate-node-cidrs=true --cluster-cidr="$pods" --root-ca-file="$pki/ca.crt" \
-    --service-account-private-key-file="$pki/accounts.key" \
-    --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key"
+  start_controller_manager --allocate-node-cidrs=true --cluster-cidr="$pods"
   run kube-scheduler kube-scheduler --kubeconfig="$KUBECONFIG" "${busy[@]}"
 }
 
@@ -128,4 +124,4 @@ start_controllers
 start_dns
 start_node node-a "$address"
 await "node-a is ready" node_ready node-a
-await "accounts are there" kubectl get serviceaccount default
+accounts_are_there

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use jitney_api::push::{Conflict, Resources};
 use jitney_api::{Diagnostic, Workload};
 use kube::{Client, Config};
@@ -49,7 +51,9 @@ pub enum SourceError {
 /// # Errors
 /// When neither says it, or what they say is of no use.
 pub async fn connect() -> Result<Client, SourceError> {
-    let config = Config::infer().await.map_err(SourceError::Unknown)?;
+    let mut config = Config::infer().await.map_err(SourceError::Unknown)?;
+    // Who looks for what loads an API server finds it by this.
+    config.headers.push((USER_AGENT, AGENT));
     tracing::info!(server = %config.cluster_url, "the source is a cluster");
     Client::try_from(config).map_err(SourceError::Client)
 }
@@ -258,6 +262,10 @@ impl Taking {
         standing
     }
 }
+
+/// What this calls itself in its requests.
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("jitney-control-plane/", env!("CARGO_PKG_VERSION")));
 
 /// What watches may tell before they wait for it to be taken in.
 const QUEUE: usize = 1024;

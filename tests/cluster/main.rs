@@ -4,6 +4,10 @@
     reason = "a panic is how a test fails, in its helper functions too"
 )]
 
+/// As both programs have it: a thousand sidecars are in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod helm;
 mod kubectl;
 mod programs;

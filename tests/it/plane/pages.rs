@@ -10,6 +10,7 @@ use super::process::{Plane, SHOP, ask, ended};
 #[test]
 fn every_page_answers_as_it_should() {
     let plane = Plane::start(&[]);
+    plane.until("its source was read", |_| plane.get("/ready").status == 200);
     for (method, path, expected) in [
         ("GET", "/", 200),
         ("GET", "/ready", 200),

@@ -1,3 +1,5 @@
+//! What callers see of a connection, with and without hyper.
+
 use super::*;
 
 use http::{Request, Response};

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use jitney_tests::wait;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Mutex;
 
-use crate::kubectl::kubectl;
+use crate::kubectl::config_of;
 use crate::programs::path;
 
 mod away;
@@ -28,7 +28,7 @@ impl Plane {
     fn start(namespace: &str, account: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, of_account(namespace, account).to_string()).unwrap();
+        std::fs::write(&kubeconfig, config_of(namespace, account).to_string()).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let any = "127.0.0.1:0";
         let child = Command::new(path("jitney-control-plane"))
@@ -76,14 +76,4 @@ impl Drop for Plane {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-/// How a pod reaches the API server that runs as this account, as a kubeconfig.
-fn of_account(namespace: &str, account: &str) -> Value {
-    let config = kubectl(&["config", "view", "--raw", "--minify", "--output=json"]);
-    let mut config: Value = serde_json::from_str(&config).unwrap();
-    let token = kubectl(&["create", "token", account, "--namespace", namespace]);
-    config["users"][0]["user"] = json!({"token": token.trim()});
-    config["contexts"][0]["context"]["namespace"] = namespace.into();
-    config
 }

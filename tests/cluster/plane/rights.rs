@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{ALONE, Plane};
 use crate::api::chart::installed;
 use crate::helm::{chart, helm};
-use crate::kubectl::{Namespace, apply, succeeded};
+use crate::kubectl::{Namespace, apply, kubectl, succeeded};
 use crate::programs::{control_plane, path};
 
 /// One verb on one sort of objects.
@@ -58,6 +58,15 @@ async fn without_any_one_right_it_says_what_it_may_not_do() {
             silent.push(format!("{right:?}:\n{said}"));
         }
     }
+    // It would be missed by others, too.
+    let bare = ["pod", "bare", "--namespace", "default"];
+    kubectl(
+        &[
+            &["delete", "--grace-period=0", "--force", "--ignore-not-found"],
+            &bare[..],
+        ]
+        .concat(),
+    );
     assert!(silent.is_empty(), "{}", silent.join("\n"));
 }
 

@@ -131,7 +131,9 @@ pub struct RunArgs {
     )]
     pub token_file: PathBuf,
 
-    /// Where to keep what the control plane said last, for a start while it is away.
+    /// Where to keep what the control plane said last, and this sidecar's private key and certificate (identity.pem),
+    /// for a start while it is away. The folder is to be this user's alone (mode 0700, as it is made when it is not
+    /// there): in one that others may enter no key is kept, nor used.
     #[arg(
         long,
         env = "JITNEY_SNAPSHOT",

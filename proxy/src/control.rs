@@ -1,7 +1,7 @@
 //! The sidecar's end of the control plane: who this sidecar is, what it is pushed, and what it says to
 //! that. In a thread of its own, so that reading a policy never holds up a call.
 //!
-//! [`Control::new`] brings back the last good set from disk; [`Control::start`] keeps one stream open for as
+//! [`Control::new`] brings back the last good set from disk, and who this sidecar was; [`Control::start`] keeps one stream open for as
 //! long as the process lives: over mTLS, with a certificate that it renews, to whichever of the control planes answers.
 //! What comes is put in force through [`Force`] before it is acknowledged.
 
@@ -63,7 +63,7 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// Roots to begin with, PEM; what is pushed takes their place until the file is changed.
     pub trust_bundle: PathBuf,
-    /// Where the last good set is kept.
+    /// Where the last good set is kept, and the key and certificate of this sidecar.
     pub snapshot: Option<PathBuf>,
     /// Calls may go to any backend: all of them are asked for, and not only those that listeners name.
     pub any_backend: bool,
@@ -135,8 +135,11 @@ impl Control {
         let disk = settings.snapshot.clone().map(Disk::new);
         let mut duty = Duty::new(&settings, force, Arc::clone(&standing), metrics.clone());
         if let Some(disk) = &disk {
-            disk.sweep(SystemTime::now());
+            let now = SystemTime::now();
+            disk.sweep(now);
             duty.restore(disk, &trust);
+            identity.bring_back(&trust, now);
+            duty.begin(identity.id().map(|id| &id.workload));
         }
         let session = Session {
             identity,

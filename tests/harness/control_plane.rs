@@ -209,7 +209,8 @@ impl TestControlPlane {
 /// Whether a folder holds a snapshot: not one that is being written, whose name begins with a dot.
 pub fn is_kept(folder: &Path) -> bool {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    files
-        .map(|file| file.file_name())
-        .any(|name| !name.to_string_lossy().starts_with('.'))
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names
+        .into_iter()
+        .any(|name| name.ends_with(".snapshot") && !name.starts_with('.'))
 }

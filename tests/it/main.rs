@@ -41,6 +41,7 @@ mod plane;
 mod policy_files;
 mod pushed;
 mod redirect;
+mod restarting;
 mod rollout;
 mod strictness;
 mod succession;

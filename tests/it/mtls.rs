@@ -1,5 +1,8 @@
 //! Connections between sidecars: secured, and nobody can tell.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
 use http::Version;
 use jitney_tests::caller::{get, raw, request};
 use jitney_tests::{
@@ -261,9 +264,13 @@ async fn without_a_certificate_calls_are_bare_where_that_is_allowed() {
         let snapshot = mesh.plane.folder().join("snapshots/users-1");
         wait::until("it is on disk", || control_plane::is_kept(&snapshot)).await;
         mesh.plane.kill();
-        // A key is in memory only: whoever starts without a control plane has none.
         drop(mesh.callee);
+        // What others may have read is no key any more: whoever starts without a control plane has none then.
+        let key = snapshot.join("identity.pem");
+        fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
         mesh.callee = start(&mesh.plane, "users", "users-1").await;
+        let told = "reason=\"others than its owner have access to the file, whose mode is 644";
+        assert!(mesh.callee.log().contains(told), "{}", mesh.callee.log());
         let answer = get(mesh.caller.address, "/after").await.unwrap();
         assert_eq!(answer.status, status, "{backend}: {}", answer.text());
         assert_eq!(mesh.wire.has(b"/after"), status == 200);

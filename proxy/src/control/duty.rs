@@ -14,6 +14,7 @@ use tokio::time::Instant;
 mod batches;
 mod delta;
 mod refused;
+mod restore;
 mod tally;
 
 use super::complaints::Complaints;
@@ -127,66 +128,22 @@ impl Duty {
         }
     }
 
-    /// Puts in force what was kept on disk, if there is something.
-    pub(super) fn restore(&mut self, disk: &Disk, trust: &Trust) {
-        let Some(snapshot) = disk.load() else {
-            return;
-        };
-        let Ok(workload) = snapshot.workload.parse() else {
-            return;
-        };
-        self.workload = Some(workload);
-        for kind in Kind::ALL {
-            let of_kind = snapshot
-                .resources
-                .iter()
-                .filter(|kept| kept.type_url == kind.type_url());
-            let changes = of_kind.map(|kept| Change::Set {
-                name: kept.name.clone(),
-                version: kept.version.clone(),
-                content: kept.content.clone(),
-            });
-            let mut delta = Delta::remembered(kind, changes.collect());
-            if kind == Kind::TrustBundle {
-                each_bundle(&mut delta, |bundle| trust.remember(bundle));
-            }
-            self.assembly.take(&mut delta);
-            self.hold(&delta);
-        }
-        for ((kind, name), (version, _)) in &self.held {
-            self.subscriber.hold(*kind, name, version);
-        }
-        let known = self.held.keys().filter(|(kind, _)| *kind == Kind::Backend);
-        self.known = known.map(|(_, name)| name.clone()).collect();
-        self.ask();
-        self.assembly.expect_nothing();
-        self.is_unsaved = false;
-        let applied = self.apply();
-        self.complain();
-        match applied {
-            Ok(()) => {
-                self.standing.lock().from_snapshot = true;
-                self.show();
-                tracing::info!(resources = self.held.len(), "the last good set is back from disk");
-            }
-            Err(reason) => {
-                tracing::error!(reason, "the last good set is not in force");
-                self.retry_at = Some(Instant::now() + RETRY);
-            }
-        }
-    }
-
     /// A stream was opened for a workload: what is said next is what is wanted and what is held.
     pub(super) fn open(&mut self, workload: &Workload) {
+        self.serve(workload);
+        self.refused.clear();
+        // Of what has changed since the last stream.
+        self.complain();
+        self.subscriber.open();
+    }
+
+    /// Keeps nothing that is another workload's.
+    fn serve(&mut self, workload: &Workload) {
         if let Some(other) = self.workload.as_ref().filter(|other| *other != workload) {
             tracing::warn!(%workload, %other, "what was kept on disk is another workload's, and is dropped");
             self.forget();
         }
         self.workload = Some(workload.clone());
-        self.refused.clear();
-        // Of what has changed since the last stream.
-        self.complain();
-        self.subscriber.open();
     }
 
     fn forget(&mut self) {

@@ -1,5 +1,5 @@
-//! Who this sidecar is: a key that never leaves its memory, but for that of the process that takes its place,
-//! and a certificate that says whose it is.
+//! Who this sidecar is: a key, and a certificate that says whose it is. The key leaves its memory for that of the
+//! process that takes its place, and for the folder of --snapshot, where there is one.
 
 use std::fs;
 use std::io;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 mod claimed;
+mod kept;
 mod renewal;
 
 use jitney_api::SpiffeId;
@@ -22,10 +23,12 @@ use rustls_pki_types::CertificateDer;
 
 use super::channel::{Channel, ControlPlaneUrl};
 use super::session::Broken;
+use super::snapshot::Disk;
 use super::trust::Trust;
 use super::{Papers, Settings, Shared, SharedPapers};
 use crate::mtls::{Credentials, Mesh, spiffe_id};
 use claimed::claimed;
+use kept::{Claim, Kept};
 use renewal::Renewal;
 
 /// The certificate, and how to get another.
@@ -38,6 +41,8 @@ pub(super) struct Identity {
     mesh: Mesh,
     papers: SharedPapers,
     present: Option<Held>,
+    /// Where it outlives the process.
+    kept: Option<Kept>,
     /// Of the request under way: a token is good for one key, and its answer may get lost.
     next_key: Option<KeyPair>,
     /// How often in a row the certificate may have been turned away, although its time is not up.
@@ -88,6 +93,7 @@ impl Identity {
             mesh,
             papers: Arc::clone(&settings.papers),
             present: None,
+            kept: settings.snapshot.clone().map(Disk::new).map(Kept::new),
             next_key: None,
             turned_away: 0,
             planes: settings.urls.len(),
@@ -116,12 +122,58 @@ impl Identity {
                     tracing::warn!(reason, "the roots of the process before this one are not used");
                 }
                 self.hold(held, trust);
+                self.keep();
                 self.compare_token();
             }
             Err(reason) => tracing::warn!(
                 reason,
                 "the certificate of the process before this one is not used"
             ),
+        }
+    }
+
+    /// Goes on with what is kept on disk, unless there is a process before this one to go on as.
+    pub(super) fn bring_back(&mut self, trust: &Trust, now: SystemTime) {
+        let Some(kept) = self.kept.as_ref().filter(|_| self.present.is_none()) else {
+            return;
+        };
+        let token = self.token().ok();
+        let claim = Claim {
+            node: &self.node,
+            workload: token.and_then(|token| claimed(&token)),
+        };
+        let held = kept
+            .load(&claim, trust, now)
+            .map_err(|refusal| refusal.to_string())
+            .and_then(|found| {
+                let held = found.map(|(signed, key)| Held::of(signed, key)).transpose();
+                held.map_err(|error| error.to_string())
+            });
+        match held {
+            Ok(None) => {}
+            Ok(Some(held)) => {
+                tracing::info!(identity = %held.credentials.id, "the certificate is back from disk");
+                self.hold(held, trust);
+            }
+            Err(reason) => {
+                let file = kept.file();
+                tracing::warn!(file = %file.display(), reason, "the certificate that was kept is not used");
+            }
+        }
+    }
+
+    /// Has the certificate outlive the process.
+    fn keep(&self) {
+        let (Some(kept), Some(held)) = (&self.kept, &self.present) else {
+            return;
+        };
+        if let Err(reason) = kept.save(&self.node, &held.credentials) {
+            let file = kept.file();
+            tracing::warn!(
+                file = %file.display(),
+                %reason,
+                "the certificate is not kept: a start while the control plane is away begins without"
+            );
         }
     }
 
@@ -235,6 +287,7 @@ impl Identity {
         tracing::info!(identity = %held.credentials.id, "certificate received");
         self.next_key = None;
         self.hold(held, trust);
+        self.keep();
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! The last good set on disk, so that a sidecar that restarts serves while the control plane is away.
 //!
 //! One file, named by the hash of what it holds, beside which another is written and then takes its place:
-//! what is read is always whole. Keys and tokens are not in it.
+//! what is read is always whole. Keys and tokens are not in it; who the sidecar is lies beside it
+//! (`identity/kept.rs`).
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -23,15 +25,46 @@ impl Disk {
         Self { folder }
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes the folder, if it is not there, for nobody but this user.
+    pub(super) fn make(&self) -> io::Result<()> {
+        if let Some(parent) = self.folder.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(&self.folder) {
+            Err(_) if self.folder.is_dir() => Ok(()),
+            made => made,
+        }
+    }
+
     /// Replaces what is kept. Returns when it is on the disk.
     pub(super) fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
+        self.make()?;
         let content = snapshot.encode_to_vec();
-        let name = format!("{}{SUFFIX}", Version::of(&content));
-        let path = self.folder.join(&name);
+        let path = self.replace(&format!("{}{SUFFIX}", Version::of(&content)), &content)?;
+        for other in self.files()?.into_iter().filter(|other| *other != path) {
+            fs::remove_file(other)?;
+        }
+        self.sync()
+    }
+
+    /// Has a file of this name hold this and nothing else, for nobody but this user to read. It is on the disk
+    /// after [`Disk::sync`].
+    pub(super) fn replace(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+        let path = self.folder.join(name);
         let partial = self.folder.join(format!(".{name}.{}", std::process::id()));
-        let written = File::create(&partial).and_then(|mut file| {
-            file.write_all(&content)?;
+        // Of a process with the same number. Who may read a file is settled when it is made.
+        drop(fs::remove_file(&partial));
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial);
+        let written = made.and_then(|mut file| {
+            file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&partial, &path)
         });
@@ -39,10 +72,10 @@ impl Disk {
             // The disk is full, most likely, and this is no use to anybody.
             drop(fs::remove_file(&partial));
         }
-        written?;
-        for other in self.files()?.into_iter().filter(|other| *other != path) {
-            fs::remove_file(other)?;
-        }
+        written.map(|()| path)
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
     }
 
@@ -93,10 +126,15 @@ impl Disk {
 fn is_partial(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.and_then(|name| name.strip_prefix('.')?.rsplit_once('.'));
-    name.is_some_and(|(name, process)| name.ends_with(SUFFIX) && process.parse::<u32>().is_ok())
+    name.is_some_and(|(name, process)| {
+        (name.ends_with(SUFFIX) || name == IDENTITY) && process.parse::<u32>().is_ok()
+    })
 }
 
 const SUFFIX: &str = ".snapshot";
+
+/// The file that says who the sidecar is.
+pub(super) const IDENTITY: &str = "identity.pem";
 
 /// When nobody writes a file any more.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
@@ -137,13 +175,15 @@ mod tests {
         // Of a process that ended while it wrote.
         let half = folder.path().join(".half.snapshot.7");
         fs::write(&half, b"half").unwrap();
+        let half_key = folder.path().join(".identity.pem.7");
+        fs::write(&half_key, b"half").unwrap();
         fs::write(folder.path().join(".gitignore"), b"").unwrap();
         assert_eq!(disk.load(), Some(snapshot("shop/users")));
         disk.sweep(SystemTime::now());
         assert!(half.exists(), "somebody may be writing it");
         disk.sweep(SystemTime::now() + 2 * LEFT_BEHIND);
         let left = fs::read_dir(folder.path()).unwrap().count();
-        assert!(!half.exists() && left == 2, "{left}");
+        assert!(!half.exists() && !half_key.exists() && left == 2, "{left}");
         assert_eq!(disk.load(), Some(snapshot("shop/users")));
     }
 }

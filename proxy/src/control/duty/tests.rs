@@ -169,6 +169,7 @@ impl Mesh {
         (self.duty, self.world, self.trust) = sidecar(self.folder.path());
         self.take(taken);
         self.duty.restore(&disk, &self.trust);
+        self.duty.begin(None);
     }
 
     /// These addresses are somebody else's from now on, and no others.

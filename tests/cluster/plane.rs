@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use jitney_tests::wait;
-use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::kubectl::config_of;

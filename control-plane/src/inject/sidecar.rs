@@ -32,7 +32,8 @@ pub(crate) fn volumes() -> Vec<Value> {
     }});
     vec![
         json!({"name": IDENTITY, "projected": {"sources": [token, roots]}}),
-        json!({"name": STATE, "emptyDir": {}}),
+        // The sidecar's key is in it, which is to be on no disk.
+        json!({"name": STATE, "emptyDir": {"medium": "Memory", "sizeLimit": STATE_SIZE}}),
     ]
 }
 
@@ -163,5 +164,9 @@ const AUDIENCE: &str = "jitney.dev";
 const TOKEN_SECONDS: u32 = 3600;
 /// The ConfigMap with the roots of the mesh, in each namespace.
 const ROOTS: &str = "jitney-roots";
+/// The most that a sidecar may keep: what it was pushed last, about 200 bytes for each endpoint that it may call, twice
+/// while it is replaced, so that of 50,000 endpoints; and 2 KiB of key and certificate. What is not used costs nothing,
+/// what is counts as the sidecar's memory.
+const STATE_SIZE: &str = "32Mi";
 /// How long a sidecar may take to hear from the control plane before it is started anew.
 const STARTING_SECONDS: u32 = 120;

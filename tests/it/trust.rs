@@ -130,15 +130,20 @@ async fn a_control_plane_that_is_another_ones_is_not_believed() {
     );
     assert!(proxy.log().contains(&told), "{}", proxy.log());
     // And so does who is not believed.
-    let status = plane.page("/status").await;
-    let warnings = status["warnings"].as_array().unwrap().iter();
-    let told = warnings.filter_map(|told| {
-        told.as_str()
-            .filter(|told| told.contains("lately, the last with 127.0.0.1:"))
-    });
-    let told: Vec<&str> = told.collect();
-    assert!(told[0].contains("--trust-bundle"), "{status:#}");
-    assert_eq!(told.len(), 1);
+    let told = async || {
+        let status = plane.page("/status").await;
+        let warnings = status["warnings"].as_array().unwrap().iter();
+        let told = warnings.filter_map(|told| told.as_str().map(str::to_owned));
+        let told = told.filter(|told| told.contains("lately, the last with 127.0.0.1:"));
+        told.collect::<Vec<_>>()
+    };
+    // It hears of the refusal after the one who refuses.
+    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    while told().await.is_empty() && tokio::time::Instant::now() < end {
+        tokio::task::yield_now().await;
+    }
+    let told = told().await;
+    assert!(told.len() == 1 && told[0].contains("--trust-bundle"), "{told:?}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::wire::Wire;
+pub(crate) use framing::decimal;
 use framing::{Follower, Rule};
 
 /// What the reading side knows and the serving side asks, call by call.

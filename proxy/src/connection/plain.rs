@@ -81,7 +81,6 @@ pub(super) async fn serve<S: Serve>(
             Answered::Written => {}
             Answered::InPart(rest) => wire.finish(*rest).await?,
             Answered::Not => return Ok(Some(wire.after(&call, serving))),
-            Answered::Otherwise(serving) => return Ok(Some(wire.after(&call, serving))),
         }
     }
 }
@@ -102,10 +101,8 @@ enum Answered {
     Written,
     /// This is not written yet.
     InPart(Box<(Bytes, Body)>),
-    /// The connection is to end first.
+    /// The connection is to end first, or the reply is one for hyper.
     Not,
-    /// The reply is one for hyper.
-    Otherwise(Serving),
 }
 
 struct Plain<'s, S> {
@@ -169,11 +166,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<'_, S> {
         })
     }
 
-    /// Waits for the reply to a call, and writes it.
+    /// Waits for the reply to a call, and writes it. One for hyper is what is served from then on.
     async fn answer(&mut self, serving: &mut Serving, seat: &Seat) -> io::Result<Answered> {
         poll_fn(|cx| {
             if let Poll::Ready(reply) = serving.as_mut().poll(cx) {
-                return Poll::Ready(self.write(cx, reply));
+                return Poll::Ready(self.write(cx, reply, serving));
             }
             if seat.is_closing() {
                 return Poll::Ready(Ok(Answered::Not));
@@ -188,11 +185,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<'_, S> {
     }
 
     /// Writes as much of a reply as can be written now.
-    fn write(&mut self, cx: &mut Context<'_>, reply: Reply) -> io::Result<Answered> {
+    fn write(&mut self, cx: &mut Context<'_>, reply: Reply, serving: &mut Serving) -> io::Result<Answered> {
         OUTGOING.with_borrow_mut(|out| {
             out.clear();
             let Some(pieces) = reply::encode(&reply, out) else {
-                return Ok(Answered::Otherwise(Box::pin(std::future::ready(reply))));
+                *serving = Box::pin(std::future::ready(reply));
+                return Ok(Answered::Not);
             };
             if out.len() + pieces.iter().map(Bytes::len).sum::<usize>() > WHOLE {
                 let head = Bytes::copy_from_slice(out);

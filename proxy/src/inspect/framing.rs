@@ -190,7 +190,8 @@ fn named(line: &[u8], name: &[u8]) -> bool {
     line.len() >= name.len() && line[..name.len()].eq_ignore_ascii_case(name)
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
+/// `1*DIGIT` (RFC 9110 section 8.6).
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

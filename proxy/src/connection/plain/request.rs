@@ -12,6 +12,7 @@ use memchr::memchr;
 
 use super::WHOLE;
 use crate::body::Body;
+use crate::inspect::decimal;
 
 /// More than these are hyper's to take or to refuse.
 const FIELDS: usize = 32;
@@ -63,7 +64,7 @@ fn plain(read: &Bytes, head: &httparse::Request<'_, '_>) -> Option<(Request<Body
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = headers;
-    (length <= WHOLE).then_some((request, length))
+    Some((request, length))
 }
 
 /// A target in origin-form. The URI type drops a fragment, which is to be refused.
@@ -82,7 +83,7 @@ fn fields_of(read: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         match name {
-            CONTENT_LENGTH if length.replace(decimal(field.value)?).is_some() => return None,
+            CONTENT_LENGTH if length.replace(content_length(field.value)?).is_some() => return None,
             CONNECTION if !field.value.eq_ignore_ascii_case(b"keep-alive") => return None,
             TRANSFER_ENCODING | EXPECT | UPGRADE | TE | TRAILER => return None,
             HOST if headers.contains_key(HOST) => return None,
@@ -94,13 +95,9 @@ fn fields_of(read: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap
     Some((headers, length.unwrap_or(0)))
 }
 
-/// `1*DIGIT` (RFC 9110 section 8.6) of a body that can be there whole.
-fn decimal(digits: &[u8]) -> Option<usize> {
-    if digits.is_empty() || digits.len() > 9 {
-        return None;
-    }
-    digits.iter().try_fold(0, |value, digit| {
-        let digit = digit.is_ascii_digit().then(|| usize::from(digit - b'0'))?;
-        Some(value * 10 + digit)
-    })
+/// The length of a body that can be there whole.
+fn content_length(digits: &[u8]) -> Option<usize> {
+    usize::try_from(decimal(digits)?)
+        .ok()
+        .filter(|length| *length <= WHOLE)
 }

@@ -5,8 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use jitney_api::program::pem;
 use jitney_api::push::config::TrustBundle;
 use serde::{Deserialize, Serialize};
 use x509_parser::extensions::ParsedExtension;
@@ -334,7 +333,10 @@ impl Roots {
 
     /// The certificates one after another, PEM.
     pub fn pem(&self) -> String {
-        self.all.iter().map(|root| pem(root.authority.root())).collect()
+        self.all
+            .iter()
+            .map(|root| pem("CERTIFICATE", root.authority.root()))
+            .collect()
     }
 }
 
@@ -359,21 +361,6 @@ fn read(root: &[u8]) -> Option<(Vec<u8>, SystemTime)> {
     })?;
     let not_after = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
     Some((key_id, UNIX_EPOCH + Duration::from_secs(not_after)))
-}
-
-/// RFC 7468: 64 characters a line.
-fn pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }
 
 fn seconds(at: SystemTime) -> u64 {

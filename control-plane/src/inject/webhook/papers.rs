@@ -8,8 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use jitney_api::program::pem;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -211,14 +210,6 @@ impl Kept {
             not_after: at(validity.not_after),
         })
     }
-}
-
-fn pem(label: &str, content: &[u8]) -> String {
-    let text = STANDARD.encode(content);
-    // RFC 7468, section 2: lines of 64 characters.
-    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
-    let lines = lines.fold(String::new(), |text, line| text + &line + "\n");
-    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
 }
 
 /// How long an authority is good.

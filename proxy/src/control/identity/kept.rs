@@ -11,10 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jitney_api::Workload;
+use jitney_api::program::pem;
 use jitney_api::push::config::{SignedCertificate, TrustBundle};
 use rustls::RootCertStore;
 use rustls::client::danger::ServerCertVerifier as _;
@@ -241,25 +240,15 @@ fn dates(certificate: &[u8]) -> Option<(u64, u64)> {
 /// The key comes last: what is cut off has none.
 fn written(node: &str, credentials: &Credentials) -> Vec<u8> {
     let mut text = format!("{NODE}{}\n", serde_json::Value::from(node));
-    let chain = credentials.chain.iter().map(|one| ("CERTIFICATE", one.as_ref()));
-    for (label, der) in chain.chain([("PRIVATE KEY", credentials.key.as_slice())]) {
-        text += &format!("-----BEGIN {label}-----\n");
-        let mut encoded = STANDARD.encode(der);
-        while !encoded.is_empty() {
-            let rest = encoded.split_off(encoded.len().min(WIDTH));
-            text += &format!("{encoded}\n");
-            encoded = rest;
-        }
-        text += &format!("-----END {label}-----\n");
+    for certificate in &credentials.chain {
+        text += &pem("CERTIFICATE", certificate);
     }
+    text += &pem("PRIVATE KEY", &credentials.key);
     text.into_bytes()
 }
 
 /// Before the name of the node, a JSON string: what stands outside the sections of PEM is text (RFC 7468 section 5.2).
 const NODE: &str = "node: ";
-
-/// Of a line of PEM (RFC 7468 section 2).
-const WIDTH: usize = 64;
 
 /// Permissions of whoever is not the owner.
 const OTHERS: u32 = 0o077;

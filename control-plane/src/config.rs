@@ -32,7 +32,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Print a token with which a sidecar gets its first certificate.
     Token(TokenArgs),
-    /// Check documents: prints each fault as file:line:column, ends with 1 if there is any.
+    /// Check documents, of files or of a cluster: prints each fault, ends with 1 if there is any.
     Check(CheckArgs),
     /// Tell whom the mesh trusts.
     Trust(TrustArgs),
@@ -166,8 +166,22 @@ pub struct TokenArgs {
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Files of documents, or folders of them.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(
+        required_unless_present = "source",
+        conflicts_with = "source",
+        value_name = "PATH"
+    )]
     pub paths: Vec<PathBuf>,
+
+    /// What to check instead: kubernetes, all that is applied to the cluster that KUBECONFIG names, or only some of
+    /// its namespaces: kubernetes:shop.
+    #[arg(
+        long,
+        env = "JITNEY_CHECK_SOURCE",
+        value_name = "SOURCE",
+        value_delimiter = ','
+    )]
+    pub source: Vec<Source>,
 }
 
 /// What to tell about trust.
@@ -242,7 +256,7 @@ impl Command {
         match self {
             Self::Run(args) => run::run(&args).map_err(|error| told(&error)),
             Self::Token(args) => inquire::print_token(&args).map_err(|error| told(&error)),
-            Self::Check(args) => inquire::check_files(&args).map_err(|error| told(&error)),
+            Self::Check(args) => inquire::check(&args).map_err(|error| told(&error)),
             Self::Inject(args) => manifests::inject(&args).map_err(|error| told(&error)),
             Self::Trust(args) => {
                 let TrustCommand::Roots(mesh) = args.what;
@@ -260,8 +274,27 @@ impl RunArgs {
     /// # Errors
     /// When that is files and a cluster, or all of a cluster and a part of it.
     pub fn sources(&self) -> Result<Sources, SourcesError> {
+        Sources::of(&self.source)
+    }
+}
+
+impl CheckArgs {
+    /// What is checked.
+    ///
+    /// # Errors
+    /// As [`RunArgs::sources`].
+    pub fn sources(&self) -> Result<Sources, SourcesError> {
+        match &self.source[..] {
+            [] => Ok(Sources::Files(self.paths.clone())),
+            some => Sources::of(some),
+        }
+    }
+}
+
+impl Sources {
+    fn of(sources: &[Source]) -> Result<Self, SourcesError> {
         let (mut paths, mut namespaces, mut is_whole) = (Vec::new(), Vec::new(), false);
-        for source in &self.source {
+        for source in sources {
             match source {
                 Source::Files(path) => paths.push(path.clone()),
                 Source::Kubernetes(Some(namespace)) => namespaces.push(namespace.clone()),
@@ -269,9 +302,9 @@ impl RunArgs {
             }
         }
         match (is_whole, paths.is_empty(), namespaces.is_empty()) {
-            (false, false, true) => Ok(Sources::Files(paths)),
+            (false, false, true) => Ok(Self::Files(paths)),
             (true, true, false) => Err(SourcesError::Whole),
-            (_, true, _) => Ok(Sources::Kubernetes(namespaces)),
+            (_, true, _) => Ok(Self::Kubernetes(namespaces)),
             (_, false, _) => Err(SourcesError::Mixed),
         }
     }

@@ -2,6 +2,7 @@
 //! anything.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -10,9 +11,10 @@ use jitney_api::{
     Diagnostic, Documents, Sources, Workload, check_pushed, custom_resource_definitions, to_yaml,
 };
 
-use crate::config::{CheckArgs, Mesh, TokenArgs};
+use crate::config::{self, CheckArgs, Mesh, SourcesError, TokenArgs};
 use crate::files::known;
 use crate::identity::{Alive, AliveError, Folder, FolderError, Tokens, TokensError, Trust, TrustError};
+use crate::kubernetes::{SourceError, connect, look};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,15 @@ pub enum InquireError {
     /// The answer cannot be written.
     #[error(transparent)]
     Output(#[from] io::Error),
+    /// It is not known what to check.
+    #[error(transparent)]
+    Sources(#[from] SourcesError),
+    /// There is no cluster.
+    #[error(transparent)]
+    Cluster(#[from] SourceError),
+    /// It cannot be looked at.
+    #[error("{0}")]
+    Look(String),
     /// The state folder does not let us.
     #[error(transparent)]
     State(#[from] FolderError),
@@ -40,9 +51,38 @@ pub enum InquireError {
 /// Prints each fault and warning of documents.
 ///
 /// # Errors
-/// When the output cannot be written.
-pub fn check_files(args: &CheckArgs) -> Result<ExitCode, InquireError> {
-    let sources = match Sources::load(&args.paths) {
+/// When the cluster cannot be looked at, or the output not be written.
+pub fn check(args: &CheckArgs) -> Result<ExitCode, InquireError> {
+    match args.sources()? {
+        config::Sources::Files(paths) => check_files(&paths),
+        config::Sources::Kubernetes(namespaces) => check_cluster(&namespaces),
+    }
+}
+
+/// Of what is applied to a cluster: what a control plane would say of it, and who runs it.
+fn check_cluster(namespaces: &[String]) -> Result<ExitCode, InquireError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let looked = runtime.block_on(async {
+        let client = connect().await?;
+        look(&client, namespaces).await.map_err(InquireError::Look)
+    })?;
+    complain(&looked.found)?;
+    let mut out = io::stdout().lock();
+    for policy in &looked.policies {
+        writeln!(out, "{policy}")?;
+    }
+    let counts = looked
+        .counts
+        .map(|(kinds, count)| format!("{count} {}", kinds.plural()));
+    let verdict = if looked.is_faulty() { "faults" } else { "no faults" };
+    writeln!(out, "{}: {verdict}", counts.join(", "))?;
+    Ok(ExitCode::from(u8::from(looked.is_faulty())))
+}
+
+fn check_files(paths: &[PathBuf]) -> Result<ExitCode, InquireError> {
+    let sources = match Sources::load(paths) {
         Ok(sources) => sources,
         Err(faults) => {
             complain(&faults)?;

@@ -270,9 +270,29 @@ pub struct ExplainArgs {
         env = "JITNEY_POLICY",
         value_name = "PATH",
         value_delimiter = ',',
-        required = true
+        required_unless_present = "admin"
     )]
     pub policy: Vec<PathBuf>,
+
+    /// The admin endpoint of a sidecar that runs, whose policies are asked instead: its own, or the near end of
+    /// kubectl port-forward.
+    #[arg(
+        long,
+        env = "JITNEY_EXPLAIN_ADMIN",
+        value_name = "ADDR",
+        conflicts_with = "policy"
+    )]
+    pub admin: Option<Address>,
+
+    /// Of which backend of that sidecar; all of them if none is named.
+    #[arg(
+        long,
+        env = "JITNEY_EXPLAIN_BACKEND",
+        value_name = "NAME",
+        requires = "admin",
+        conflicts_with = "policy"
+    )]
+    pub backend: Option<String>,
 
     /// The call's method.
     pub method: Method,

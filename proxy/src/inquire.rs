@@ -1,4 +1,6 @@
-//! `check` and `explain`: what policy files say, without running anything.
+//! `check` and `explain`: what policies say, without running anything.
+
+mod asked;
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,6 +14,7 @@ use jitney_api::{Diagnostic, Documents, Sources, check, compile_for_upstream};
 
 use crate::admin::RawRequest;
 use crate::config::{CheckArgs, ExplainArgs};
+use asked::explanation;
 
 /// Prints each fault and warning of policy files.
 ///
@@ -38,11 +41,17 @@ pub fn check_files(args: &CheckArgs) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what policies make of a call.
+/// Prints what policies make of a call: those of files, or those that a sidecar has in force.
 ///
 /// # Errors
-/// When the body cannot be read or the output cannot be written.
+/// When the body cannot be read, the sidecar does not answer, or the output cannot be written.
 pub fn explain_call(args: &ExplainArgs) -> io::Result<ExitCode> {
+    if let Some(admin) = &args.admin {
+        let told = explanation(admin, args.backend.as_deref(), &request(args)?);
+        let told = told.map_err(|error| io::Error::other(format!("--admin {admin}: {error}")))?;
+        write!(io::stdout(), "{told}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let sources = match Sources::load(&args.policy) {
         Ok(sources) => sources,
         Err(faults) => return complain(&faults),

@@ -1,6 +1,7 @@
 //! An API server alone: what it takes, and what it refuses.
 
 pub(crate) mod chart;
+mod check;
 mod definitions;
 mod documents;
 

@@ -7,7 +7,8 @@ use jitney_tests::{Process, wait};
 use serde_json::json;
 
 use crate::helm::{chart, helm};
-use crate::kubectl::{get, kubectl, kubectl_with};
+use crate::kubectl::{get, kubectl, kubectl_with, succeeded};
+use crate::programs::path;
 use crate::shop::{
     Asked, SERVICES, SHOP, SYSTEM, apply, as_told, asked, condition, pages, pods, rolled_out, says, serves,
     settled, sidecars, under_load, users,
@@ -58,6 +59,8 @@ async fn the_example_is_batched_and_nobody_can_tell() {
         assert!(rows > 2 * calls, "{calls} calls for {rows} rows of {pod}");
     }
 
+    looks_good();
+    says_what_it_makes_of_a_call().await;
     calls_itself();
     a_trial_succeeds();
     restarts_lose_no_call();
@@ -65,6 +68,41 @@ async fn the_example_is_batched_and_nobody_can_tell() {
     a_job_ends();
     a_change_is_told_and_a_fault_as_well().await;
     remove().await;
+}
+
+/// What is applied, checked by who may read it.
+fn looks_good() {
+    let line = ["check", "--source", "kubernetes:shop"];
+    let said = succeeded(
+        Command::new(path("jitney-control-plane"))
+            .args(line)
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(
+        said,
+        "shop/orders: 1 of 1 sidecars run generation 1\nshop/users: 2 of 2 sidecars run generation 1\n\
+         2 batchpolicies, 0 backends, 0 runtimes: no faults\n"
+    );
+}
+
+/// A sidecar in a pod explains a call, through the connection that `kubectl` makes to it.
+async fn says_what_it_makes_of_a_call() {
+    let mut forward = Command::new("kubectl");
+    forward.args(["port-forward", "--namespace", SHOP, "deployment/users", ":15020"]);
+    let forward = Process::run("kubectl port-forward", forward);
+    let near = || {
+        let log = forward.log();
+        let (_, rest) = log.split_once("Forwarding from 127.0.0.1:")?;
+        Some(format!("127.0.0.1:{}", rest.split_once(' ')?.0))
+    };
+    wait::until("a port is forwarded", || near().is_some()).await;
+    let (near, call) = (near().unwrap(), ["GET", "http://users/users/7"]);
+    let line = [&["explain", "--admin", &near], &call[..]].concat();
+    let said = succeeded(Command::new(path("jitney-proxy")).args(line).output().unwrap());
+    for part in ["route: users/user-by-id", "codec: keyedGet"] {
+        assert!(said.contains(part), "{said}");
+    }
 }
 
 /// Nobody hands over what does not leave a pod: there the service itself answers, and not its sidecar.

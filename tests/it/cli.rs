@@ -95,6 +95,41 @@ fn check_names_every_fault_by_line_and_column() {
     );
 }
 
+#[tokio::test]
+async fn explain_asks_a_sidecar_that_runs() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    let proxy = TestProxy::start(upstream.address, GOOD).await;
+    let folder = Folder::new(&[]);
+    let admin = proxy.admin.to_string();
+    let explain = |admin: &str, more: &[&str], code, out: &[&str], err: &[&str]| {
+        let line = [&["explain", "--admin", admin], more].concat();
+        folder.check(&line, code, out, err);
+    };
+    let call = ["POST", "/v1/models/m:predict", "-d", r#"{"instances": [1, 2]}"#];
+    let told = ["backend: ", "route: users/predict", "items: 2"];
+    explain(&admin, &call, 0, &told, &[]);
+    let other = [&["--backend", "other"], &call[..]].concat();
+    explain(
+        &admin,
+        &other,
+        1,
+        &[],
+        &["--admin", "status 404: no such backend"],
+    );
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    explain(
+        &nobody.to_string(),
+        &call,
+        1,
+        &[],
+        &[&format!("--admin {nobody}: "), "refused"],
+    );
+    assert_eq!(upstream.seen().len(), 0, "explaining asks nobody else");
+}
+
 #[test]
 fn explain_names_route_codec_and_key_or_the_reason() {
     let folder = Folder::new(&[("p.yaml", GOOD), ("body.json", r#"{"instances": [1, 2]}"#)]);

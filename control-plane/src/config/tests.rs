@@ -65,6 +65,8 @@ fn what_cannot_be_is_told() {
     refused("token shop/us%65rs", "SPIFFE ID");
     refused("token shop/users --lifetime 1000h", "at most 168h");
     refused("check", "PATH");
+    refused("check a --source kubernetes", "cannot be used with");
+    refused("check --source policies", "expected files:PATH");
 }
 
 #[test]

@@ -67,10 +67,7 @@ impl Source {
         rollouts: &Arc<Rollouts>,
         standing: &Standings,
     ) -> Self {
-        let scopes: Vec<Scope> = match namespaces {
-            [] => vec![Scope::All],
-            some => some.iter().cloned().map(Scope::Namespace).collect(),
-        };
+        let scopes = scopes(namespaces);
         let (to, news) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         for scope in &scopes {
@@ -103,6 +100,14 @@ impl Source {
     /// What is known of the cluster.
     pub fn index(&self) -> Arc<Mutex<Index>> {
         Arc::clone(&self.index)
+    }
+}
+
+/// These namespaces, or all where none is named.
+pub(super) fn scopes(namespaces: &[String]) -> Vec<Scope> {
+    match namespaces {
+        [] => vec![Scope::All],
+        some => some.iter().cloned().map(Scope::Namespace).collect(),
     }
 }
 
@@ -268,4 +273,4 @@ const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("jitney-control-plane/", env!("CARGO_PKG_VERSION")));
 
 /// What watches may tell before they wait for it to be taken in.
-const QUEUE: usize = 1024;
+pub(super) const QUEUE: usize = 1024;

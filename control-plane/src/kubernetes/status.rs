@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jitney_api::push::{Conflict, Kind, Readers};
-use jitney_api::{BatchPolicyStatus, Resource, SidecarStatus};
+use jitney_api::{BatchPolicyStatus, SidecarStatus};
 use kube::api::{ApiResource, Patch, PatchParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
@@ -22,7 +22,7 @@ use super::authority::MANAGER;
 use super::index::{Index, Kinds};
 use super::missed::Missed;
 use super::peers::{self, Peers};
-use super::verdict::Facts;
+use super::verdict::{Facts, backends};
 use crate::faults::{Doing, Faults};
 use crate::replicas::Replicas;
 use crate::source::Standings;
@@ -209,11 +209,6 @@ impl StatusWriter {
             let (catalog, documents) = namespaces
                 .entry(namespace)
                 .or_insert_with(|| (index.catalog(namespace), index.documents(namespace)));
-            let documents = documents.documents.iter();
-            let backends = documents.filter_map(|document| match &document.resource {
-                Resource::Backend(backend) => Some(backend.metadata.name.as_str()),
-                Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
-            });
             let full = format!("{namespace}/{name}");
             let key = (namespace.to_owned(), name.to_owned());
             let last = written.get(&key).filter(|(at, _)| at.elapsed() < ECHO);
@@ -224,7 +219,7 @@ impl StatusWriter {
                 namespace,
                 custom,
                 catalog,
-                backends: &backends.collect::<BTreeSet<_>>(),
+                backends: &backends(documents),
                 conflicts: conflicts.iter().filter(own).collect(),
                 in_force: index.in_force(&full),
                 sidecars: sidecars(&snapshot, &full, peers::merged(here, &full, others)),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jitney_api::push::{Catalog, Conflict};
 use jitney_api::{
     AncestorRef, AncestorStatus, BatchPolicy, BatchPolicyStatus, CONTROLLER_NAME, Condition, ConditionStatus,
-    ConditionType, Reason, Resource, SidecarStatus, TargetKind, TargetRef,
+    ConditionType, Documents, Reason, Resource, SidecarStatus, TargetKind, TargetRef,
 };
 
 use super::custom::Custom;
@@ -219,6 +219,16 @@ impl Facts<'_> {
             Resource::Backend(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
         }
     }
+}
+
+/// The backends that documents describe.
+pub(super) fn backends(documents: &Documents) -> BTreeSet<&str> {
+    let documents = documents.documents.iter();
+    let named = documents.filter_map(|document| match &document.resource {
+        Resource::Backend(backend) => Some(backend.metadata.name.as_str()),
+        Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
+    });
+    named.collect()
 }
 
 const fn status(is_so: bool) -> ConditionStatus {

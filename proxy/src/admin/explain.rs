@@ -63,6 +63,20 @@ impl RawRequest {
         })
     }
 
+    /// What [`RawRequest::parse`] reads.
+    pub fn to_text(&self) -> Vec<u8> {
+        let mut text = format!("{} {} {:?}\r\n", self.method, self.uri, self.version).into_bytes();
+        for (name, value) in &self.headers {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(b": ");
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(b"\r\n");
+        text.extend_from_slice(&self.body);
+        text
+    }
+
     /// What `policy` makes of it, for the caller that [`jitney_core::key::CLIENT_ID`] names, if it does.
     pub fn explain(&self, policy: &Policy) -> Explanation {
         let head = Head {
@@ -124,6 +138,8 @@ mod tests {
         let values: Vec<_> = request.headers.get_all("x-a").iter().collect();
         assert_eq!(values, ["1", "2"]);
         assert_eq!(request.body, "{\"a\":\r\n1}\n");
+        let written = b"POST /v1/x?q=%20 HTTP/1.1\r\nhost: a\r\nx-a: 1\r\nx-a: 2\r\n\r\n{\"a\":\r\n1}\n";
+        assert_eq!(request.to_text(), written);
     }
 
     #[test]

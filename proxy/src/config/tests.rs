@@ -89,6 +89,9 @@ fn what_makes_no_sense_together_is_a_usage_error() {
         "check",
         "explain GET /",
         "explain --policy p.yaml GET",
+        "explain --policy p.yaml --admin 127.0.0.1:15020 GET /",
+        "explain --policy p.yaml --backend users GET /",
+        "explain --admin http://127.0.0.1:15020/ GET /",
         "explain --policy p.yaml GET / -H broken",
     ] {
         assert!(parse(line).is_err(), "{line}");

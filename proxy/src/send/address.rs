@@ -47,7 +47,7 @@ pub struct AddressError(String);
 
 impl Address {
     /// Makes a connection.
-    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
+    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
         match self {
             Self::Socket(address) => TcpStream::connect(address).await,
             Self::Name(name) => TcpStream::connect(&**name).await,
@@ -55,7 +55,7 @@ impl Address {
     }
 
     /// The `Host` of a call that came without one.
-    pub(super) fn host(&self) -> HeaderValue {
+    pub(crate) fn host(&self) -> HeaderValue {
         HeaderValue::try_from(self.to_string()).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
     }
 }

@@ -1,0 +1,146 @@
+//! `check --source kubernetes`: one look at a cluster, and what a control plane says of what it finds there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jitney_api::{BatchPolicyStatus, ConditionStatus, ConditionType, Diagnostic, Reason};
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::custom::Custom;
+use super::index::{Index, Kinds};
+use super::source::{QUEUE, scopes};
+use super::verdict::{Facts, backends};
+use super::watch::{self, Word};
+
+/// What a look has found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// What is wrong, and what is odd.
+    pub found: Vec<Diagnostic>,
+    /// Who runs each policy, a line each, as its status says.
+    pub policies: Vec<String>,
+    /// How many objects there are of each kind.
+    pub counts: [(Kinds, usize); 3],
+}
+
+/// Lists every kind in these namespaces, or in all where none is named.
+///
+/// # Errors
+/// Why one of them cannot be listed, to be shown to people.
+///
+/// # Cancellation
+/// Nothing is left behind.
+pub async fn look(client: &Client, namespaces: &[String]) -> Result<Looked, String> {
+    let scopes = scopes(namespaces);
+    let (to, mut news) = mpsc::channel(QUEUE);
+    let mut tasks = JoinSet::new();
+    for scope in &scopes {
+        watch::start(client, scope, &mut tasks, &to);
+    }
+    let mut index = Index::new(scopes);
+    while !index.is_synced() {
+        match news.recv().await {
+            Some((scope, Ok(Word::Told(told)))) => {
+                index.take(&scope, told);
+            }
+            Some((_, Err(complaint))) => return Err(complaint.text),
+            // Never `None`, as this holds a sender, too.
+            Some((_, Ok(Word::GoesOn(_)))) | None => {}
+        }
+    }
+    Ok(Looked::of(&index))
+}
+
+impl Looked {
+    fn of(index: &Index) -> Self {
+        let mut looked = Self {
+            counts: Kinds::ALL.map(|kinds| (kinds, index.all(kinds).count())),
+            found: Vec::new(),
+            policies: Vec::new(),
+        };
+        let objects = Kinds::ALL.into_iter().flat_map(|kinds| index.all(kinds));
+        let namespaces: BTreeSet<&str> = objects.map(|(namespace, ..)| namespace).collect();
+        for namespace in namespaces {
+            looked.namespace(index, namespace);
+        }
+        looked
+    }
+
+    fn namespace(&mut self, index: &Index, namespace: &str) {
+        for kinds in Kinds::ALL {
+            for (_, custom) in index.objects(kinds, namespace) {
+                self.found
+                    .extend(custom.faults.iter().chain(&custom.warnings).cloned());
+            }
+        }
+        let conflicts = index.resources(namespace).conflicts;
+        self.found
+            .extend(conflicts.iter().map(|conflict| conflict.warning.clone()));
+        let (catalog, documents) = (index.catalog(namespace), index.documents(namespace));
+        let backends = backends(&documents);
+        for (name, custom) in index.objects(Kinds::BatchPolicies, namespace) {
+            let facts = Facts {
+                namespace,
+                custom,
+                catalog: &catalog,
+                backends: &backends,
+                // They are told already, as warnings.
+                conflicts: Vec::new(),
+                in_force: custom.good_generation,
+                sidecars: custom.status.sidecars.clone().unwrap_or_default(),
+                before: &custom.status,
+                now: "",
+            };
+            let file: Arc<str> = format!("BatchPolicy {namespace}/{name}").into();
+            self.found.extend(unresolved(&file, &facts.status(), custom));
+            self.policies
+                .push(format!("{namespace}/{name}: {}", running(custom)));
+        }
+    }
+
+    /// Whether there is something that keeps an object from doing what it says.
+    pub fn is_faulty(&self) -> bool {
+        self.found.iter().any(Diagnostic::is_error)
+    }
+}
+
+/// What a policy names and nobody has, and who does not take it.
+fn unresolved(file: &Arc<str>, status: &BatchPolicyStatus, custom: &Custom) -> Vec<Diagnostic> {
+    let fault = |field: String, message: &str| Diagnostic {
+        field,
+        ..Diagnostic::of_file(file, message)
+    };
+    let mut found = Vec::new();
+    for (at, ancestor) in status.ancestors.iter().enumerate() {
+        let lost = ancestor.conditions.iter().filter(|one| {
+            let is_lost = one.reason == Reason::TargetNotFound.to_string();
+            is_lost && one.status == ConditionStatus::False
+        });
+        found.extend(lost.map(|one| fault(format!("spec.targetRefs[{at}]"), &one.message)));
+    }
+    // Of all of it, so that each ancestor says the same.
+    let first = status.ancestors.first().map_or(&[][..], |one| &one.conditions);
+    let missing = first.iter().filter(|one| {
+        one.kind == ConditionType::ResolvedRefs.to_string() && one.status == ConditionStatus::False
+    });
+    found.extend(missing.map(|one| fault(String::new(), &one.message)));
+    let sidecars = custom.status.sidecars.as_ref().filter(|one| one.rejected > 0);
+    found.extend(sidecars.and_then(|one| one.last_rejection.as_ref()).map(|last| {
+        let told = format!("sidecar {} rejected it: {}", last.sidecar, last.reason);
+        fault(last.field.clone(), &told)
+    }));
+    found
+}
+
+/// Who runs a policy, as a control plane has written it.
+fn running(custom: &Custom) -> String {
+    let ancestors = custom.status.ancestors.iter();
+    let mut conditions = ancestors.flat_map(|ancestor| &ancestor.conditions);
+    let programmed = conditions.find(|one| one.kind == ConditionType::Programmed.to_string());
+    programmed.map_or_else(
+        || "no control plane has told who runs it".to_owned(),
+        |one| one.message.clone(),
+    )
+}

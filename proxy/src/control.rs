@@ -5,13 +5,14 @@
 //! long as the process lives: over mTLS, with a certificate that it renews, to whichever of the control planes answers.
 //! What comes is put in force through [`Force`] before it is acknowledged.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use jitney_api::Workload;
-use jitney_api::push::{Assembly, OwnLimits};
+use jitney_api::push::{Assembly, Kind, OwnLimits};
 use parking_lot::Mutex;
 
 mod backoff;
@@ -86,8 +87,8 @@ pub struct Standing {
     pub expires: Option<SystemTime>,
     /// What is in force came from disk, not from a control plane.
     pub from_snapshot: bool,
-    /// Resources in force, by type, name and version.
-    pub resources: Vec<(&'static str, String, String)>,
+    /// Versions of the resources in force, by type and name.
+    pub resources: BTreeMap<(Kind, String), String>,
     /// Resources whose latest version this sidecar cannot run: a hundred at most.
     pub rejected: Vec<Rejected>,
 }

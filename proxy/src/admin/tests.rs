@@ -226,7 +226,7 @@ fn without_a_policy_in_force_it_is_not_ready_and_shows_the_control_plane() {
     let metrics = Metrics::new();
     let standing = control::Standing {
         fault: Some("cannot connect".into()),
-        resources: vec![("policy", "shop/users".into(), "1".into())],
+        resources: [((jitney_api::push::Kind::Policy, "shop/users".into()), "1".into())].into(),
         ..control::Standing::default()
     };
     let admin = Admin {

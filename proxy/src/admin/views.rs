@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use jitney_api::push::Kind;
 use jitney_core::key::Sharing;
 use jitney_core::policy::Policy;
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ fn listener(listener: &ListenerView) -> Value {
 }
 
 fn control_plane(standing: &Standing) -> Value {
-    let resource = |(kind, name, version): &(&str, String, String)| json!({"type": kind, "name": name, "version": version});
+    let resource = |((kind, name), version): (&(Kind, String), &String)| json!({"type": kind.as_str(), "name": name, "version": version});
     let rejected = |one: &Rejected| json!({"type": one.kind, "name": one.name, "field": one.field, "reason": one.reason});
     json!({
         "connected": standing.connected,

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use jitney_api::Workload;
 use jitney_api::push::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Locality, Node};
 use jitney_api::push::config::{BatchFinding, Finding, Kept, Snapshot};
-use jitney_api::push::{Assembly, Change, Delta, Kind, Subscriber};
+use jitney_api::push::{Assembly, Change, Delta, Kind, Reversible, Subscriber};
 use jitney_core::decline::Grown;
 use tokio::time::Instant;
 
+mod asked;
 mod batches;
 mod delta;
 mod refused;
@@ -24,7 +25,8 @@ use super::watch::Watch;
 use super::{Force, Settings, Shared};
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
-use delta::{each_bundle, name_of, policies_of, reject, set_names};
+use asked::{Asked, Difference};
+use delta::{each_bundle, name_of, policies_of, reject};
 use refused::Refused;
 
 /// What was pushed, and what became of it.
@@ -32,11 +34,10 @@ pub(super) struct Duty {
     subscriber: Subscriber,
     assembly: Assembly,
     /// What is applied, as it was sent.
-    held: BTreeMap<(Kind, String), (String, Bytes)>,
-    /// What is asked for by name, beside what comes unasked.
-    asked: BTreeSet<(Kind, String)>,
+    held: Reversible<(Kind, String), (String, Bytes)>,
+    asked: Asked,
     /// Backends of which something is known, if only that there is none.
-    known: BTreeSet<String>,
+    known: Reversible<String, ()>,
     workload: Option<Workload>,
     /// Calls may go to any backend.
     any_backend: bool,
@@ -56,14 +57,6 @@ pub(super) struct Duty {
     force: Box<dyn Force>,
     standing: Shared,
     metrics: Metrics,
-}
-
-/// See [`Duty::go_back`].
-struct Holding {
-    assembly: Assembly,
-    held: BTreeMap<(Kind, String), (String, Bytes)>,
-    asked: BTreeSet<(Kind, String)>,
-    known: BTreeSet<String>,
 }
 
 /// How long what cannot be in force is left alone before it is tried again.
@@ -108,9 +101,9 @@ impl Duty {
         Self {
             subscriber,
             assembly: Assembly::new(settings.limits),
-            held: BTreeMap::new(),
-            asked: BTreeSet::new(),
-            known: BTreeSet::new(),
+            held: Reversible::default(),
+            asked: Asked::new(settings.any_backend),
+            known: Reversible::default(),
             workload: None,
             any_backend: settings.any_backend,
             complete: BTreeSet::new(),
@@ -147,13 +140,16 @@ impl Duty {
     }
 
     fn forget(&mut self) {
-        for (kind, name) in std::mem::take(&mut self.held).into_keys() {
+        self.mark();
+        for (kind, name) in self.held.keys().cloned().collect::<Vec<_>>() {
             self.assembly.remove(kind, &name);
             self.subscriber.release(kind, &name);
+            self.held.remove(&(kind, name));
         }
-        self.known.clear();
+        self.known = Reversible::default();
         self.ask();
         self.is_in_force = false;
+        self.show();
     }
 
     /// What is to be said; to be asked until `None`.
@@ -166,15 +162,16 @@ impl Duty {
         let Some(mut delta) = self.subscriber.response(response) else {
             return;
         };
-        let before = self.holding();
+        self.mark();
         // Roots are trusted when they come: the next stream may need them.
         if delta.kind == Kind::TrustBundle {
             each_bundle(&mut delta, |bundle| trust.replace(bundle));
         }
         let taken = self.assembly.take(&mut delta);
         if delta.kind == Kind::Backend {
-            self.known
-                .extend(delta.changes.iter().map(|change| name_of(change).to_owned()));
+            for change in &delta.changes {
+                self.known.set(name_of(change).to_owned(), ());
+            }
         }
         self.complete.insert(delta.kind);
         let asked = self.ask();
@@ -184,11 +181,15 @@ impl Duty {
             && is_news
             && let Err(reason) = self.apply()
         {
-            self.go_back(before);
+            self.go_back();
             reject(&mut delta, &reason);
             // It may be the fault of somebody who will not be there for ever.
-            self.again
-                .extend(set_names(&delta).map(|name| (delta.kind, name)));
+            let names = delta.changes.iter().map(|change| name_of(change).to_owned());
+            self.again.extend(names.map(|name| (delta.kind, name)));
+            // What is gone is in force still, and is told again.
+            delta
+                .changes
+                .retain(|change| matches!(change, Change::Set { .. }));
             self.retry_at = Some(Instant::now() + RETRY);
         }
         if taken.changed {
@@ -219,39 +220,38 @@ impl Duty {
 
     /// Told once: nothing is wrong, and nothing is done.
     fn say_if_idle(&mut self) {
-        let is_asking = self.asked.iter().any(|(kind, _)| *kind == Kind::Policy);
-        let has_all = self.complete.contains(&Kind::Policy) && self.is_in_force && !is_asking;
-        let is_idle = has_all && self.assembly.documents().documents.is_empty();
+        let has_all = self.complete.contains(&Kind::Policy) && self.is_in_force;
+        let is_idle = has_all && !self.asked.has(Kind::Policy) && self.assembly.is_idle();
         if let (true, false, Some(workload)) = (is_idle, self.is_idle, &self.workload) {
             tracing::info!("no policy is for {workload}: calls pass through");
         }
         self.is_idle = is_idle;
     }
 
-    /// What a change that cannot be in force must leave as it was.
-    fn holding(&self) -> Holding {
-        Holding {
-            assembly: self.assembly.clone(),
-            held: self.held.clone(),
-            asked: self.asked.clone(),
-            known: self.known.clone(),
-        }
+    /// A change that cannot be in force leaves everything as it is now.
+    fn mark(&mut self) {
+        self.assembly.mark();
+        self.held.mark();
+        self.asked.mark();
+        self.known.mark();
     }
 
-    fn go_back(&mut self, before: Holding) {
-        for (kind, name) in self.asked.difference(&before.asked) {
-            self.subscriber.unsubscribe(*kind, name);
+    fn go_back(&mut self) {
+        self.assembly.go_back();
+        self.held.go_back();
+        self.known.go_back();
+        let Difference { more, less } = self.asked.go_back();
+        for (kind, name) in less {
+            self.subscriber.unsubscribe(kind, &name);
         }
-        for (kind, name) in before.asked.difference(&self.asked) {
-            self.subscriber.subscribe(*kind, name);
+        for (kind, name) in more {
+            self.subscriber.subscribe(kind, &name);
         }
-        for ((kind, name), (version, _)) in &before.held {
-            self.subscriber.hold(*kind, name, version);
+        for (key @ (kind, name), _) in self.held.changed() {
+            if let Some((version, _)) = self.held.get(key) {
+                self.subscriber.hold(*kind, name, version);
+            }
         }
-        self.assembly = before.assembly;
-        self.held = before.held;
-        self.asked = before.asked;
-        self.known = before.known;
     }
 
     /// Fires when there may be something to complain of.
@@ -272,12 +272,13 @@ impl Duty {
     /// Tries again: what was rejected is to be sent once more.
     pub(super) fn retry(&mut self) {
         self.retry_at = None;
-        let mut again = std::mem::take(&mut self.again);
-        if !self.is_in_force {
-            again.extend(self.asked.iter().cloned());
+        for (kind, name) in std::mem::take(&mut self.again) {
+            self.subscriber.ask_again(kind, &name);
         }
-        for (kind, name) in again {
-            self.subscriber.subscribe(kind, &name);
+        if !self.is_in_force {
+            for (kind, name) in self.asked.names() {
+                self.subscriber.subscribe(*kind, name);
+            }
         }
         if !self.is_in_force && self.is_complete() && self.apply().is_err() {
             self.retry_at = Some(Instant::now() + RETRY);
@@ -321,7 +322,7 @@ impl Duty {
     /// Whether all that listeners need has come.
     fn is_complete(&self) -> bool {
         let mut listeners = self.assembly.listeners();
-        let is_known = |backend: &String| self.known.contains(backend);
+        let is_known = |backend: &String| self.known.contains_key(backend);
         let needed: &[Kind] = match self.any_backend {
             true => &[Kind::Policy, Kind::Backend, Kind::Endpoint],
             false => &[Kind::Policy],
@@ -342,45 +343,26 @@ impl Duty {
 
     /// Asks for what listeners need, and no longer for what none needs. True when something was dropped.
     fn ask(&mut self) -> bool {
-        let mut wanted = BTreeSet::new();
-        for listener in self.assembly.listeners() {
-            let needs = self.assembly.wanted(&listener.backend).into_iter();
-            // Its own addresses are where its callers find it.
-            let is_local = listener.local.is_some();
-            wanted.extend(needs.filter(|(kind, _)| !is_local || *kind != Kind::Endpoint));
-        }
-        if let Some(workload) = &self.workload {
-            let backends = self
-                .assembly
-                .listeners()
-                .map(|listener| listener.backend.as_str());
-            let more = self.assembly.led_to(workload, backends);
-            wanted.extend(more.iter().flat_map(|backend| self.assembly.wanted(backend)));
-        }
-        if self.any_backend {
-            let needs = self.assembly.backends().flat_map(|one| self.assembly.wanted(one));
-            wanted.extend(needs.filter(|(kind, _)| matches!(kind, Kind::Policy | Kind::Route)));
-        }
+        let Difference { more, less } = self.asked.follow(&self.assembly, self.workload.as_ref());
         let mut dropped = false;
-        for (kind, name) in self.asked.difference(&wanted) {
-            self.refused.forget(*kind, name);
-            for gone in self.subscriber.unsubscribe(*kind, name) {
-                dropped |= self.assembly.remove(*kind, &gone).changed;
-                self.held.remove(&(*kind, gone));
+        for (kind, name) in less {
+            self.refused.forget(kind, &name);
+            for gone in self.subscriber.unsubscribe(kind, &name) {
+                dropped |= self.assembly.remove(kind, &gone).changed;
+                self.held.remove(&(kind, gone));
                 self.is_unsaved = true;
             }
-            if *kind == Kind::Backend {
-                self.known.remove(name);
-                self.assembly.expect_no_longer(name);
+            if kind == Kind::Backend {
+                self.known.remove(&name);
+                self.assembly.expect_no_longer(&name);
             }
         }
-        for (kind, name) in wanted.difference(&self.asked) {
-            self.subscriber.subscribe(*kind, name);
+        for (kind, name) in more {
+            self.subscriber.subscribe(kind, &name);
             if let (Kind::Endpoint, Some(backend)) = (kind, name.strip_suffix("/*")) {
                 self.assembly.expect(backend);
             }
         }
-        self.asked = wanted;
         dropped
     }
 
@@ -394,23 +376,26 @@ impl Duty {
                     content,
                 } => {
                     if !delta.rejected.iter().any(|rejection| rejection.name == *name) {
-                        self.held.insert(key, (version.clone(), content.clone()));
+                        self.held.set(key, (version.clone(), content.clone()));
                         self.is_unsaved = true;
                     }
                 }
-                Change::Gone { .. } => self.is_unsaved |= self.held.remove(&key).is_some(),
+                Change::Gone { .. } => self.is_unsaved |= self.held.remove(&key),
             }
         }
     }
 
+    /// Shows what is another thing than at the mark.
     fn show(&self) {
-        let resources = self.held.iter();
-        let resources =
-            resources.map(|((kind, name), (version, _))| (kind.as_str(), name.clone(), version.clone()));
         let mut standing = self.standing.lock();
-        standing.resources = resources.collect();
+        for (key, _) in self.held.changed() {
+            match self.held.get(key) {
+                Some((version, _)) => standing.resources.insert(key.clone(), version.clone()),
+                None => standing.resources.remove(key),
+            };
+        }
         standing.rejected = self.refused.list();
-        standing.from_snapshot &= !self.is_complete();
+        standing.from_snapshot = standing.from_snapshot && !self.is_complete();
     }
 
     /// Whether something that was pushed, or kept on disk, is in force.

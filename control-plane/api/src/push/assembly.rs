@@ -4,13 +4,13 @@
 //! last good version stays in its place.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use jitney_core::access::Access;
 use jitney_core::policy::Policy;
 
 use super::config::Cause;
 use super::kind::Kind;
+use super::reversible::Reversible;
 use super::subscriber::{Change, Delta};
 use crate::{CompiledPolicy, Diagnostic, Documents, RuntimeSpec, Workload};
 
@@ -27,15 +27,14 @@ use destinations::Destinations;
 use duties::Duties;
 use policies::Policies;
 
-/// What a sidecar holds, each resource in its last good version. A clone shares all that is not changed
-/// afterwards.
-#[derive(Clone, Debug, Default)]
+/// What a sidecar holds, each resource in its last good version. It can go back to where it was marked.
+#[derive(Debug, Default)]
 pub struct Assembly {
-    policies: Arc<Policies>,
-    destinations: Arc<Destinations>,
-    duties: Arc<Duties>,
+    policies: Policies,
+    destinations: Destinations,
+    duties: Duties,
     /// Backends whose endpoints were asked for and have not come.
-    expected: BTreeSet<String>,
+    expected: Reversible<String, ()>,
 }
 
 /// What this sidecar can do, whatever a policy asks for.
@@ -81,9 +80,25 @@ impl Assembly {
     /// Nothing yet, for a sidecar with these limits.
     pub fn new(limits: OwnLimits) -> Self {
         Self {
-            policies: Policies::new(limits).into(),
+            policies: Policies::new(limits),
             ..Self::default()
         }
+    }
+
+    /// From now on, what it holds now is what it held before.
+    pub fn mark(&mut self) {
+        self.policies.mark();
+        self.destinations.mark();
+        self.duties.mark();
+        self.expected.mark();
+    }
+
+    /// Holds what it held at the mark. What has changed since then is told still, the other way round.
+    pub fn go_back(&mut self) {
+        self.policies.go_back();
+        self.destinations.go_back();
+        self.duties.go_back();
+        self.expected.go_back();
     }
 
     /// Takes in a response; what cannot run is rejected in it. Trust bundles change nothing here.
@@ -111,12 +126,12 @@ impl Assembly {
 
     fn set(&mut self, kind: Kind, name: &str, content: bytes::Bytes) -> Result<Taken, Fault> {
         match kind {
-            Kind::Policy => Arc::make_mut(&mut self.policies).set(name, content),
-            Kind::Route => Arc::make_mut(&mut self.policies).set_route(name, content),
-            Kind::Backend => Arc::make_mut(&mut self.destinations).set(name, content),
-            Kind::Endpoint => Arc::make_mut(&mut self.destinations).set_endpoint(name, content),
-            Kind::Runtime => Arc::make_mut(&mut self.duties).set(name, content),
-            Kind::Sidecar => Arc::make_mut(&mut self.policies).set_beside(name, content),
+            Kind::Policy => self.policies.set(name, content),
+            Kind::Route => self.policies.set_route(name, content),
+            Kind::Backend => self.destinations.set(name, content),
+            Kind::Endpoint => self.destinations.set_endpoint(name, content),
+            Kind::Runtime => self.duties.set(name, content),
+            Kind::Sidecar => self.policies.set_beside(name, content),
             Kind::TrustBundle => Ok(Taken::default()),
         }
     }
@@ -124,12 +139,12 @@ impl Assembly {
     /// Drops a resource, as when it is no longer subscribed to.
     pub fn remove(&mut self, kind: Kind, name: &str) -> Taken {
         match kind {
-            Kind::Policy => Arc::make_mut(&mut self.policies).remove(name),
-            Kind::Route => Arc::make_mut(&mut self.policies).remove_route(name),
-            Kind::Backend => Arc::make_mut(&mut self.destinations).remove(name),
-            Kind::Endpoint => Arc::make_mut(&mut self.destinations).remove_endpoint(name),
-            Kind::Runtime => Arc::make_mut(&mut self.duties).remove(name),
-            Kind::Sidecar => Arc::make_mut(&mut self.policies).remove_beside(name),
+            Kind::Policy => self.policies.remove(name),
+            Kind::Route => self.policies.remove_route(name),
+            Kind::Backend => self.destinations.remove(name),
+            Kind::Endpoint => self.destinations.remove_endpoint(name),
+            Kind::Runtime => self.duties.remove(name),
+            Kind::Sidecar => self.policies.remove_beside(name),
             Kind::TrustBundle => Taken::default(),
         }
     }
@@ -152,7 +167,7 @@ impl Assembly {
 
     /// Endpoints of this backend were asked for: nothing is known of it until they are answered.
     pub fn expect(&mut self, backend: &str) {
-        self.expected.insert(backend.to_owned());
+        self.expected.set(backend.to_owned(), ());
     }
 
     /// No listener needs this backend any more.
@@ -167,12 +182,14 @@ impl Assembly {
 
     /// What was asked for has come, from wherever.
     pub fn expect_nothing(&mut self) {
-        self.expected.clear();
+        while let Some(backend) = self.expected.keys().next().cloned() {
+            self.expected.remove(&backend);
+        }
     }
 
     /// Where a backend is, and what is run for calls to it; `None` while nothing is known of it.
     pub fn outbound(&self, backend: &str) -> Option<(Destination, CompiledPolicy)> {
-        if self.expected.contains(backend) {
+        if self.expected.contains_key(backend) {
             return None;
         }
         let destination = self.destinations.get(backend)?;
@@ -226,20 +243,45 @@ impl Assembly {
         backends: impl IntoIterator<Item = &'b str>,
     ) -> BTreeSet<String> {
         let inbound = self.policies.inbound_names();
-        let mut found: BTreeSet<String> = inbound.flat_map(|policy| self.policies.named(policy)).collect();
+        let inbound = inbound.flat_map(|policy| self.policies.named(policy));
+        let mut found: BTreeSet<String> = inbound.cloned().collect();
         found.remove(&workload.to_string());
         let mut from: Vec<String> = backends.into_iter().map(str::to_owned).collect();
         from.extend(found.iter().cloned());
         while let Some(backend) = from.pop() {
             let policies = self.destinations.policies(&backend).iter();
             let named = policies.flat_map(|policy| self.policies.named(policy));
-            from.extend(named.filter(|name| *name != backend && found.insert(name.clone())));
+            let more = named.filter(|name| **name != backend && found.insert((*name).clone()));
+            from.extend(more.cloned());
         }
         found
     }
 
+    /// Whether other backends may be [led to](Self::led_to) than at the mark, or other things be
+    /// [wanted](Self::wanted) for one of these.
+    pub fn leads_elsewhere(&self, is_one: impl Fn(&str) -> bool) -> bool {
+        self.duties.is_changed()
+            || self.policies.is_led_elsewhere()
+            || self.destinations.changed_policies().any(is_one)
+    }
+
+    /// Whether there is a backend whose callers run this policy.
+    pub fn is_for_callers(&self, policy: &str) -> bool {
+        self.destinations.is_for_callers(policy)
+    }
+
+    /// Policies of which [that](Self::is_for_callers) may be another thing than at the mark.
+    pub fn changed_for_callers(&self) -> impl Iterator<Item = &str> {
+        self.destinations.changed_for_callers()
+    }
+
+    /// Whether there is no policy.
+    pub fn is_idle(&self) -> bool {
+        self.policies.is_empty()
+    }
+
     /// Backends that a policy has calls be sent to besides its targets.
-    pub fn named(&self, policy: &str) -> Vec<String> {
+    pub fn named(&self, policy: &str) -> &[String] {
         self.policies.named(policy)
     }
 

@@ -1,6 +1,7 @@
 //! The sidecar's end: what it wants, what it holds, and what it says to each response.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -91,15 +92,26 @@ impl Subscriber {
         interest.add.insert(name.to_owned());
     }
 
+    /// Has a resource be sent again, or told again to be gone, if it is wanted.
+    pub fn ask_again(&mut self, kind: Kind, name: &str) {
+        let interest = &mut self.interests[kind.index()];
+        if interest.names.cover(name) {
+            interest.add.insert(name.to_owned());
+        }
+    }
+
     /// Wants it no more. Gives the names of what is held and to be dropped now.
     pub fn unsubscribe(&mut self, kind: Kind, name: &str) -> Vec<String> {
         let interest = &mut self.interests[kind.index()];
         interest.names.remove(Pattern::of(name));
         interest.add.remove(name);
         interest.drop.insert(name.to_owned());
-        let names = &interest.names;
-        let uncovered = interest.held.extract_if(.., |name, _| !names.cover(name));
-        uncovered.map(|(name, _)| name).collect()
+        interest.release_uncovered(Pattern::of(name))
+    }
+
+    /// Holds no longer what is not wanted, as of what was on disk. Gives the names.
+    pub fn release_unwanted(&mut self, kind: Kind) -> Vec<String> {
+        self.interests[kind.index()].release_uncovered(Pattern::All)
     }
 
     /// Holds a resource already, as from a snapshot on disk.
@@ -215,6 +227,28 @@ impl Subscriber {
 }
 
 impl Interest {
+    /// Of the names that a pattern stands for. Walks those, and not all that is held.
+    fn release_uncovered(&mut self, pattern: Pattern<'_>) -> Vec<String> {
+        let first = match pattern {
+            Pattern::Exact(name) | Pattern::Below(name) => name,
+            Pattern::All => "",
+        };
+        let is_of = |name: &String| match pattern {
+            Pattern::Exact(exact) => *name == *exact,
+            Pattern::Below(prefix) => name.starts_with(prefix),
+            Pattern::All => true,
+        };
+        let from = (Bound::Included(first), Bound::Unbounded);
+        let of_pattern = self.held.range::<str, _>(from).map(|(name, _)| name);
+        let uncovered = of_pattern.take_while(|name| is_of(name));
+        let uncovered = uncovered.filter(|name| !self.names.cover(name));
+        let uncovered: Vec<String> = uncovered.cloned().collect();
+        for name in &uncovered {
+            self.held.remove(name);
+        }
+        uncovered
+    }
+
     fn request(&mut self, kind: Kind) -> Option<DeltaDiscoveryRequest> {
         let mut request = DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),

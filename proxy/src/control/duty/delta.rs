@@ -35,16 +35,6 @@ pub(super) fn policies_of(delta: &Delta) -> BTreeSet<String> {
     policies.map(str::to_owned).collect()
 }
 
-/// Names of what a response brings.
-pub(super) fn set_names(delta: &Delta) -> impl Iterator<Item = String> {
-    let is_set = |change: &&Change| matches!(change, Change::Set { .. });
-    delta
-        .changes
-        .iter()
-        .filter(is_set)
-        .map(|change| name_of(change).to_owned())
-}
-
 pub(super) fn name_of(change: &Change) -> &str {
     match change {
         Change::Set { name, .. } | Change::Gone { name } => name,

@@ -20,6 +20,7 @@ impl Duty {
             return;
         };
         self.workload = Some(workload);
+        self.mark();
         for kind in Kind::ALL {
             let of_kind = snapshot
                 .resources
@@ -37,12 +38,20 @@ impl Duty {
             self.assembly.take(&mut delta);
             self.hold(&delta);
         }
-        for ((kind, name), (version, _)) in &self.held {
+        for ((kind, name), (version, _)) in &*self.held {
             self.subscriber.hold(*kind, name, version);
         }
-        let known = self.held.keys().filter(|(kind, _)| *kind == Kind::Backend);
-        self.known = known.map(|(_, name)| name.clone()).collect();
         self.ask();
+        // It was wanted by other flags.
+        for kind in Kind::ALL {
+            for name in self.subscriber.release_unwanted(kind) {
+                self.assembly.remove(kind, &name);
+                self.held.remove(&(kind, name));
+            }
+        }
+        for (_, name) in self.held.keys().filter(|(kind, _)| *kind == Kind::Backend) {
+            self.known.set(name.clone(), ());
+        }
         self.assembly.expect_nothing();
         self.is_unsaved = false;
     }
@@ -62,7 +71,6 @@ impl Duty {
         match applied {
             Ok(()) => {
                 self.standing.lock().from_snapshot = true;
-                self.show();
                 tracing::info!(resources = self.held.len(), "the last good set is back from disk");
             }
             Err(reason) => {
@@ -70,5 +78,6 @@ impl Duty {
                 self.retry_at = Some(Instant::now() + RETRY);
             }
         }
+        self.show();
     }
 }

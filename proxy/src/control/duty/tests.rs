@@ -13,6 +13,9 @@ use super::*;
 use crate::control::SharedPapers;
 use crate::listeners::{ListenerView, Pending, Place};
 
+mod cost;
+mod properties;
+
 /// What a sidecar does, as far as its duty can tell.
 #[derive(Default)]
 struct World {
@@ -21,6 +24,7 @@ struct World {
     /// Why nothing can be in force.
     broken: Option<&'static str>,
     applied: usize,
+    refused: usize,
     planned: Vec<ListenerView>,
     shown: watch::Sender<Arc<[ListenerView]>>,
 }
@@ -48,6 +52,7 @@ impl Force for Stub {
     fn apply(&mut self, pushed: &Assembly, _: &Workload) -> Result<(), String> {
         let mut world = self.0.lock();
         if let Some(reason) = world.broken {
+            world.refused += 1;
             return Err(reason.into());
         }
         let known = pushed
@@ -107,7 +112,11 @@ impl View for Source {
     }
 
     fn own(&self, kind: Kind) -> Vec<Arc<str>> {
-        let all = self.0.iter().filter(|one| one.kind == kind && self.is_own(one));
+        // Whoever asks for everything is to have what everyone may read of these.
+        let is_for_all =
+            |one: &Pushed| one.readers == Readers::Everyone && matches!(kind, Kind::Backend | Kind::Endpoint);
+        let is_own = |one: &&Pushed| one.kind == kind && (self.is_own(one) || is_for_all(one));
+        let all = self.0.iter().filter(is_own);
         all.map(|one| Arc::clone(&one.name)).collect()
     }
 
@@ -140,7 +149,7 @@ fn users() -> Workload {
 impl Mesh {
     fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (duty, world, trust) = sidecar(folder.path());
+        let (duty, world, trust) = sidecar(folder.path(), false);
         let mut mesh = Self {
             world,
             duty,
@@ -166,7 +175,7 @@ impl Mesh {
     fn restart(&mut self, taken: &[&str]) {
         let disk = Disk::new(self.folder.path().join("snapshot"));
         self.duty.save(&disk);
-        (self.duty, self.world, self.trust) = sidecar(self.folder.path());
+        (self.duty, self.world, self.trust) = sidecar(self.folder.path(), false);
         self.take(taken);
         self.duty.restore(&disk, &self.trust);
         self.duty.begin(None);
@@ -223,7 +232,7 @@ impl Mesh {
     }
 }
 
-fn sidecar(folder: &std::path::Path) -> (Duty, Arc<Mutex<World>>, Trust) {
+fn sidecar(folder: &std::path::Path, any_backend: bool) -> (Duty, Arc<Mutex<World>>, Trust) {
     let roots = folder.join("roots.pem");
     let key = rcgen::KeyPair::generate().unwrap();
     let root = rcgen::CertificateParams::default().self_signed(&key).unwrap();
@@ -235,17 +244,21 @@ fn sidecar(folder: &std::path::Path) -> (Duty, Arc<Mutex<World>>, Trust) {
         token_file: folder.join("token"),
         trust_bundle: roots.clone(),
         snapshot: None,
-        any_backend: false,
+        any_backend,
         papers: SharedPapers::default(),
-        limits: jitney_api::push::OwnLimits {
-            max_size: MOST,
-            ..jitney_api::push::OwnLimits::default()
-        },
+        limits: limits(),
     };
     let force = Stub::default();
     let world = Arc::clone(&force.0);
     let duty = Duty::new(&settings, Box::new(force), Shared::default(), Metrics::new());
     (duty, world, Trust::read(&roots).unwrap())
+}
+
+fn limits() -> jitney_api::push::OwnLimits {
+    jitney_api::push::OwnLimits {
+        max_size: MOST,
+        ..jitney_api::push::OwnLimits::default()
+    }
 }
 
 /// Items in a batch.
@@ -368,10 +381,19 @@ fn what_cannot_be_in_force_at_all_goes_back_and_ends_no_rest() {
     assert_eq!(mesh.told(), ["shop/users : no more files"]);
     // The Runtime is gone where it came from, and cannot go here.
     mesh.write("");
+    assert_eq!(mesh.held(Kind::Runtime), ["shop/users"]);
+    mesh.world.lock().broken = None;
+    mesh.duty.retry();
+    mesh.settle();
+    assert_eq!(mesh.held(Kind::Runtime), [""; 0]);
+    assert_eq!(mesh.world.lock().planned, [], "it does not listen there any more");
+    assert_eq!(mesh.told(), [""; 0]);
+    mesh.world.lock().broken = Some("no more files");
+    mesh.write(&self::mesh(&to_orders(OUT)));
+    mesh.write("");
     mesh.world.lock().broken = None;
     mesh.reconnect();
     assert_eq!(mesh.held(Kind::Runtime), [""; 0]);
-    assert_eq!(mesh.told(), [""; 0]);
 }
 
 #[test]
@@ -406,7 +428,8 @@ fn what_is_rejected_is_shown_until_it_is_mended() {
 fn what_no_listener_needs_any_more_is_forgotten() {
     let mut mesh = Mesh::new(&mesh(""));
     mesh.settle();
-    let (alone, asked) = (mesh.duty.held.len(), mesh.duty.asked.clone());
+    let asked = |mesh: &Mesh| mesh.duty.asked.names().cloned().collect::<Vec<_>>();
+    let (alone, before) = (mesh.duty.held.len(), asked(&mesh));
     for _ in 0..3 {
         mesh.write(&self::mesh(&to_orders(OUT)));
         assert_eq!(mesh.held(Kind::Endpoint).len(), 2);
@@ -414,12 +437,26 @@ fn what_no_listener_needs_any_more_is_forgotten() {
         assert_eq!(mesh.held(Kind::Route), ["shop/out/rpc"]);
         assert!(mesh.duty.assembly.outbound("shop/orders").is_some());
         mesh.write(&self::mesh(""));
-        assert_eq!((mesh.duty.held.len(), &mesh.duty.asked), (alone, &asked));
-        assert_eq!(mesh.duty.known, BTreeSet::from(["shop/users".to_owned()]));
+        assert_eq!((mesh.duty.held.len(), asked(&mesh)), (alone, before.clone()));
+        assert!(mesh.duty.known.keys().eq(["shop/users"]));
         assert!(mesh.duty.assembly.outbound("shop/orders").is_none());
         assert_eq!(mesh.duty.assembly.documents().documents.len(), 0);
     }
     mesh.sent();
     mesh.reconnect();
     assert_eq!(mesh.sent(), [""; 0]);
+}
+
+#[test]
+fn what_was_wanted_by_other_flags_is_not_brought_back() {
+    let mut mesh = Mesh::new(&mesh(""));
+    (mesh.duty, mesh.world, mesh.trust) = sidecar(mesh.folder.path(), true);
+    mesh.duty.open(&users());
+    mesh.settle();
+    assert_eq!(mesh.held(Kind::Endpoint).len(), 3);
+    mesh.restart(&[]);
+    assert_eq!(mesh.held(Kind::Backend), ["shop/users"]);
+    assert_eq!(mesh.held(Kind::Endpoint), [""; 0]);
+    assert!(mesh.duty.known.keys().eq(["shop/users"]));
+    assert!(mesh.duty.is_in_force());
 }

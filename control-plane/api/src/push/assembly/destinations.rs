@@ -1,6 +1,5 @@
 //! Backends and their endpoints.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -11,14 +10,17 @@ use serde_json::{Value, json};
 
 use super::{Fault, Taken, unreadable};
 use crate::push::config;
+use crate::push::reversible::Reversible;
 use crate::{BackendSpec, BadWorkload, Endpoint, Workload};
 
 /// The backends that a sidecar has calls for.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Destinations {
-    backends: BTreeMap<String, Known>,
+    backends: Reversible<String, Known>,
     /// By their full names, so that a backend's are together.
-    endpoints: BTreeMap<String, Reached>,
+    endpoints: Reversible<String, Reached>,
+    /// Each policy with the backends whose callers run it.
+    callers: Reversible<(String, String), ()>,
 }
 
 /// A backend without its endpoints.
@@ -54,6 +56,18 @@ pub struct Reached {
 }
 
 impl Destinations {
+    pub(super) fn mark(&mut self) {
+        self.backends.mark();
+        self.endpoints.mark();
+        self.callers.mark();
+    }
+
+    pub(super) fn go_back(&mut self) {
+        self.backends.go_back();
+        self.endpoints.go_back();
+        self.callers.go_back();
+    }
+
     pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
         let message = config::Backend::decode(content).map_err(|error| unreadable(&error))?;
         let mut spec: Value = serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?;
@@ -74,8 +88,11 @@ impl Destinations {
             addresses: addresses.collect::<Result<_, _>>()?,
             policies: message.policies,
         };
-        let last = self.backends.insert(name.to_owned(), backend.clone());
-        Ok(Taken::of(last != Some(backend)))
+        self.run_by_nobody(name);
+        for policy in &backend.policies {
+            self.callers.set((policy.clone(), name.to_owned()), ());
+        }
+        Ok(Taken::of(self.backends.set(name.to_owned(), backend)))
     }
 
     pub(super) fn set_endpoint(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
@@ -100,16 +117,46 @@ impl Destinations {
             workload: workload.transpose()?,
             zone: Some(message.zone).filter(|zone| !zone.is_empty()).map(Into::into),
         };
-        let last = self.endpoints.insert(name.to_owned(), reached.clone());
-        Ok(Taken::of(last != Some(reached)))
+        Ok(Taken::of(self.endpoints.set(name.to_owned(), reached)))
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Taken {
-        Taken::of(self.backends.remove(name).is_some())
+        self.run_by_nobody(name);
+        Taken::of(self.backends.remove(name))
     }
 
     pub(super) fn remove_endpoint(&mut self, name: &str) -> Taken {
-        Taken::of(self.endpoints.remove(name).is_some())
+        Taken::of(self.endpoints.remove(name))
+    }
+
+    /// Callers of this backend run no policy for it.
+    fn run_by_nobody(&mut self, name: &str) {
+        let known = self.backends.get(name);
+        for policy in known.map_or_else(Vec::new, |known| known.policies.clone()) {
+            self.callers.remove(&(policy, name.to_owned()));
+        }
+    }
+
+    /// Whether there is a backend whose callers run this policy.
+    pub(super) fn is_for_callers(&self, policy: &str) -> bool {
+        let first = (policy.to_owned(), String::new());
+        let mut from = self.callers.range(first..);
+        from.next().is_some_and(|((of, _), ())| of == policy)
+    }
+
+    /// Policies of which that may be another thing than at the mark.
+    pub(super) fn changed_for_callers(&self) -> impl Iterator<Item = &str> {
+        self.callers.changed().map(|((policy, _), _)| policy.as_str())
+    }
+
+    /// Backends whose callers run other policies than at the mark.
+    pub(super) fn changed_policies(&self) -> impl Iterator<Item = &str> {
+        let changed = self.backends.changed();
+        let changed = changed.filter(|(name, before)| {
+            let before = before.map_or(&[][..], |known| &known.policies);
+            before != self.policies(name)
+        });
+        changed.map(|(name, _)| name.as_str())
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

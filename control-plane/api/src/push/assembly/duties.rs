@@ -1,6 +1,5 @@
 //! What a sidecar does beside running policies: where it listens, and its caps.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -9,6 +8,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::{Fault, Taken, unreadable};
+use crate::push::reversible::Reversible;
 use crate::push::{DEFAULT_NAMESPACE, config};
 use crate::{
     CompiledPolicy, Diagnostic, Documents, Endpoint, HeaderRules, Listener, Mtls, RuntimeSpec,
@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// The Runtime resources that a sidecar was sent: one, unless it serves several workloads.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Duties(BTreeMap<String, Duty>);
+#[derive(Debug, Default)]
+pub(super) struct Duties(Reversible<String, Duty>);
 
 /// What one of them says.
 #[derive(Clone, Debug)]
@@ -25,6 +25,13 @@ struct Duty {
     spec: RuntimeSpec,
     access: Option<Access>,
     listeners: Vec<Listening>,
+}
+
+impl PartialEq for Duty {
+    fn eq(&self, other: &Self) -> bool {
+        // Who may call is of the spec.
+        self.spec == other.spec && self.listeners == other.listeners
+    }
 }
 
 /// Where a sidecar is to listen.
@@ -56,6 +63,19 @@ impl Listening {
 }
 
 impl Duties {
+    pub(super) fn mark(&mut self) {
+        self.0.mark();
+    }
+
+    pub(super) fn go_back(&mut self) {
+        self.0.go_back();
+    }
+
+    /// Whether something else may be said than at the mark.
+    pub(super) fn is_changed(&self) -> bool {
+        self.0.changed().next().is_some()
+    }
+
     pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
         let message = config::Runtime::decode(content).map_err(|error| unreadable(&error))?;
         let compiled = compiled(name, &message.spec)?;
@@ -68,14 +88,11 @@ impl Duties {
             access: compiled.access,
             listeners,
         };
-        let is_same = |last: &Duty| last.spec == duty.spec && last.listeners == duty.listeners;
-        let is_known = self.0.get(name).is_some_and(is_same);
-        self.0.insert(name.to_owned(), duty);
-        Ok(Taken::of(!is_known))
+        Ok(Taken::of(self.0.set(name.to_owned(), duty)))
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Taken {
-        Taken::of(self.0.remove(name).is_some())
+        Taken::of(self.0.remove(name))
     }
 
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Listening> {

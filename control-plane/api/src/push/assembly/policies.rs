@@ -1,7 +1,6 @@
 //! Policies and their routes. A policy comes as one resource and its routes as others; each is tried
 //! when it comes.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -12,20 +11,25 @@ use super::ports::{self, Ports};
 use super::{Fault, OwnLimits, Taken, unreadable};
 use crate::compile::named;
 use crate::push::config;
+use crate::push::reversible::Reversible;
 use crate::{CompiledPolicy, Diagnostic, Documents, Placement, Traffic, compile_for_upstream};
 
 /// The policies that a sidecar holds, each in its last good version.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Policies {
     limits: OwnLimits,
-    policies: BTreeMap<String, Policy>,
-    routes: BTreeMap<String, Value>,
+    policies: Reversible<String, Policy>,
+    /// Of those, the ones that callees run.
+    inbound_names: Reversible<String, ()>,
+    routes: Reversible<String, Value>,
+    /// Invariant: each route of each of them, with its policy.
+    used: Reversible<(String, String), ()>,
     /// Routes that have no good version, and what is wrong with the last: where and why.
-    rejected: BTreeMap<String, (String, String)>,
-    /// Policies that were rejected for want of these routes.
-    waiting: BTreeMap<String, BTreeSet<String>>,
+    rejected: Reversible<String, (String, String)>,
+    /// Policies that were rejected for want of a route, and which.
+    waiting: Reversible<String, String>,
     /// Where this sidecar is told what it is beside, by the resource that says so.
-    beside: BTreeMap<String, Ports>,
+    beside: Reversible<String, Ports>,
     /// What [`Policies::inbound`] gave last: most of what is pushed changes no policy.
     inbound: OnceLock<Inbound>,
 }
@@ -54,6 +58,9 @@ pub struct InboundPort {
 struct Policy {
     spec: Value,
     routes: Vec<String>,
+    placement: Placement,
+    /// Full names of the backends that it has calls be sent to besides its targets.
+    named: Vec<String>,
 }
 
 impl Policies {
@@ -64,6 +71,27 @@ impl Policies {
         }
     }
 
+    pub(super) fn mark(&mut self) {
+        self.policies.mark();
+        self.inbound_names.mark();
+        self.routes.mark();
+        self.used.mark();
+        self.rejected.mark();
+        self.waiting.mark();
+        self.beside.mark();
+    }
+
+    pub(super) fn go_back(&mut self) {
+        self.forget();
+        self.policies.go_back();
+        self.inbound_names.go_back();
+        self.routes.go_back();
+        self.used.go_back();
+        self.rejected.go_back();
+        self.waiting.go_back();
+        self.beside.go_back();
+    }
+
     pub(super) fn set(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
         self.forget();
         self.set_policy(name, content).map(Taken::of)
@@ -72,7 +100,9 @@ impl Policies {
     pub(super) fn remove(&mut self, name: &str) -> Taken {
         self.forget();
         self.waiting.remove(name);
-        Taken::of(self.policies.remove(name).is_some())
+        self.use_nothing(name);
+        self.inbound_names.remove(name);
+        Taken::of(self.policies.remove(name))
     }
 
     pub(super) fn set_route(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
@@ -80,7 +110,7 @@ impl Policies {
         let changed = self.try_route(name, content);
         let fault = changed.as_ref().err().filter(|_| !self.routes.contains_key(name));
         match fault.map(|fault| (fault.field.clone(), fault.reason.clone())) {
-            Some(fault) => self.rejected.insert(name.to_owned(), fault),
+            Some(fault) => self.rejected.set(name.to_owned(), fault),
             None => self.rejected.remove(name),
         };
         let changed = changed?;
@@ -99,17 +129,13 @@ impl Policies {
     /// This sidecar is told what it is beside.
     pub(super) fn set_beside(&mut self, name: &str, content: Bytes) -> Result<Taken, Fault> {
         let ports = ports::read(content)?;
-        let is_known = self.beside.get(name) == Some(&ports);
-        if !is_known {
-            self.forget();
-            self.beside.insert(name.to_owned(), ports);
-        }
-        Ok(Taken::of(!is_known))
+        self.forget();
+        Ok(Taken::of(self.beside.set(name.to_owned(), ports)))
     }
 
     pub(super) fn remove_beside(&mut self, name: &str) -> Taken {
         self.forget();
-        Taken::of(self.beside.remove(name).is_some())
+        Taken::of(self.beside.remove(name))
     }
 
     /// What a callee's sidecar runs: every policy that it was sent unasked; where it is told what it is
@@ -148,21 +174,28 @@ impl Policies {
 
     /// The names of those policies.
     pub(super) fn inbound_names(&self) -> impl Iterator<Item = &str> {
-        let mut inbound = self.policies.iter();
-        let next = move || inbound.find(|(_, policy)| policy.placement() == Placement::Inbound);
-        std::iter::from_fn(next).map(|(name, _)| name.as_str())
+        self.inbound_names.keys().map(String::as_str)
     }
 
     /// Full names of the backends that a policy has calls be sent to besides its targets.
-    pub(super) fn named(&self, policy: &str) -> Vec<String> {
-        let traffic = self
-            .policies
-            .get(policy)
-            .and_then(|found| found.spec.get("traffic"));
-        let traffic = traffic.and_then(|traffic| serde_json::from_value::<Traffic>(traffic.clone()).ok());
-        let namespace = policy.split_once('/').map_or("", |(namespace, _)| namespace);
-        let named = traffic.iter().flat_map(named);
-        named.map(|(_, name)| format!("{namespace}/{name}")).collect()
+    pub(super) fn named(&self, policy: &str) -> &[String] {
+        self.policies.get(policy).map_or(&[], |policy| &policy.named)
+    }
+
+    /// Whether policies lead to other backends than at the mark.
+    pub(super) fn is_led_elsewhere(&self) -> bool {
+        let leads = |policy: &&Policy| !policy.named.is_empty();
+        let mut changed = self.policies.changed();
+        changed.any(|(name, before)| {
+            let [before, present] = [before, self.policies.get(name)].map(|one| one.filter(leads));
+            let of = |policy: Option<&'_ Policy>| policy.map(|one| (one.placement, one.named.clone()));
+            of(before) != of(present)
+        })
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.policies.is_empty()
     }
 
     /// What a caller's sidecar runs towards one backend: the policies of these names.
@@ -202,22 +235,26 @@ impl Policies {
     fn set_policy(&mut self, name: &str, content: Bytes) -> Result<bool, Fault> {
         self.waiting.remove(name);
         let message = config::Policy::decode(content).map_err(|error| unreadable(&error))?;
-        let policy = Policy {
-            spec: serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?,
-            routes: message.routes,
-        };
+        let spec = serde_json::from_slice(&message.spec).map_err(|error| unreadable(&error))?;
+        let policy = Policy::new(name, spec, message.routes);
         if self.policies.get(name) == Some(&policy) {
             return Ok(false);
         }
         if let Err(fault) = self.check(name, &policy) {
             if let Some(route) = &fault.missing {
-                let waits = self.waiting.entry(name.to_owned()).or_default();
-                waits.insert(route.clone());
+                self.waiting.set(name.to_owned(), route.clone());
             }
             return Err(fault);
         }
-        self.policies.insert(name.to_owned(), policy);
-        Ok(true)
+        self.use_nothing(name);
+        for route in &policy.routes {
+            self.used.set((route.clone(), name.to_owned()), ());
+        }
+        match policy.placement {
+            Placement::Inbound => self.inbound_names.set(name.to_owned(), ()),
+            Placement::Outbound => self.inbound_names.remove(name),
+        };
+        Ok(self.policies.set(name.to_owned(), policy))
     }
 
     fn try_route(&mut self, name: &str, content: Bytes) -> Result<bool, Fault> {
@@ -226,24 +263,40 @@ impl Policies {
         if self.routes.get(name) == Some(&route) {
             return Ok(false);
         }
-        let last_good = self.routes.insert(name.to_owned(), route);
+        let last_good = self.routes.get(name).cloned();
+        self.routes.set(name.to_owned(), route);
         let checked = self.check_route(name);
         if checked.is_err() {
             match last_good {
-                Some(route) => self.routes.insert(name.to_owned(), route),
+                Some(route) => self.routes.set(name.to_owned(), route),
                 None => self.routes.remove(name),
             };
         }
         checked
     }
 
-    /// A route is tried alone, for it may have come before its policy, and in each policy that has
-    /// it. True when there is one.
+    /// A route is tried in each policy that has it. Where there is none, for it may have come before its policy, or
+    /// where it fails, it is tried alone, so that what is wrong is told by its own field. True when there is one.
     fn check_route(&self, name: &str) -> Result<bool, Fault> {
-        let alone = Policy {
-            spec: json!({}),
-            routes: vec![name.to_owned()],
-        };
+        let first = (name.to_owned(), String::new());
+        let used = self.used.range(first..).take_while(|((of, _), ())| of == name);
+        let mut policies = used.filter_map(|((_, policy), ())| self.policies.get_key_value(policy));
+        let is_used = policies.try_fold(false, |_, (policy, with)| {
+            self.check(policy, with).map_err(|fault| Fault {
+                reason: format!("in {policy}, {}: {}", fault.field, fault.reason),
+                field: String::new(),
+                ..fault
+            })?;
+            Ok(true)
+        });
+        if !matches!(is_used, Ok(true)) {
+            self.check_alone(name)?;
+        }
+        is_used
+    }
+
+    fn check_alone(&self, name: &str) -> Result<(), Fault> {
+        let alone = Policy::new("default/route", json!({}), vec![name.to_owned()]);
         self.check("default/route", &alone).map_err(|fault| Fault {
             field: fault
                 .field
@@ -251,24 +304,24 @@ impl Policies {
                 .trim_start_matches('.')
                 .into(),
             ..fault
-        })?;
-        let mut used = false;
-        for (policy, with) in &self.policies {
-            if with.routes.iter().any(|route| route == name) {
-                used = true;
-                self.check(policy, with).map_err(|fault| Fault {
-                    reason: format!("in {policy}, {}: {}", fault.field, fault.reason),
-                    field: String::new(),
-                    ..fault
-                })?;
-            }
+        })
+    }
+
+    /// A policy has no routes.
+    fn use_nothing(&mut self, name: &str) {
+        let policy = self.policies.get(name);
+        for route in policy.map_or_else(Vec::new, |policy| policy.routes.clone()) {
+            self.used.remove(&(route, name.to_owned()));
         }
-        Ok(used)
     }
 
     fn no_longer_missing(&mut self, route: &str) -> Vec<String> {
-        let waiting = self.waiting.extract_if(.., |_, routes| routes.contains(route));
-        waiting.map(|(policy, _)| policy).collect()
+        let waiting = self.waiting.iter().filter(|(_, missing)| *missing == route);
+        let again: Vec<String> = waiting.map(|(policy, _)| policy.clone()).collect();
+        for policy in &again {
+            self.waiting.remove(policy);
+        }
+        again
     }
 
     /// Whether a policy can run here.
@@ -323,9 +376,18 @@ impl Policies {
 }
 
 impl Policy {
-    fn placement(&self) -> Placement {
-        let placement = self.spec.get("placement").cloned().unwrap_or_default();
-        serde_json::from_value(placement).unwrap_or_default()
+    fn new(name: &str, spec: Value, routes: Vec<String>) -> Self {
+        let placement = spec.get("placement").cloned().unwrap_or_default();
+        let traffic = spec.get("traffic").cloned().unwrap_or_default();
+        let traffic = serde_json::from_value::<Option<Traffic>>(traffic).unwrap_or_default();
+        let namespace = name.split_once('/').map_or("", |(namespace, _)| namespace);
+        let named = traffic.iter().flat_map(named);
+        Self {
+            placement: serde_json::from_value(placement).unwrap_or_default(),
+            named: named.map(|(_, name)| format!("{namespace}/{name}")).collect(),
+            spec,
+            routes,
+        }
     }
 }
 

@@ -48,7 +48,7 @@ use roster::{Roster, Tried};
 use treatment::Treatment;
 
 /// What the endpoints of a backend speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Speaks {
     /// What the caller spoke, as far as the endpoint speaks it.
     #[default]

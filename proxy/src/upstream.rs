@@ -154,6 +154,11 @@ impl Upstream {
         }));
     }
 
+    /// Which policy is in force.
+    pub fn generation(&self) -> u64 {
+        self.policy.load().policy.generation
+    }
+
     /// The policy in force.
     pub fn policy(&self) -> Policy {
         self.policy.load().policy.clone()

@@ -57,11 +57,13 @@ impl Applier {
         let level = level.map_err(|error| vec![format!("spec.logLevel: {error}")])?;
         self.fleet.apply(&plan).map_err(|fault| vec![fault])?;
         self.log_at(plan.log_level, level);
-        // Endpoints come and go without a change of policy.
+        let Some(effective) = plan.effective else {
+            return Ok(());
+        };
         let mut noted = self.noted.lock();
-        if noted.as_ref() != Some(&plan.effective) || plan.sources != [CONTROL_PLANE] {
-            *noted = Some(plan.effective.clone());
-            self.status.applied(plan.sources, plan.effective, plan.warnings);
+        if noted.as_ref() != Some(&effective) || plan.sources != [CONTROL_PLANE] {
+            *noted = Some(effective.clone());
+            self.status.applied(plan.sources, effective, plan.warnings);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The listeners and backends that run, and how they become what a new plan says: make before
 //! break, so that no call is dropped.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -144,9 +145,12 @@ impl Fleet {
             .replace(upstreams.iter().map(|(_, upstream)| upstream));
         for (planned, (_, upstream)) in plan.backends.iter().zip(&upstreams) {
             upstream.backend.reach(&planned.endpoints);
-            upstream.install((*planned.policy).clone());
-            for route in shared_identities(&planned.policy) {
-                tracing::warn!("{route}");
+            // Of equal generations nothing differs.
+            if upstream.generation() != planned.policy.generation {
+                upstream.install((*planned.policy).clone());
+                for route in shared_identities(&planned.policy) {
+                    tracing::warn!("{route}");
+                }
             }
         }
         self.destinations.install(plan, &upstreams);
@@ -231,10 +235,12 @@ impl Fleet {
     /// The backends of a plan, in its order: those that run and are reached as planned, whatever
     /// their endpoints, or new ones.
     fn upstreams(&self, plan: &Plan, running: &Running) -> Vec<(Reach, Arc<Upstream>)> {
+        let known = running.upstreams.iter();
+        let known: HashMap<&Reach, &Arc<Upstream>> =
+            known.map(|(reach, upstream)| (reach, upstream)).collect();
         let upstream = |planned: &PlannedBackend| {
-            let mut known = running.upstreams.iter();
-            let upstream = match known.find(|(reach, _)| *reach == planned.reach) {
-                Some((_, upstream)) => Arc::clone(upstream),
+            let upstream = match known.get(&planned.reach) {
+                Some(upstream) => Arc::clone(upstream),
                 None => Upstream::start(
                     Arc::new(Backend::new(
                         &planned.settings(&self.metrics, &self.destinations.in_common),

@@ -38,7 +38,7 @@ impl Following {
         let failed = |error| RunError::System("ask the control plane", error);
         let papers = Arc::clone(&settings.papers);
         *papers.lock() = inherited.papers();
-        let control = Control::new(settings, metrics, mesh, Box::new(Pushed(applier.clone())));
+        let control = Control::new(settings, metrics, mesh, Box::new(Pushed::new(applier.clone())));
         let control = control.map_err(failed)?;
         let standing = control.standing();
         if !control.is_in_force() {

@@ -44,8 +44,8 @@ pub(super) struct Plan {
     pub(super) warnings: Vec<String>,
     /// What is to be logged, where a Runtime says so.
     pub(super) log_level: Option<String>,
-    /// The documents as they were understood, defaults filled in.
-    pub(super) effective: Value,
+    /// The documents as they were understood, defaults filled in; `None`: as they were noted last.
+    pub(super) effective: Option<Value>,
 }
 
 /// Where calls come in.
@@ -95,7 +95,7 @@ pub(super) struct PlannedBackend {
 
 /// What cannot change while connections are open; a backend that is reached in another way is
 /// another backend. Its endpoints are not part of it: they come and go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Reach {
     pub(super) name: Arc<str>,
     pub(super) speaks: Speaks,
@@ -185,7 +185,7 @@ impl Plan {
         let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
         Ok(Self {
             listeners,
-            effective: effective(documents, &compiled.runtime, policies),
+            effective: Some(effective(documents, &compiled.runtime, policies)),
             inbound: compiled.policy,
             inbound_ports: Vec::new(),
             is_by_backend: true,
@@ -230,7 +230,7 @@ impl Plan {
             place: None,
         });
         let policies = backends.iter().map(|backend| (&*backend.name, &*backend.policy));
-        let effective = effective(documents, &compiled.runtime, policies);
+        let effective = Some(effective(documents, &compiled.runtime, policies));
         Ok(Self {
             listeners: listeners.collect(),
             inbound: Arc::default(),

@@ -20,20 +20,37 @@ use crate::send::{Address, Peer, Target};
 
 /// Puts what a control plane pushed in force.
 #[derive(Debug)]
-pub(super) struct Pushed(pub(super) Applier);
+pub(super) struct Pushed {
+    applier: Applier,
+    /// The revision of what is in force and noted.
+    noted: Option<u64>,
+}
 
-impl Force for Pushed {
-    fn apply(&mut self, pushed: &Assembly, workload: &Workload) -> Result<(), String> {
-        let plan = plan(&self.0.args, pushed, workload);
-        self.0.apply(plan).map_err(|faults| faults.join("; "))
-    }
-
-    fn listeners(&self) -> Listeners {
-        self.0.listeners()
+impl Pushed {
+    pub(super) const fn new(applier: Applier) -> Self {
+        Self { applier, noted: None }
     }
 }
 
-/// What the flags and the control plane say together.
+impl Force for Pushed {
+    fn apply(&mut self, pushed: &Assembly, workload: &Workload) -> Result<(), String> {
+        let mut plan = plan(&self.applier.args, pushed, workload);
+        // Endpoints come and go without a change of policy.
+        if self.noted != Some(pushed.revision()) {
+            let policies = plan.backends.iter().map(|one| (&*one.reach.name, &*one.policy));
+            plan.effective = Some(effective(&pushed.documents(), &pushed.runtime(), policies));
+        }
+        self.applier.apply(plan).map_err(|faults| faults.join("; "))?;
+        self.noted = Some(pushed.revision());
+        Ok(())
+    }
+
+    fn listeners(&self) -> Listeners {
+        self.applier.listeners()
+    }
+}
+
+/// What the flags and the control plane say together, but for how it is shown.
 fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     let inbound = pushed.inbound(workload);
     let runtime = pushed.runtime();
@@ -88,9 +105,8 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         leave_bare(&mut backends, &by_port, &families::own());
     }
     warnings.dedup();
-    let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
     Plan {
-        effective: effective(&pushed.documents(), &runtime, policies),
+        effective: None,
         sources: vec![CONTROL_PLANE.into()],
         log_level: runtime.log_level,
         listeners,
@@ -146,9 +162,12 @@ fn add_named(pushed: &Assembly, workload: &Workload, backends: &mut Vec<PlannedB
 /// Adds what no listener names, and connections may go to that the kernel hands over. Gives warnings.
 fn add_others(pushed: &Assembly, backends: &mut Vec<PlannedBackend>) -> Vec<String> {
     let mut warnings = Vec::new();
-    for name in pushed.backends() {
-        let is_known = backends.iter().any(|known| *known.reach.name == *name);
-        let Some((destination, policy)) = pushed.outbound(name).filter(|_| !is_known) else {
+    let known: HashSet<Arc<str>> = backends
+        .iter()
+        .map(|known| Arc::clone(&known.reach.name))
+        .collect();
+    for name in pushed.backends().filter(|name| !known.contains(*name)) {
+        let Some((destination, policy)) = pushed.outbound(name) else {
             continue;
         };
         warnings.extend(policy.warnings.iter().map(ToString::to_string));
@@ -225,3 +244,6 @@ fn target(reached: &Reached, is_strict: bool) -> Target {
         zone: reached.zone.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

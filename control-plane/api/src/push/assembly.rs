@@ -3,7 +3,8 @@
 //! Each resource is tried when it comes: what cannot run is rejected by its own name and field, and the
 //! last good version stays in its place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use jitney_core::access::Access;
 use jitney_core::policy::Policy;
@@ -35,6 +36,10 @@ pub struct Assembly {
     duties: Duties,
     /// Backends whose endpoints were asked for and have not come.
     expected: Reversible<String, ()>,
+    /// Of each backend what is run for calls to it, once somebody has asked: most of what is pushed is of no
+    /// backend's policies, or of one.
+    outbound: BTreeMap<String, OnceLock<CompiledPolicy>>,
+    revision: u64,
 }
 
 /// What this sidecar can do, whatever a policy asks for.
@@ -99,6 +104,12 @@ impl Assembly {
         self.destinations.go_back();
         self.duties.go_back();
         self.expected.go_back();
+        self.compile_all_again();
+    }
+
+    /// Another number whenever something else than endpoints may be another thing.
+    pub const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Takes in a response; what cannot run is rejected in it. Trust bundles change nothing here.
@@ -125,7 +136,7 @@ impl Assembly {
     }
 
     fn set(&mut self, kind: Kind, name: &str, content: bytes::Bytes) -> Result<Taken, Fault> {
-        match kind {
+        let taken = match kind {
             Kind::Policy => self.policies.set(name, content),
             Kind::Route => self.policies.set_route(name, content),
             Kind::Backend => self.destinations.set(name, content),
@@ -133,12 +144,14 @@ impl Assembly {
             Kind::Runtime => self.duties.set(name, content),
             Kind::Sidecar => self.policies.set_beside(name, content),
             Kind::TrustBundle => Ok(Taken::default()),
-        }
+        };
+        self.compile_again(kind, name);
+        taken
     }
 
     /// Drops a resource, as when it is no longer subscribed to.
     pub fn remove(&mut self, kind: Kind, name: &str) -> Taken {
-        match kind {
+        let taken = match kind {
             Kind::Policy => self.policies.remove(name),
             Kind::Route => self.policies.remove_route(name),
             Kind::Backend => self.destinations.remove(name),
@@ -146,7 +159,41 @@ impl Assembly {
             Kind::Runtime => self.duties.remove(name),
             Kind::Sidecar => self.policies.remove_beside(name),
             Kind::TrustBundle => Taken::default(),
-        }
+        };
+        self.compile_again(kind, name);
+        taken
+    }
+
+    /// What is run for calls to some backends may be another thing.
+    fn compile_again(&mut self, kind: Kind, name: &str) {
+        let backends: Vec<String> = match kind {
+            Kind::TrustBundle | Kind::Endpoint => return,
+            // Its caps are on all of them.
+            Kind::Runtime => return self.compile_all_again(),
+            Kind::Backend if self.destinations.is_known(name) => vec![name.to_owned()],
+            Kind::Backend => {
+                self.outbound.remove(name);
+                Vec::new()
+            }
+            Kind::Sidecar => Vec::new(),
+            Kind::Policy => self.destinations.callers(name).map(str::to_owned).collect(),
+            Kind::Route => {
+                let policies = self.policies.with(name);
+                let backends = policies.flat_map(|policy| self.destinations.callers(policy));
+                backends.map(str::to_owned).collect()
+            }
+        };
+        self.revision += 1;
+        self.outbound
+            .extend(backends.into_iter().map(|backend| (backend, OnceLock::new())));
+    }
+
+    fn compile_all_again(&mut self) {
+        self.revision += 1;
+        let backends = self.destinations.names();
+        self.outbound = backends
+            .map(|backend| (backend.to_owned(), OnceLock::new()))
+            .collect();
     }
 
     /// What is run for the calls that come to this workload, but for those that come to
@@ -167,12 +214,12 @@ impl Assembly {
 
     /// Endpoints of this backend were asked for: nothing is known of it until they are answered.
     pub fn expect(&mut self, backend: &str) {
-        self.expected.set(backend.to_owned(), ());
+        self.revision += u64::from(self.expected.set(backend.to_owned(), ()));
     }
 
     /// No listener needs this backend any more.
     pub fn expect_no_longer(&mut self, backend: &str) {
-        self.expected.remove(backend);
+        self.revision += u64::from(self.expected.remove(backend));
     }
 
     /// Whether there is a backend whose endpoints are still to come.
@@ -183,7 +230,7 @@ impl Assembly {
     /// What was asked for has come, from wherever.
     pub fn expect_nothing(&mut self) {
         while let Some(backend) = self.expected.keys().next().cloned() {
-            self.expected.remove(&backend);
+            self.expect_no_longer(&backend);
         }
     }
 
@@ -193,8 +240,9 @@ impl Assembly {
             return None;
         }
         let destination = self.destinations.get(backend)?;
-        let policy = self.policies.outbound(&destination.policies);
-        Some((destination, self.capped(policy, backend)))
+        let compile = || self.capped(self.policies.outbound(&destination.policies), backend);
+        let compiled = self.outbound.get(backend)?.get_or_init(compile).clone();
+        Some((destination, compiled))
     }
 
     /// The backends of which something is known.
@@ -267,7 +315,7 @@ impl Assembly {
 
     /// Whether there is a backend whose callers run this policy.
     pub fn is_for_callers(&self, policy: &str) -> bool {
-        self.destinations.is_for_callers(policy)
+        self.destinations.callers(policy).next().is_some()
     }
 
     /// Policies of which [that](Self::is_for_callers) may be another thing than at the mark.

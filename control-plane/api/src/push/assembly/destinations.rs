@@ -137,11 +137,17 @@ impl Destinations {
         }
     }
 
-    /// Whether there is a backend whose callers run this policy.
-    pub(super) fn is_for_callers(&self, policy: &str) -> bool {
+    /// The backends whose callers run this policy.
+    pub(super) fn callers(&self, policy: &str) -> impl Iterator<Item = &str> {
         let first = (policy.to_owned(), String::new());
-        let mut from = self.callers.range(first..);
-        from.next().is_some_and(|((of, _), ())| of == policy)
+        let from = self.callers.range(first..);
+        let of_policy = from.take_while(move |((of, _), ())| of == policy);
+        of_policy.map(|((_, backend), ())| backend.as_str())
+    }
+
+    /// Whether something is known of a backend.
+    pub(super) fn is_known(&self, backend: &str) -> bool {
+        self.backends.contains_key(backend)
     }
 
     /// Policies of which that may be another thing than at the mark.

@@ -278,9 +278,9 @@ impl Policies {
     /// A route is tried in each policy that has it. Where there is none, for it may have come before its policy, or
     /// where it fails, it is tried alone, so that what is wrong is told by its own field. True when there is one.
     fn check_route(&self, name: &str) -> Result<bool, Fault> {
-        let first = (name.to_owned(), String::new());
-        let used = self.used.range(first..).take_while(|((of, _), ())| of == name);
-        let mut policies = used.filter_map(|((_, policy), ())| self.policies.get_key_value(policy));
+        let mut policies = self
+            .with(name)
+            .filter_map(|policy| self.policies.get_key_value(policy));
         let is_used = policies.try_fold(false, |_, (policy, with)| {
             self.check(policy, with).map_err(|fault| Fault {
                 reason: format!("in {policy}, {}: {}", fault.field, fault.reason),
@@ -293,6 +293,16 @@ impl Policies {
             self.check_alone(name)?;
         }
         is_used
+    }
+
+    /// The policies that have a route.
+    pub(super) fn with(&self, route: &str) -> impl Iterator<Item = &str> {
+        let first = (route.to_owned(), String::new());
+        let used = self
+            .used
+            .range(first..)
+            .take_while(move |((of, _), ())| of == route);
+        used.map(|((_, policy), ())| policy.as_str())
     }
 
     fn check_alone(&self, name: &str) -> Result<(), Fault> {

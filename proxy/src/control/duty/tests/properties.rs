@@ -68,8 +68,9 @@ fn content(kind: Kind, number: usize, variant: u8) -> Vec<u8> {
                 json(json!({"metadata": {"name": backend, "namespace": "shop"}, "spec": spec}))
             };
             let listeners = (0..BACKENDS.len()).filter(|of| bits >> of & 1 == 1);
+            let spec = (bits & 64 == 64).then(|| json(json!({"maxSize": 1 + bits % 4})));
             config::Runtime {
-                spec: Vec::new().into(),
+                spec: spec.unwrap_or_default().into(),
                 listeners: listeners.map(|of| listener(of).into()).collect(),
             }
             .encode_to_vec()
@@ -155,6 +156,8 @@ struct Pair {
     workload: Workload,
     held: BTreeMap<Key, Bytes>,
     known: BTreeSet<String>,
+    /// The revision that was looked at last, and what there was beside endpoints.
+    last: (u64, String),
     folder: tempfile::TempDir,
 }
 
@@ -170,6 +173,7 @@ impl Pair {
             workload: users(),
             held: BTreeMap::new(),
             known: BTreeSet::new(),
+            last: (u64::MAX, String::new()),
             folder,
         }
     }
@@ -267,8 +271,8 @@ impl Pair {
         self.held = held;
     }
 
-    fn check(&self) -> Result<(), TestCaseError> {
-        let duty = &self.duty;
+    fn check(&mut self) -> Result<(), TestCaseError> {
+        let (duty, workload) = (&self.duty, &self.workload);
         let held = duty.held.iter().map(|(key, (_, content))| (key, content));
         prop_assert!(
             held.eq(&self.held),
@@ -277,7 +281,7 @@ impl Pair {
             self.held.keys()
         );
         let anew = assembled(&self.held);
-        let wanted = wanted(&anew, &self.workload, duty.any_backend);
+        let wanted = wanted(&anew, workload, duty.any_backend);
         prop_assert!(
             duty.asked.names().eq(&wanted),
             "{:?}, expected {wanted:?}",
@@ -293,22 +297,35 @@ impl Pair {
 
         let told = |assembly: &Assembly| {
             let listeners: Vec<_> = assembly.listeners().cloned().collect();
-            let inbound = assembly.inbound(&self.workload).policy.generation;
+            let inbound = assembly.inbound(workload).policy.generation;
             let documents = assembly.documents().documents.len();
             (listeners, inbound, documents, assembly.is_idle())
         };
         prop_assert_eq!(told(&duty.assembly), told(&anew));
+        let outbound = |assembly: &Assembly, backend| {
+            let (to, compiled) = assembly.outbound(backend)?;
+            Some((to, compiled.policy.generation))
+        };
         for backend in BACKENDS {
-            let expected = anew
-                .outbound(backend)
-                .map(|(to, policy)| (to, policy.policy.generation));
-            let found = duty.assembly.outbound(backend);
-            let found = found.map(|(to, policy)| (to, policy.policy.generation));
+            let found = outbound(&duty.assembly, backend);
             // What has not come is not known.
             if found.is_some() || !duty.assembly.expects() {
-                prop_assert_eq!(found, expected);
+                prop_assert_eq!(found, outbound(&anew, backend));
             }
         }
+        let policies = BACKENDS.map(|backend| {
+            outbound(&duty.assembly, backend).map(|(to, generation)| (to.spec, to.addresses, generation))
+        });
+        let present = (
+            duty.assembly.revision(),
+            format!("{:?} {policies:?}", told(&duty.assembly)),
+        );
+        prop_assert!(
+            self.last.0 != present.0 || self.last == present,
+            "{:?}, now {present:?}",
+            self.last
+        );
+        self.last = present;
         Ok(())
     }
 }

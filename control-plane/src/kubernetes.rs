@@ -20,6 +20,7 @@ mod objects;
 mod owner;
 mod peers;
 mod roots;
+mod routes;
 mod source;
 mod status;
 mod table;

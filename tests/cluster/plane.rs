@@ -12,6 +12,7 @@ use crate::programs::path;
 
 mod away;
 mod rights;
+mod routes;
 
 /// One test at a time: a control plane writes into all namespaces.
 static ALONE: Mutex<()> = Mutex::const_new(());

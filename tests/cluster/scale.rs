@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::api::chart::installed;
+use crate::gateway::Definitions;
 use crate::kubectl::{apply, get};
 
 mod plane;
@@ -66,6 +67,8 @@ async fn every_sidecar_is_told_of_each_change_and_of_nothing_else() {
     let size = Size::wanted();
     allow_many_files();
     installed().await;
+    // Else they are looked for every few seconds, which is no list of anything.
+    let _definitions = Definitions::applied();
     size.make().await;
     let (mut scale, began, connected) = Scale::start(size).await;
     let mut phases = vec![scale.phase("start", 0, began, Vec::new()).await];
@@ -321,11 +324,13 @@ fn allow_many_files() {
 }
 
 /// What the control plane watches, each once.
-const WATCHED: [(&str, i64); 8] = [
+const WATCHED: [(&str, i64); 10] = [
     ("backends", 1),
     ("batchpolicies", 1),
     // Of all, and of its own namespace, where the replicas are.
     ("endpointslices", 2),
+    ("grpcroutes", 1),
+    ("httproutes", 1),
     // Where roots are to be; and, as pods without a sidecar are, whether they should have one.
     ("namespaces", 2),
     ("pods", 2),

@@ -43,6 +43,7 @@ mod pushed;
 mod redirect;
 mod restarting;
 mod rollout;
+mod routed;
 mod strictness;
 mod succession;
 mod trust;

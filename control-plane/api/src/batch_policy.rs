@@ -58,6 +58,11 @@ pub struct BatchPolicy {
         "expected another backend than the target",
     )
     .at(".traffic.requestMirror.backendRef.name"),
+    rule(
+        "!has(self.targetRefs) || !has(self.traffic) || self.targetRefs.all(target, target.kind in ['Service', 'Backend'])",
+        "expected no traffic settings where a target is an HTTPRoute or GRPCRoute: they hold for all calls of a Service",
+    )
+    .at(".traffic"),
 ]))]
 pub struct BatchPolicySpec {
     /// What the policy is for, at most 16. May be left out where there is one backend only.
@@ -110,7 +115,8 @@ pub struct TargetRef {
     #[schemars(length(max = 253))]
     pub group: Option<String>,
     /// A `Service`, `HTTPRoute` or `GRPCRoute` of Kubernetes, or a `Backend`. In files a Service is the Backend
-    /// of the same name.
+    /// of the same name. A route stands for the calls to the Services among its parentRefs that belong to its
+    /// rules; such a policy has no traffic settings, which hold for all calls of a Service.
     #[serde(default)]
     pub kind: TargetKind,
     /// Its name.

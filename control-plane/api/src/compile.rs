@@ -31,6 +31,7 @@ use crate::{
 pub(crate) use detour::named;
 pub use detour::named_backends;
 pub use endpoint::{Endpoint, Located, NotAnEndpoint};
+pub(crate) use matching::lone_match;
 pub use mtls::strict_mtls;
 
 /// Everything that `run --config` needs.
@@ -236,6 +237,9 @@ fn policies<'a>(documents: &'a Documents, faults: &Faults) -> Vec<PolicyUnit<'a>
             .traffic
             .as_ref()
             .map(|traffic| traffic::traffic(&check, &path, traffic));
+        if policy.spec.traffic.is_some() {
+            targets::check_traffic(&check, &policy.spec.target_refs);
+        }
         if !(1..=100).contains(&policy.spec.rollout.percent) {
             let found = policy.spec.rollout.percent;
             let path = Path::default().keys("spec.rollout.percent");

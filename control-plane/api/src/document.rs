@@ -1,5 +1,6 @@
 //! Documents: what a file holds, each with the tree it was decoded from.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -89,6 +90,19 @@ impl Created {
     /// What is older comes first, and last what may have been made at any time.
     pub fn age(&self) -> impl Ord {
         (self.0.is_none(), self.0.as_deref())
+    }
+}
+
+impl PartialOrd for Created {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Created {
+    /// By age.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.age().cmp(&other.age())
     }
 }
 

@@ -25,6 +25,7 @@ mod runtime;
 
 mod compile;
 
+mod gateway;
 mod schema;
 
 pub mod push;
@@ -41,6 +42,7 @@ pub use compile::{
 };
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Documents, Metadata, Resource};
+pub use gateway::{MeshMatch, MeshRoute, MeshRule, Parent, PathPrecision, Precision, RouteKind};
 pub use identity::{BadWorkload, NotAWorkload, SpiffeId, Workload, is_segment, is_trust_domain};
 pub use listener::{Forwarded, HeaderRules, Listener, ListenerSpec, NotAPseudonym, Pseudonym, RequestId};
 pub use mtls::{InboundMtls, Mtls, PortMtls};

@@ -90,6 +90,7 @@ impl RuntimeSpec {
             Route { generation, ..capped }.into()
         });
         Policy::new(generation, policy.traffic.clone(), routes.collect())
+            .with_claims(policy.claims().cloned())
     }
 
     fn cap_route(&self, mut route: Route) -> Route {

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jitney_api::push::{Catalog, Resources, ServiceEndpoint, ServicePort, known_workloads, resources_of};
-use jitney_api::{Document, Documents, Workload};
+use jitney_api::{Document, Documents, MeshRoute, RouteKind, Workload};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DynamicObject;
 
 use super::custom::Custom;
 use super::objects::{self, EndpointRow, EndpointState, PortRow, ServiceRow, SliceRow};
+use super::routes;
 use super::table::{Event, Scope, Table};
 
 /// The kinds of Jitney's own objects.
@@ -55,6 +56,9 @@ pub(super) enum Told {
     Slice(Box<Event<EndpointSlice>>),
     Pod(Box<Event<Pod>>),
     Custom(Kinds, Box<Event<DynamicObject>>),
+    Route(RouteKind, Box<Event<DynamicObject>>),
+    /// The API server does not know routes of this kind.
+    Unserved(RouteKind),
 }
 
 impl Told {
@@ -65,7 +69,13 @@ impl Told {
             Self::Slice(_) => "endpointslices",
             Self::Pod(_) => "pods",
             Self::Custom(kinds, _) => kinds.plural(),
+            Self::Route(kind, _) | Self::Unserved(kind) => kind.plural(),
         }
+    }
+
+    /// Whether it is no more than that routes are looked for, as again and again where there are none.
+    fn is_a_look(&self) -> bool {
+        matches!(self, Self::Route(_, event) if matches!(**event, Event::Init))
     }
 }
 
@@ -77,6 +87,9 @@ pub struct Index {
     slices: Table<SliceRow>,
     pods: Table<Workload>,
     custom: [Table<Custom>; 3],
+    routes: [Table<MeshRoute>; 2],
+    /// Where the API server knows no routes of these kinds.
+    unserved: BTreeSet<(RouteKind, Scope)>,
     changed: BTreeSet<String>,
     /// Another number whenever something has changed.
     revision: u64,
@@ -93,6 +106,8 @@ impl Index {
             slices: Table::default(),
             pods: Table::default(),
             custom: Default::default(),
+            routes: Default::default(),
+            unserved: BTreeSet::new(),
             changed: BTreeSet::new(),
             revision: 0,
             in_force: BTreeMap::new(),
@@ -101,7 +116,7 @@ impl Index {
 
     /// Takes in what a watch tells. True when something has changed.
     pub(super) fn take(&mut self, scope: &Scope, told: Told) -> bool {
-        self.revision += 1;
+        self.revision += u64::from(!told.is_a_look());
         let changed = &mut self.changed;
         match told {
             Told::Service(event) => {
@@ -122,6 +137,21 @@ impl Index {
                 };
                 self.custom[kinds as usize].take(scope, *event, row, Custom::is_same, changed)
             }
+            Told::Route(kind, event) => {
+                let is_listed = matches!(*event, Event::InitDone);
+                let row = |object: &DynamicObject, _: Option<&MeshRoute>| Some(routes::row(kind, object));
+                let routes = &mut self.routes[kind as usize];
+                let is_news = routes.take(scope, *event, row, PartialEq::eq, changed);
+                if is_listed && self.unserved.remove(&(kind, scope.clone())) {
+                    // Until now they were as good as not there.
+                    changed.extend(routes.all().map(|(namespace, ..)| namespace.to_owned()));
+                }
+                is_news
+            }
+            Told::Unserved(kind) => {
+                let is_first = self.unserved.insert((kind, scope.clone()));
+                self.routes[kind as usize].forget(scope, changed) || is_first
+            }
         }
     }
 
@@ -129,7 +159,17 @@ impl Index {
     pub fn is_synced(&self) -> bool {
         let scopes = &self.scopes;
         let own = self.services.is_synced(scopes) && self.slices.is_synced(scopes);
-        own && self.pods.is_synced(scopes) && self.custom.iter().all(|table| table.is_synced(scopes))
+        let custom = self.custom.iter().all(|table| table.is_synced(scopes));
+        own && custom && self.pods.is_synced(scopes) && RouteKind::ALL.iter().all(|kind| self.knows(*kind))
+    }
+
+    /// Whether it is known which routes of a kind there are.
+    fn knows(&self, kind: RouteKind) -> bool {
+        let routes = &self.routes[kind as usize];
+        let is_known = |scope: &Scope| {
+            self.unserved.contains(&(kind, scope.clone())) || routes.is_synced(std::slice::from_ref(scope))
+        };
+        self.scopes.iter().all(is_known)
     }
 
     /// The namespaces that may push something else than when this was asked last.
@@ -214,7 +254,20 @@ impl Index {
             namespace: namespace.to_owned(),
             services: services.collect(),
             sidecars,
+            routes: self.routes(namespace),
         }
+    }
+
+    /// The routes of a namespace, of the kinds that the API server knows.
+    fn routes(&self, namespace: &str) -> BTreeMap<RouteKind, BTreeMap<String, MeshRoute>> {
+        let of = |kind: RouteKind| {
+            let table = &self.routes[kind as usize];
+            let rows = table
+                .of(namespace)
+                .map(|(name, route)| (name.to_owned(), route.clone()));
+            table.is_listed(namespace).then(|| (kind, rows.collect()))
+        };
+        RouteKind::ALL.into_iter().filter_map(of).collect()
     }
 }
 
@@ -252,6 +305,7 @@ fn service_port(
         endpoints.map(|endpoint| (endpoint.address, endpoint)).collect();
     ServicePort {
         name: port.name.clone(),
+        number: port.number,
         addresses: service.addresses_of(port),
         protocol: port.protocol,
         endpoints: endpoints.into_values().collect(),

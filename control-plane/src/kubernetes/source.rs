@@ -165,7 +165,7 @@ impl Taking {
             Ok(Word::Told(told)) => {
                 self.is_watched(told.kind());
                 let pace = match told {
-                    Told::Custom(..) => Pace::Edit,
+                    Told::Custom(..) | Told::Route(..) | Told::Unserved(_) => Pace::Edit,
                     Told::Service(_) | Told::Slice(_) | Told::Pod(_) => Pace::Address,
                 };
                 self.index.lock().take(scope, told).then_some(pace)

@@ -42,9 +42,13 @@ impl<T> Default for Table<T> {
 
 impl Scope {
     fn has(&self, name: &Name) -> bool {
+        self.has_namespace(&name.0)
+    }
+
+    fn has_namespace(&self, namespace: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Namespace(namespace) => *namespace == name.0,
+            Self::Namespace(own) => own == namespace,
         }
     }
 }
@@ -121,9 +125,23 @@ impl<T> Table<T> {
         !gone.is_empty()
     }
 
+    /// What a watch told is of no use any more: its objects are gone, as is what was known of them. True when
+    /// something has changed.
+    pub(super) fn forget(&mut self, scope: &Scope, changed: &mut BTreeSet<String>) -> bool {
+        self.listed.insert(scope.clone(), BTreeSet::new());
+        let was_synced = self.synced.remove(scope);
+        self.remove_others(scope, changed) || was_synced
+    }
+
     /// Whether everything was listed once that these watches see.
     pub(super) fn is_synced(&self, scopes: &[Scope]) -> bool {
         scopes.iter().all(|scope| self.synced.contains(scope))
+    }
+
+    /// Whether everything in a namespace was listed once.
+    pub(super) fn is_listed(&self, namespace: &str) -> bool {
+        let mut synced = self.synced.iter();
+        synced.any(|scope| scope.has_namespace(namespace))
     }
 
     /// The rows of a namespace, by name.

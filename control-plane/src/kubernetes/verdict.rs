@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jitney_api::push::{Catalog, Conflict};
+use jitney_api::push::{Catalog, Conflict, Place, Unresolved};
 use jitney_api::{
     AncestorRef, AncestorStatus, BatchPolicy, BatchPolicyStatus, CONTROLLER_NAME, Condition, ConditionStatus,
     ConditionType, Documents, Reason, Resource, SidecarStatus, TargetKind, TargetRef,
@@ -58,7 +58,13 @@ impl Facts<'_> {
     }
 
     fn ancestor(&self, ancestor: AncestorRef, target: Option<&TargetRef>) -> AncestorStatus {
-        let said = [self.accepted(target), self.resolved(), self.programmed()];
+        let places = target.map(|target| self.catalog.resolve(target, self.backends));
+        let places = places.transpose();
+        let said = [
+            self.accepted(&places),
+            self.resolved(places.as_ref().err()),
+            self.programmed(),
+        ];
         let before = self.before.ancestors.iter();
         let mut before = before.filter(|one| one.ancestor_ref == ancestor);
         let before = before.next().map_or(&[][..], |one| &one.conditions);
@@ -88,7 +94,8 @@ impl Facts<'_> {
         }
     }
 
-    fn accepted(&self, target: Option<&TargetRef>) -> Said {
+    /// Of a target that stands for these; without one, of all that is in the namespace.
+    fn accepted(&self, places: &Result<Option<Vec<Place>>, Unresolved>) -> Said {
         let said = |reason: Reason, message: String| Said {
             kind: ConditionType::Accepted,
             status: status(reason == Reason::Accepted),
@@ -99,15 +106,13 @@ impl Facts<'_> {
         if !self.custom.faults.is_empty() {
             return said(Reason::Invalid, self.invalid());
         }
-        let backends = match target.map(|target| self.catalog.resolve(target, self.backends)) {
-            Some(Err(unresolved)) => return said(Reason::TargetNotFound, unresolved.to_string()),
-            Some(Ok(backends)) => Some(backends),
-            None => None,
+        let places = match places {
+            Err(unresolved) => return said(Reason::TargetNotFound, unresolved.to_string()),
+            Ok(places) => places,
         };
         let is_meant = |name: &str| {
-            backends
-                .as_ref()
-                .is_none_or(|backends| backends.iter().any(|one| one == name))
+            let places = places.as_ref();
+            places.is_none_or(|places| places.iter().any(|place| place.to_string() == name))
         };
         let lost: Vec<&&Conflict> = self
             .conflicts
@@ -116,9 +121,9 @@ impl Facts<'_> {
             .collect();
         let told = |conflict: &&&Conflict| format!("{}: {}", conflict.target, conflict.reason);
         let texts = lost.iter().map(told).collect::<Vec<_>>().join("; ");
-        match (&backends, lost.len()) {
+        match (places, lost.len()) {
             (_, 0) => said(Reason::Accepted, "valid, and in force for this target".to_owned()),
-            (Some(backends), count) if count < backends.len() => said(
+            (Some(places), count) if count < places.len() => said(
                 Reason::Accepted,
                 format!("in force for a part of the target: not for {texts}"),
             ),
@@ -137,25 +142,29 @@ impl Facts<'_> {
         format!("{faults}; {stays}")
     }
 
-    fn resolved(&self) -> Said {
+    /// Whether the target is there, and all else that is named.
+    fn resolved(&self, unresolved: Option<&Unresolved>) -> Said {
         let missing = self
             .policy()
             .map(|policy| self.catalog.missing(policy, self.backends));
         let missing = missing.unwrap_or_default();
-        let is_resolved = missing.is_empty();
+        let reason = match (unresolved, &missing[..]) {
+            (Some(_), _) => Reason::TargetNotFound,
+            (None, []) => Reason::ResolvedRefs,
+            (None, _) => Reason::BackendNotFound,
+        };
+        let is_resolved = reason == Reason::ResolvedRefs;
+        let told = unresolved.map(ToString::to_string);
+        let message = if is_resolved {
+            "all that it names is there".to_owned()
+        } else {
+            told.into_iter().chain(missing).collect::<Vec<_>>().join("; ")
+        };
         Said {
             kind: ConditionType::ResolvedRefs,
             status: status(is_resolved),
-            reason: if is_resolved {
-                Reason::ResolvedRefs
-            } else {
-                Reason::BackendNotFound
-            },
-            message: if is_resolved {
-                "all that it names is there".to_owned()
-            } else {
-                missing.join("; ")
-            },
+            reason,
+            message,
             generation: self.custom.generation,
         }
     }

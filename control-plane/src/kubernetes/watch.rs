@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use jitney_api::RouteKind;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ApiResource;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
 
 use super::index::{Kinds, Told};
+use super::routes;
 use super::table::{Event, Scope};
 
 /// What one watch tells, or why it tells nothing.
@@ -60,6 +62,9 @@ pub(super) fn start(client: &Client, scope: &Scope, tasks: &mut JoinSet<()>, to:
         let events = watcher(api, all());
         tasks.spawn(tell(kinds.plural(), scope.clone(), events, wrap, to.clone()));
     }
+    for kind in RouteKind::ALL {
+        tasks.spawn(routes::watch(kind, client.clone(), scope.clone(), to.clone()));
+    }
 }
 
 struct Watching<'a> {
@@ -93,8 +98,8 @@ impl Watching<'_> {
     }
 }
 
-/// Tells what a watch says until nobody listens. A watch that fails begins again, later and later.
-async fn tell<K>(
+/// Tells what a watch says until it ends, or nobody listens. A watch that fails begins again, later and later.
+pub(super) async fn tell<K>(
     kind: &'static str,
     scope: Scope,
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
@@ -138,7 +143,7 @@ async fn tell<K>(
 
 /// In words that say what to do about it.
 fn complaint(kind: &'static str, error: &watcher::Error) -> Complaint {
-    let text = match status(error) {
+    let text = match api_status(error) {
         Some(404) => format!("the API server does not know {kind}.jitney.dev: install the chart jitney-crds"),
         Some(403) => format!("this account may not list and watch {kind}: {}", chain(error)),
         _ => format!("{kind} are not watched: {}", chain(error)),
@@ -146,7 +151,8 @@ fn complaint(kind: &'static str, error: &watcher::Error) -> Complaint {
     Complaint { kind, text }
 }
 
-fn status(error: &watcher::Error) -> Option<u16> {
+/// The status with which the API server has answered.
+pub(super) fn api_status(error: &watcher::Error) -> Option<u16> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))

@@ -1,6 +1,7 @@
 //! The effective policy of one backend: an immutable list of routes and how its traffic is
 //! treated. It is replaced as a whole, never changed.
 
+mod claims;
 mod detour;
 mod explain;
 mod traffic;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use crate::route::{Head, Matched, Route};
 
+pub use claims::{Claim, Claims};
 pub use detour::{BackendRef, Detours, Faults, Injected, Mirror, Share, Split};
 pub use explain::{Explanation, Verdict, explain};
 pub use traffic::{
@@ -91,6 +93,8 @@ pub struct Policy {
     /// How the backend's traffic is treated, batched or not.
     pub traffic: Traffic,
     routes: Box<[Arc<Route>]>,
+    /// `None`: every route is for every call.
+    claims: Option<Claims>,
 }
 
 impl Policy {
@@ -100,13 +104,28 @@ impl Policy {
             generation,
             traffic,
             routes: routes.into(),
+            claims: None,
         }
     }
 
-    /// The first route that matches; `None`: the call passes through.
+    /// The same routes, each for those calls only that these say. The generation is to tell of them, too.
+    pub fn with_claims(self, claims: Option<Claims>) -> Self {
+        Self { claims, ..self }
+    }
+
+    /// Which routes are for which calls; `None`: every route is for every call.
+    pub const fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
+    /// The first route that matches, of those that are for the call; `None`: the call passes through.
     #[inline]
     pub fn route<'p, 'u>(&'p self, head: &Head<'u>) -> Option<Matched<'p, 'u>> {
-        self.routes.iter().find_map(|route| {
+        let routes = match &self.claims {
+            None => &*self.routes,
+            Some(claims) => self.routes.get(claims.of(head)).unwrap_or_default(),
+        };
+        routes.iter().find_map(|route| {
             let captures = route.captures(head)?;
             Some(Matched { route, captures })
         })

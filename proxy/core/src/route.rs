@@ -109,6 +109,12 @@ pub struct RouteMatch {
 }
 
 impl RouteMatch {
+    /// Whether a call is one of these.
+    #[inline]
+    pub fn fits(&self, head: &Head<'_>) -> bool {
+        self.captures(head).is_some()
+    }
+
     #[inline]
     fn captures<'p, 'u>(&'p self, head: &Head<'u>) -> Option<Captures<'p, 'u>> {
         if self.method.as_ref().is_some_and(|method| method != head.method) {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{ALONE, Plane};
 use crate::api::chart::installed;
+use crate::gateway::Definitions;
 use crate::helm::{chart, helm};
 use crate::kubectl::{Namespace, apply, kubectl, succeeded};
 use crate::programs::{control_plane, path};
@@ -106,8 +107,12 @@ fn rights() -> Vec<Right> {
 async fn tried(index: usize, without: &Right, all: &[Right]) -> Result<(), String> {
     let name: &'static str = format!("right-{index}").leak();
     let namespace = Namespace::labelled(name, &json!({}));
-    account(&namespace, without, all);
+    let others: Vec<&Right> = all.iter().filter(|right| *right != without).collect();
+    allow(&namespace, &others);
     scene(&namespace, without);
+    // To list a kind takes the right to, whether it is defined or not; to watch it, something to watch.
+    let is_of_routes = without.group == "gateway.networking.k8s.io" && without.verb == "watch";
+    let _definitions = is_of_routes.then(Definitions::applied);
     let plane = Plane::start(name, "plane", &["--webhook-configuration", "rights"]);
     let denial = without.denial();
     // A log line may quote what it quotes.
@@ -184,8 +189,14 @@ async fn sidecar(plane: &Plane) -> Process {
     Process::run("the sidecar", command)
 }
 
-/// An account with all rights but one.
-fn account(namespace: &Namespace, without: &Right, all: &[Right]) {
+/// An account with all rights.
+pub(super) fn allow_all(namespace: &Namespace) {
+    let all = rights();
+    allow(namespace, &all.iter().collect::<Vec<_>>());
+}
+
+/// An account with these rights.
+fn allow(namespace: &Namespace, rights: &[&Right]) {
     let name = namespace.name;
     let metadata = json!({"name": "plane", "namespace": name});
     apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}));
@@ -195,10 +206,8 @@ fn account(namespace: &Namespace, without: &Right, all: &[Right]) {
         ("ClusterRole", false, json!({"name": name})),
         ("Role", true, json!({"name": name, "namespace": name})),
     ] {
-        let own = all
-            .iter()
-            .filter(|right| right.is_own == is_own && *right != without);
-        let mut rules: Vec<Value> = own.map(Right::rule).collect();
+        let own = rights.iter().filter(|right| right.is_own == is_own);
+        let mut rules: Vec<Value> = own.map(|right| right.rule()).collect();
         for rule in &mut rules {
             if rule["resources"][0] == "mutatingwebhookconfigurations" {
                 rule["resourceNames"] = json!(["rights"]);

@@ -107,8 +107,8 @@ pub enum ConditionType {
     /// [`Conflicted`](Reason::Conflicted), [`Invalid`](Reason::Invalid),
     /// [`TargetNotFound`](Reason::TargetNotFound).
     Accepted,
-    /// What else the policy names is there: [`ResolvedRefs`](Reason::ResolvedRefs), or
-    /// [`BackendNotFound`](Reason::BackendNotFound), [`UnsupportedProtocol`](Reason::UnsupportedProtocol).
+    /// The target is there, and what else the policy names: [`ResolvedRefs`](Reason::ResolvedRefs), or
+    /// [`TargetNotFound`](Reason::TargetNotFound), [`BackendNotFound`](Reason::BackendNotFound), [`UnsupportedProtocol`](Reason::UnsupportedProtocol).
     ResolvedRefs,
     /// It is in force wherever it is to be: [`Programmed`](Reason::Programmed), or
     /// [`PartiallyProgrammed`](Reason::PartiallyProgrammed), [`Pending`](Reason::Pending),
@@ -125,7 +125,7 @@ pub enum Reason {
     Conflicted,
     /// `Accepted` is false: the document has faults that its schema could not find.
     Invalid,
-    /// `Accepted` is false: the target is not there.
+    /// `Accepted` and `ResolvedRefs` are false: the target is not there, or is a route that leads nowhere.
     TargetNotFound,
     /// `ResolvedRefs` is true.
     ResolvedRefs,

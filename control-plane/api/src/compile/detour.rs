@@ -142,7 +142,8 @@ pub(super) fn check_named(check: &Check<'_>, settings: &Traffic, known: &[Known<
     }
 }
 
-/// Policies that name other backends, told as faults: for a sidecar before one upstream, which knows none.
+/// Policies that name what is not in these files, told as faults: for a sidecar before one upstream, which knows
+/// neither other backends nor routes.
 pub fn named_backends(documents: &Documents) -> Vec<Diagnostic> {
     let faults = Faults::of(documents);
     for document in &documents.documents {
@@ -153,6 +154,7 @@ pub fn named_backends(documents: &Documents) -> Vec<Diagnostic> {
         let Resource::BatchPolicy(policy) = &document.resource else {
             continue;
         };
+        super::targets::check_kinds(&check, &policy.spec.target_refs);
         for (path, name) in policy.spec.traffic.iter().flat_map(named) {
             let message = format!("backend {name:?} is not defined: expected a Backend in these files");
             check.fault(&path, message);

@@ -4,9 +4,32 @@ use http::{HeaderName, Method};
 use jitney_core::route as core;
 use jitney_core::route::{Template, ValueMatch, full_match};
 
-use super::Check;
+use super::{Check, Faults};
 use crate::node::Path;
-use crate::{FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
+use crate::{Diagnostic, Documents, FieldMatch, FieldMatchType, PathMatch, PathMatchType, RouteMatch};
+
+/// A match that stands in no document.
+///
+/// # Errors
+/// The first of its faults, with the field.
+pub(crate) fn lone_match(settings: &RouteMatch) -> Result<core::RouteMatch, Diagnostic> {
+    let bare = serde_json::json!({"kind": "BatchPolicy", "metadata": {"name": "match"}, "spec": {}});
+    let documents = Documents::of_json([("match".into(), bare)]);
+    let faults = Faults::of(&documents);
+    let mut bare = documents.documents.iter();
+    let found = bare.find_map(|document| {
+        let check = Check {
+            document,
+            faults: &faults,
+        };
+        matches(&check, &Path::default(), settings)
+    });
+    let mut told = faults.found.into_inner().into_iter();
+    match told.find(Diagnostic::is_error) {
+        Some(fault) => Err(fault),
+        None => found.ok_or_else(|| Diagnostic::of_file(&"match".into(), "expected a match")),
+    }
+}
 
 pub(super) fn matches(check: &Check<'_>, path: &Path, settings: &RouteMatch) -> Option<core::RouteMatch> {
     let method = settings

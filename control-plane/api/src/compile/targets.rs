@@ -11,7 +11,7 @@ use super::{
 use crate::diagnostic::nearest;
 use crate::identity::is_segment;
 use crate::node::Path;
-use crate::{Backend, Document, Documents, Listener, Resource, TargetKind, TargetRef};
+use crate::{Backend, Document, Documents, Listener, Resource, RouteKind, TargetKind, TargetRef};
 
 /// Checks that each document has a name, and one of its own among those of its kind.
 pub(super) fn check_names(documents: &Documents, faults: &Faults) {
@@ -147,6 +147,7 @@ fn check_targets(check: &Check<'_>, targets: &[TargetRef], names: &[&str]) {
             format!("found {} targets, expected at most {MAX_TARGETS}", targets.len()),
         );
     }
+    check_kinds(check, targets);
     for (index, target) in targets.iter().enumerate() {
         let path = path.index(index);
         let (kind, group) = match target.kind {
@@ -167,7 +168,35 @@ fn check_targets(check: &Check<'_>, targets: &[TargetRef], names: &[&str]) {
                 format!("found {:?} a second time, expected it once", target.name),
             );
         }
-        unknown_backend(check, &path.key("name"), &target.name, names);
+        if RouteKind::of(target.kind).is_none() {
+            unknown_backend(check, &path.key("name"), &target.name, names);
+        }
+    }
+}
+
+/// Tells of targets whose traffic a policy cannot treat: what becomes of it is decided for a whole backend.
+pub(super) fn check_traffic(check: &Check<'_>, targets: &[TargetRef]) {
+    let mut kinds = targets.iter().filter_map(|target| RouteKind::of(target.kind));
+    if let Some(kind) = kinds.next() {
+        let expected = "expected them in a policy for the Service: they hold for all of its calls";
+        let article = if kind == RouteKind::HTTPRoute { "an" } else { "a" };
+        let message = format!("found settings and a target that is {article} {kind}, {expected}");
+        check.fault(&Path::default().keys("spec.traffic"), message);
+    }
+}
+
+/// Tells of targets that files cannot hold.
+pub(super) fn check_kinds(check: &Check<'_>, targets: &[TargetRef]) {
+    let path = Path::default().keys("spec.targetRefs");
+    for (index, target) in targets.iter().enumerate() {
+        if let Some(kind) = RouteKind::of(target.kind) {
+            let expected = "expected Service or Backend: routes of the Gateway API are known to a control plane in \
+                            Kubernetes alone";
+            check.fault(
+                &path.index(index).key("kind"),
+                format!("found {kind}, {expected}"),
+            );
+        }
     }
 }
 

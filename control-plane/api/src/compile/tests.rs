@@ -488,6 +488,28 @@ fn json_is_accepted_and_yaml_of_several_documents() {
 }
 
 #[test]
+fn a_route_is_a_target_in_a_cluster_only_and_of_no_traffic_settings() {
+    let policy = |more: &str| {
+        format!(
+            "kind: BatchPolicy\nmetadata: {{name: p}}\nspec:\n  targetRefs: [{{name: users}}, {{kind: GRPCRoute, name: \
+             users}}]\n{more}"
+        )
+    };
+    says(
+        &policy(""),
+        "p.yaml:4:38: spec.targetRefs[1].kind: found GRPCRoute, expected Service or Backend: routes of the Gateway API \
+         are known to a control plane in Kubernetes alone\n",
+    );
+    let pushed = |text: &str| compile_for_upstream(&read(text)).map_err(|faults| lines(&faults));
+    assert!(pushed(&policy("")).is_ok(), "whoever pushes it knows routes");
+    assert_eq!(
+        pushed(&policy("  traffic: {timeouts: {request: 3s}}\n")).unwrap_err(),
+        "p.yaml:5:12: spec.traffic: found settings and a target that is a GRPCRoute, expected them in a policy for the \
+         Service: they hold for all of its calls\n"
+    );
+}
+
+#[test]
 fn names_are_resolved_within_the_files() {
     let backend = |name: &str| {
         format!("---\nkind: Backend\nmetadata: {{name: {name}}}\nspec: {{endpoints: ['a:1']}}\n")
@@ -513,6 +535,11 @@ fn names_are_resolved_within_the_files() {
         (
             two.clone() + &policy("{name: users, group: apps}"),
             "p.yaml:12:42: spec.targetRefs[0].group: found \"apps\", expected \"\" for kind: Service\n",
+        ),
+        (
+            two.clone() + &policy("{kind: HTTPRoute, name: users}"),
+            "p.yaml:12:28: spec.targetRefs[0].kind: found HTTPRoute, expected Service or Backend: routes of the Gateway \
+             API are known to a control plane in Kubernetes alone\n",
         ),
         (
             two.clone() + &policy("{name: users}, {name: users}"),

@@ -15,11 +15,13 @@ use super::reversible::Reversible;
 use super::subscriber::{Change, Delta};
 use crate::{CompiledPolicy, Diagnostic, Documents, RuntimeSpec, Workload};
 
+mod claims;
 mod destinations;
 mod duties;
 mod policies;
 mod ports;
 
+pub use claims::Claim;
 pub use destinations::{Destination, Reached};
 pub use duties::Listening;
 pub use policies::InboundPort;
@@ -240,7 +242,12 @@ impl Assembly {
             return None;
         }
         let destination = self.destinations.get(backend)?;
-        let compile = || self.capped(self.policies.outbound(&destination.policies), backend);
+        let compile = || {
+            self.capped(
+                self.policies.outbound(&destination.policies, &destination.claims),
+                backend,
+            )
+        };
         let compiled = self.outbound.get(backend)?.get_or_init(compile).clone();
         Some((destination, compiled))
     }
@@ -268,10 +275,10 @@ impl Assembly {
     /// What is to be subscribed to for calls to a backend, as far as is known.
     pub fn wanted(&self, backend: &str) -> Vec<(Kind, String)> {
         let policies = self.destinations.policies(backend);
-        let policies = policies.iter().flat_map(|policy| {
+        let policies = policies.into_iter().flat_map(|policy| {
             [
                 (Kind::Route, format!("{policy}/*")),
-                (Kind::Policy, policy.clone()),
+                (Kind::Policy, policy.to_owned()),
             ]
         });
         [
@@ -297,7 +304,7 @@ impl Assembly {
         let mut from: Vec<String> = backends.into_iter().map(str::to_owned).collect();
         from.extend(found.iter().cloned());
         while let Some(backend) = from.pop() {
-            let policies = self.destinations.policies(&backend).iter();
+            let policies = self.destinations.policies(&backend).into_iter();
             let named = policies.flat_map(|policy| self.policies.named(policy));
             let more = named.filter(|name| **name != backend && found.insert((*name).clone()));
             from.extend(more.cloned());

@@ -7,10 +7,18 @@ use std::sync::Arc;
 use super::config;
 use super::feed::Held;
 use super::kind::Kind;
+use super::place::Place;
 use super::readers::Readers;
 use super::resources::{Pushed, json};
 use crate::compile::named;
-use crate::{BackendSpec, BatchPolicy, Mtls, Protocol, TargetKind, TargetRef, Workload};
+use crate::{
+    BackendSpec, BatchPolicy, MeshRoute, Mtls, Protocol, RouteKind, TargetKind, TargetRef, Workload,
+};
+
+mod routes;
+
+pub(super) use routes::Claims;
+use routes::in_order;
 
 /// What is known of a namespace beside its documents. Each port of a service is a backend of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +29,8 @@ pub struct Catalog {
     pub services: BTreeMap<String, Vec<ServicePort>>,
     /// Sidecars, by what they call themselves, and whose they are.
     pub sidecars: BTreeMap<Arc<str>, Workload>,
+    /// Routes of the Gateway API, by name. A kind that is not in here is not known to the API server.
+    pub routes: BTreeMap<RouteKind, BTreeMap<String, MeshRoute>>,
 }
 
 /// A port of a service.
@@ -28,6 +38,8 @@ pub struct Catalog {
 pub struct ServicePort {
     /// Its name; empty where it has none, as the only one may.
     pub name: String,
+    /// Its number.
+    pub number: u16,
     /// What callers connect to in place of an endpoint.
     pub addresses: Vec<SocketAddr>,
     /// How it is spoken to.
@@ -61,9 +73,19 @@ pub enum Unresolved {
     /// There is no such backend.
     #[error("there is no Backend {0:?} in namespace {1}")]
     NoBackend(String, String),
-    /// Routes are not looked at.
-    #[error("{0} is no kind of target that this version knows: expected Service or Backend")]
-    Kind(&'static str),
+    /// The API server does not know routes of this kind.
+    #[error(
+        "the API server serves no {0}s of {group}/{version}: the CRDs of the Gateway API are not installed",
+        group = RouteKind::GROUP,
+        version = RouteKind::VERSION
+    )]
+    NotServed(RouteKind),
+    /// There is no such route.
+    #[error("there is no {0} {1:?} in namespace {2}")]
+    NoRoute(RouteKind, String, String),
+    /// There is one, and it leads nowhere.
+    #[error("{0} {1:?} {2}")]
+    Route(RouteKind, String, String),
 }
 
 /// The short name of a port's backend: the service's where it has one port only.
@@ -75,17 +97,16 @@ pub fn backend_name(service: &str, ports: &[ServicePort], port: &ServicePort) ->
 }
 
 impl Catalog {
-    /// The short names of the backends that a target stands for. `documents` are those that documents
-    /// describe.
+    /// What a target stands for. `documents` are the backends that documents describe.
     ///
     /// # Errors
     /// Why there are none.
-    pub fn resolve(&self, target: &TargetRef, documents: &BTreeSet<&str>) -> Result<Vec<String>, Unresolved> {
+    pub fn resolve(&self, target: &TargetRef, documents: &BTreeSet<&str>) -> Result<Vec<Place>, Unresolved> {
         let name = || target.name.clone();
         match target.kind {
-            TargetKind::HTTPRoute => Err(Unresolved::Kind("HTTPRoute")),
-            TargetKind::GRPCRoute => Err(Unresolved::Kind("GRPCRoute")),
-            TargetKind::Backend if documents.contains(&*target.name) => Ok(vec![name()]),
+            TargetKind::HTTPRoute => self.rules(RouteKind::HTTPRoute, target),
+            TargetKind::GRPCRoute => self.rules(RouteKind::GRPCRoute, target),
+            TargetKind::Backend if documents.contains(&*target.name) => Ok(vec![Place::whole(name())]),
             TargetKind::Backend => Err(Unresolved::NoBackend(name(), self.namespace.clone())),
             TargetKind::Service => {
                 let ports = self.services.get(&target.name);
@@ -109,14 +130,14 @@ impl Catalog {
             .collect()
     }
 
-    fn ports(&self, target: &TargetRef, ports: &[ServicePort]) -> Result<Vec<String>, Unresolved> {
+    fn ports(&self, target: &TargetRef, ports: &[ServicePort]) -> Result<Vec<Place>, Unresolved> {
         let is_meant = |port: &&ServicePort| {
             let section = target.section_name.as_ref();
             section.is_none_or(|section| port.name == *section)
         };
         let meant = ports.iter().filter(is_meant);
-        let names: Vec<String> = meant
-            .map(|port| backend_name(&target.name, ports, port))
+        let names: Vec<Place> = meant
+            .map(|port| Place::whole(backend_name(&target.name, ports, port)))
             .collect();
         match &target.section_name {
             Some(section) if names.is_empty() => {
@@ -155,9 +176,15 @@ impl Catalog {
         Readers::Sidecars(Arc::new(readers))
     }
 
-    /// What each sidecar is beside. `policies` are those that callees' sidecars run, by backend.
-    pub(super) fn push_sidecars(&self, policies: &BTreeMap<String, Vec<String>>) -> Vec<Pushed> {
+    /// What each sidecar is beside. `policies` are those that callees' sidecars run, by backend; but for calls
+    /// that belong to others by `claims`.
+    pub(super) fn push_sidecars(
+        &self,
+        policies: &BTreeMap<String, Vec<String>>,
+        claims: &Claims<'_>,
+    ) -> Vec<Pushed> {
         let mut ports = BTreeMap::<&str, BTreeMap<u16, config::Port>>::new();
+        let mut claimed = BTreeMap::<(&str, u16), Vec<_>>::new();
         for (backend, port) in self.backends() {
             for endpoint in &port.endpoints {
                 let Some(node) = &endpoint.sidecar else { continue };
@@ -167,6 +194,15 @@ impl Catalog {
                 known.opaque |= port.protocol == Protocol::TCP;
                 let policies = policies.get(&backend).into_iter().flatten();
                 known.policies.extend(policies.cloned());
+                if let Some(claims) = claims.get(&backend) {
+                    let known = claimed.entry((node, number)).or_default();
+                    known.extend(claims.iter().cloned());
+                }
+            }
+        }
+        for ((node, number), claims) in claimed {
+            if let Some(known) = ports.get_mut(node).and_then(|ports| ports.get_mut(&number)) {
+                known.claims = in_order(claims);
             }
         }
         let sidecars = self.sidecars.iter();
@@ -191,10 +227,12 @@ impl Catalog {
         pushed.collect()
     }
 
-    /// Every backend and its endpoints. `callers` are the policies that callers' sidecars run, by backend.
+    /// Every backend and its endpoints. `callers` are the policies that callers' sidecars run, by backend; but
+    /// for calls that belong to others by `claims`.
     pub(super) fn push_backends(
         &self,
         callers: &BTreeMap<String, Vec<String>>,
+        claims: &Claims<'_>,
         known: &BTreeSet<String>,
     ) -> Vec<Pushed> {
         let mut pushed = Vec::new();
@@ -209,6 +247,7 @@ impl Catalog {
                 mtls: Mtls::default(),
                 workload: None,
             };
+            let claims = claims.get(&short).cloned().unwrap_or_default();
             let addresses = port.addresses.iter().map(ToString::to_string);
             pushed.push(Pushed {
                 kind: Kind::Backend,
@@ -216,6 +255,7 @@ impl Catalog {
                     spec: json(&spec),
                     policies: callers.get(&name).cloned().unwrap_or_default(),
                     addresses: addresses.collect(),
+                    claims: in_order(claims),
                 }),
                 name: name.into(),
                 readers: Readers::Everyone,

@@ -6,7 +6,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Claims};
+use super::place::Place;
 use super::resources::{full_name, namespace};
 use crate::document::Created;
 use crate::node::Path;
@@ -76,10 +77,10 @@ struct Known<'a> {
 
 impl Known<'_> {
     /// Without a catalog, a target is the backend of its name, wherever that may be.
-    fn named(&self, target: &TargetRef) -> Vec<String> {
+    fn named(&self, target: &TargetRef) -> Vec<Place> {
         match self.catalog {
             Some(catalog) => catalog.resolve(target, &self.backends).unwrap_or_default(),
-            None => vec![target.name.clone()],
+            None => vec![Place::whole(&target.name)],
         }
     }
 
@@ -95,7 +96,7 @@ impl Known<'_> {
 pub(super) struct Precedence<'a> {
     /// By namespace, target and whether callers' or callees' sidecars are meant: these do not
     /// contend with each other. Those that win come first.
-    targets: BTreeMap<(String, String, bool), Vec<Contender<'a>>>,
+    targets: BTreeMap<(String, Place, bool), Vec<Contender<'a>>>,
 }
 
 impl<'a> Precedence<'a> {
@@ -124,7 +125,7 @@ impl<'a> Precedence<'a> {
 
     fn add(&mut self, document: &'a Document, policy: &'a BatchPolicy, known: &Known<'_>) {
         let outbound = policy.spec.placement == Placement::Outbound;
-        let mut contend = |target: String, specificity, path| {
+        let mut contend = |target: Place, specificity, path| {
             let key = (namespace(&policy.metadata).to_owned(), target, outbound);
             self.targets.entry(key).or_default().push(Contender {
                 policy: full_name(&policy.metadata),
@@ -136,24 +137,42 @@ impl<'a> Precedence<'a> {
         };
         let path = Path::default().keys("spec.targetRefs");
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
-            for backend in known.named(target) {
+            for place in known.named(target) {
                 let path = path.index(index).key("name");
-                contend(backend, Specificity::of(target), path);
+                contend(place, Specificity::of(target), path);
             }
         }
         if policy.spec.target_refs.is_empty() {
             for target in known.all() {
-                contend(target, Specificity::Service, Path::default().key("spec"));
+                contend(
+                    Place::whole(target),
+                    Specificity::Service,
+                    Path::default().key("spec"),
+                );
             }
         }
     }
 
     /// The targets that a policy has.
-    pub(super) fn held_by(&self, policy: &str) -> Vec<&str> {
+    pub(super) fn held_by(&self, policy: &str) -> Vec<&Place> {
         let targets = self.targets.iter();
         let won =
             targets.filter(|(_, contenders)| contenders.first().is_some_and(|one| one.policy == policy));
-        won.map(|((_, target, _), _)| target.as_str()).collect()
+        won.map(|((_, target, _), _)| target).collect()
+    }
+
+    /// Whose the calls are that belong to rules of routes, to each backend of a catalog.
+    pub(super) fn claims<'c>(&'c self, catalog: &'c Catalog, placement: Placement) -> Claims<'c> {
+        let outbound = placement == Placement::Outbound;
+        let own = |(_, place, side): &(String, Place, bool)| place.rule.is_some() && *side == outbound;
+        if !self.targets.keys().any(own) {
+            return Claims::default();
+        }
+        catalog.claims(|place| {
+            let key = (catalog.namespace.clone(), place.clone(), outbound);
+            let first = self.targets.get(&key).and_then(|contenders| contenders.first());
+            first.map(|one| one.policy.as_str())
+        })
     }
 
     /// Every target that a policy is for and does not have.
@@ -179,7 +198,7 @@ impl Contender<'_> {
         (Reverse(self.specificity), self.created.age(), &self.policy)
     }
 
-    fn loses(&self, target: &str, winner: &Self) -> Conflict {
+    fn loses(&self, target: &Place, winner: &Self) -> Conflict {
         let reason = if winner.specificity > self.specificity {
             let (closer, wider) = (winner.specificity.as_str(), self.specificity.as_str());
             format!("{} is for {closer}, this one for {wider}", winner.policy)
@@ -191,7 +210,7 @@ impl Contender<'_> {
         let message = format!("without effect for {target}: {reason}");
         Conflict {
             policy: self.policy.clone(),
-            target: target.to_owned(),
+            target: target.to_string(),
             winner: winner.policy.clone(),
             warning: self.document.warning(&self.path, message),
             reason,
@@ -226,6 +245,11 @@ mod tests {
             .collect()
     }
 
+    fn held<'p>(precedence: &'p Precedence<'_>, policy: &str) -> Vec<&'p str> {
+        let held = precedence.held_by(policy).into_iter();
+        held.map(|place| place.backend.as_str()).collect()
+    }
+
     #[test]
     fn the_most_specific_has_it_whole() {
         let port = "{kind: Service, name: users, sectionName: http}";
@@ -235,8 +259,8 @@ mod tests {
             ("name: port, namespace: shop", "Inbound", port),
         ]);
         let precedence = Precedence::of(&documents, None);
-        assert_eq!(precedence.held_by("shop/port"), ["users"]);
-        assert_eq!(precedence.held_by("shop/all"), ["orders"]);
+        assert_eq!(held(&precedence, "shop/port"), ["users"]);
+        assert_eq!(held(&precedence, "shop/all"), ["orders"]);
         assert_eq!(
             told(&precedence),
             ["shop/all users: shop/port is for a port, this one for the whole service"]
@@ -260,7 +284,7 @@ mod tests {
         let another = "name: a, namespace: shop";
         let documents = documents(&[another, unknown, young, old].map(|one| (one, "Inbound", USERS)));
         let precedence = Precedence::of(&documents, None);
-        assert_eq!(precedence.held_by("shop/z"), ["users"]);
+        assert_eq!(held(&precedence, "shop/z"), ["users"]);
         let older = "users: shop/z is for the same, and is older";
         assert_eq!(
             told(&precedence),
@@ -283,7 +307,7 @@ mod tests {
         let precedence = Precedence::of(&documents, None);
         assert_eq!(precedence.conflicts(), []);
         for name in ["shop/in", "shop/out", "bank/in"] {
-            assert_eq!(precedence.held_by(name), ["users"], "{name}");
+            assert_eq!(held(&precedence, name), ["users"], "{name}");
         }
     }
 

@@ -7,6 +7,7 @@ use super::catalog::Catalog;
 use super::config;
 use super::feed::Held;
 use super::kind::Kind;
+use super::place::Place;
 use super::precedence::{Conflict, Precedence};
 use super::readers::Readers;
 use super::sidecars::Sidecars;
@@ -80,8 +81,10 @@ fn pushed_of(documents: &Documents, catalog: Option<&Catalog>) -> Resources {
     pushed.extend(runtimes.pushed());
     if let Some(catalog) = catalog {
         let known = backends.iter().map(|backend| backend.metadata.name.clone());
-        pushed.extend(catalog.push_backends(&callers, &known.collect()));
-        pushed.extend(catalog.push_sidecars(&callees(&policies, &precedence)));
+        let [inbound, outbound] =
+            [Placement::Inbound, Placement::Outbound].map(|side| precedence.claims(catalog, side));
+        pushed.extend(catalog.push_backends(&callers, &outbound, &known.collect()));
+        pushed.extend(catalog.push_sidecars(&callees(&policies, &precedence), &inbound));
     }
     Resources {
         pushed,
@@ -90,11 +93,12 @@ fn pushed_of(documents: &Documents, catalog: Option<&Catalog>) -> Resources {
     }
 }
 
-/// Who runs a policy that has these backends.
-fn readers(policy: &BatchPolicy, held: &[&str], catalog: Option<&Catalog>) -> Readers {
+/// Who runs a policy that has these.
+fn readers(policy: &BatchPolicy, held: &[&Place], catalog: Option<&Catalog>) -> Readers {
+    let held: Vec<&str> = held.iter().map(|place| place.backend.as_str()).collect();
     match (policy.spec.placement, catalog) {
-        (Placement::Inbound, Some(catalog)) => catalog.beside(held),
-        (Placement::Inbound, None) => Readers::Workloads(workloads(&policy.metadata, held)),
+        (Placement::Inbound, Some(catalog)) => catalog.beside(&held),
+        (Placement::Inbound, None) => Readers::Workloads(workloads(&policy.metadata, &held)),
         // What has no target is in force nowhere.
         (Placement::Outbound, _) if held.is_empty() => Readers::Workloads(Vec::new()),
         (Placement::Outbound, _) => Readers::Everyone,
@@ -133,9 +137,10 @@ fn by_backend(
         .filter(|policy| policy.spec.placement == placement);
     for policy in placed {
         let name = full_name(&policy.metadata);
-        for target in precedence.held_by(&name) {
+        let held = precedence.held_by(&name).into_iter();
+        for place in held.filter(|place| place.rule.is_none()) {
             found
-                .entry(backend(policy, target))
+                .entry(backend(policy, &place.backend))
                 .or_default()
                 .push(name.clone());
         }
@@ -250,6 +255,7 @@ fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend, policies: Vec<Strin
             spec: json(&spec),
             policies,
             addresses: Vec::new(),
+            claims: Vec::new(),
         }),
         readers: Readers::Everyone,
     });

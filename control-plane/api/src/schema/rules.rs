@@ -2,7 +2,8 @@
 //! fields in CEL, which the API server of Kubernetes checks. All of it is checked in `compile`, too; what is
 //! not said here is found there alone:
 //!
-//! - names that other documents have: targets, backends, and which of two policies has a target;
+//! - names that other documents have: targets, backends, and which of two policies has a target; and that files
+//!   hold no routes;
 //! - sizes that are texts: before Kubernetes 1.34 the server takes each for as long as a request, so that even
 //!   one comparison for each route would be more than it allows;
 //! - whether an expression is one of the regex crate, whose syntax is not quite that of CEL;

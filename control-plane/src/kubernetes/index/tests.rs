@@ -109,6 +109,10 @@ fn index() -> Index {
         listed(Told::Custom(kinds, Box::new(Event::Init)), &mut index);
         listed(Told::Custom(kinds, Box::new(Event::InitDone)), &mut index);
     }
+    for kind in RouteKind::ALL {
+        assert!(!index.is_synced(), "whether there are {kind}s is not known");
+        listed(Told::Unserved(kind), &mut index);
+    }
     assert!(index.is_synced());
     assert_eq!(index.changed(), BTreeSet::from(["shop".to_owned()]));
     index
@@ -239,4 +243,39 @@ fn a_faulty_object_keeps_its_last_good_version() {
     let (_, faults, route) = after(3, json!({"jsonRcp": {}}));
     assert!(faults[0].starts_with(unknown), "{faults:?}");
     assert_eq!(route, Some(true), "what was good stays");
+}
+
+/// Routes come and go with their definitions, and with them the namespaces that know some.
+#[test]
+fn routes_are_known_while_the_api_server_serves_them() {
+    let kind = RouteKind::HTTPRoute;
+    let mut index = index();
+    let told = |index: &mut Index, told: Told| index.take(&Scope::All, told);
+    let event = |event: Event<DynamicObject>| Told::Route(kind, Box::new(event));
+    let route = |prefix: &str| -> DynamicObject {
+        object(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"namespace": "shop", "name": "users", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"rules": [{"matches": [{"path": {"value": prefix}}]}]},
+        }))
+    };
+    let known = |index: &Index| index.catalog("shop").routes.get(&kind).map(BTreeMap::len);
+    let revision = index.revision();
+    assert!(!told(&mut index, event(Event::Init)), "looked for");
+    assert_eq!(index.revision(), revision, "and no status is another for that");
+    told(&mut index, event(Event::InitApply(route("/a"))));
+    assert_eq!(known(&index), None, "not all of them were listed");
+    index.changed();
+    told(&mut index, event(Event::InitDone));
+    assert_eq!((known(&index), index.changed().len()), (Some(1), 1));
+    assert!(!told(&mut index, event(Event::Apply(route("/a")))), "the same");
+    assert!(told(&mut index, event(Event::Apply(route("/b")))));
+    assert_eq!(index.changed(), BTreeSet::from(["shop".to_owned()]));
+    assert!(told(&mut index, Told::Unserved(kind)));
+    assert_eq!((known(&index), index.changed().len()), (None, 1));
+    assert!(
+        index.is_synced() && !told(&mut index, Told::Unserved(kind)),
+        "nothing new"
+    );
 }

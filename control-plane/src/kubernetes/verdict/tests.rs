@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use jitney_api::Protocol;
 use jitney_api::push::{ServicePort, resources_of};
+use jitney_api::{MeshRoute, Protocol, RouteKind};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::*;
 fn port(name: &str) -> ServicePort {
     ServicePort {
         name: name.to_owned(),
+        number: 80,
         addresses: vec![],
         protocol: Protocol::Auto,
         endpoints: vec![],
@@ -27,7 +28,21 @@ fn catalog() -> Catalog {
         namespace: "shop".to_owned(),
         services: services.map(|(name, ports)| (name.to_owned(), ports)).into(),
         sidecars: BTreeMap::new(),
+        routes: BTreeMap::from([(
+            RouteKind::HTTPRoute,
+            BTreeMap::from([("users".to_owned(), route())]),
+        )]),
     }
+}
+
+/// A route of the Service orders.
+fn route() -> MeshRoute {
+    let parents = json!([{"group": "", "kind": "Service", "name": "orders"}]);
+    let spec = json!({"parentRefs": parents, "rules": [{"name": "by-id"}, {"name": "others"}]});
+    MeshRoute::read(
+        RouteKind::HTTPRoute,
+        &json!({"metadata": {"name": "users"}, "spec": spec}),
+    )
 }
 
 fn policy(name: &str, spec: &Value) -> Custom {
@@ -149,6 +164,10 @@ fn what_is_wrong_is_told_of_the_target_that_it_is_about() {
         told[3],
         "ordres Accepted=False TargetNotFound: there is no Service \"ordres\" in namespace shop"
     );
+    assert_eq!(
+        told[4],
+        "ordres ResolvedRefs=False TargetNotFound: there is no Service \"ordres\" in namespace shop"
+    );
     let faulty =
         json!({"targetRefs": [{"kind": "Service", "name": "users"}], "routes": [{"codec": {"jsonRcp": {}}}]});
     let told = lines(&said(&policy("users", &faulty), &[], sidecars(0, 0, 0), &none));
@@ -192,6 +211,56 @@ fn a_policy_that_loses_all_is_conflicted_and_one_that_loses_a_part_is_not() {
         told(None, &[None]),
         format!("users Accepted=False Conflicted: users:admin: {first}; users:http: {first}")
     );
+}
+
+#[test]
+fn a_route_is_an_ancestor_and_what_it_lacks_is_told() {
+    let none = BatchPolicyStatus::default();
+    let of = |kind: &str, name: &str, section: Option<&str>| {
+        let targets = json!([{"kind": kind, "name": name, "sectionName": section}]);
+        json!({"targetRefs": targets, "routes": [{"codec": {"jsonRpc": {}}}]})
+    };
+    let whole = of("HTTPRoute", "users", None);
+    let rule = [policy("all", &of("HTTPRoute", "users", Some("by-id")))];
+    let status = said(&policy("users", &whole), &rule, sidecars(1, 1, 0), &none);
+    let ancestor = &status.ancestors[0].ancestor_ref;
+    assert_eq!(
+        (&*ancestor.group, &*ancestor.kind, &*ancestor.name),
+        ("gateway.networking.k8s.io", "HTTPRoute", "users")
+    );
+    let told = lines(&status);
+    assert_eq!(
+        told[0],
+        "users Accepted=True Accepted: in force for a part of the target: not for orders (HTTPRoute users, rule by-id): \
+         shop/all is for a rule of a route, this one for a route"
+    );
+    assert!(told[1].starts_with("users ResolvedRefs=True"), "{told:?}");
+    for (spec, expected) in [
+        (
+            of("HTTPRoute", "user", None),
+            "there is no HTTPRoute \"user\" in namespace shop",
+        ),
+        (
+            of("HTTPRoute", "users", Some("by-name")),
+            "HTTPRoute \"users\" has no rule \"by-name\", only \"by-id\", \"others\"",
+        ),
+        (
+            of("GRPCRoute", "users", None),
+            "the API server serves no GRPCRoutes of gateway.networking.k8s.io/v1: the CRDs of the Gateway API are not \
+             installed",
+        ),
+    ] {
+        let told = lines(&said(&policy("users", &spec), &[], sidecars(0, 0, 0), &none));
+        let name = spec["targetRefs"][0]["name"].as_str().unwrap();
+        assert_eq!(
+            told[0],
+            format!("{name} Accepted=False TargetNotFound: {expected}")
+        );
+        assert_eq!(
+            told[1],
+            format!("{name} ResolvedRefs=False TargetNotFound: {expected}")
+        );
+    }
 }
 
 #[test]

@@ -78,3 +78,47 @@ fn replay_follows_the_method_unless_declared() {
     assert!(may(Replay::Idempotent, Method::PUT) && may(Replay::Declared, Method::POST));
     assert!(!may(Replay::Idempotent, Method::POST) && !may(Replay::Never, Method::GET));
 }
+
+#[test]
+fn a_route_is_for_the_calls_that_its_claim_has_and_no_others() {
+    let any = |name: &str| Arc::new(sample(name, vec![RouteMatch::default()]));
+    let below = |prefix: &str| {
+        let path = PathMatch::prefix(prefix);
+        Arc::new(RouteMatch {
+            path,
+            ..RouteMatch::default()
+        })
+    };
+    let claim = |prefix: &str, routes| Claim {
+        calls: below(prefix),
+        routes,
+    };
+    let claims = Claims {
+        claims: [
+            claim("/users/me", 0..0),
+            claim("/users", 1..3),
+            claim("/orders", 2..9),
+        ]
+        .into(),
+        unclaimed: 0..1,
+    };
+    let routes = vec![any("rest"), any("users"), any("more")];
+    let policy = Policy::new(1, Traffic::default(), routes).with_claims(Some(claims));
+    for (path, expected) in [
+        ("/users/7", Some("users")),
+        // Claimed for no route at all.
+        ("/users/me", None),
+        // For routes that are not there.
+        ("/orders/1", None),
+        ("/else", Some("rest")),
+    ] {
+        let (uri, headers) = (path.parse::<Uri>().unwrap(), HeaderMap::new());
+        let head = Head {
+            method: &Method::GET,
+            uri: &uri,
+            headers: &headers,
+        };
+        let found = policy.route(&head);
+        assert_eq!(found.as_ref().map(|found| &*found.route.name), expected, "{path}");
+    }
+}

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::claims::{self, Claim, with_claimants};
 use super::{Fault, Taken, unreadable};
 use crate::push::config;
 use crate::push::reversible::Reversible;
@@ -29,6 +30,7 @@ struct Known {
     spec: BackendSpec,
     addresses: Vec<SocketAddr>,
     policies: Vec<String>,
+    claims: Vec<Claim>,
 }
 
 /// Where a backend is.
@@ -42,6 +44,8 @@ pub struct Destination {
     pub addresses: Vec<SocketAddr>,
     /// The policies that its callers' sidecars run.
     pub policies: Vec<String>,
+    /// Calls that these are not for.
+    pub claims: Vec<Claim>,
 }
 
 /// An address, and who is there.
@@ -53,6 +57,13 @@ pub struct Reached {
     pub workload: Option<Workload>,
     /// The zone that it is in, if that is known.
     pub zone: Option<Arc<str>>,
+}
+
+impl Known {
+    /// Every policy that its callers run, for some of their calls at least.
+    fn run(&self) -> Vec<&str> {
+        with_claimants(self.policies.iter().map(String::as_str), &self.claims)
+    }
 }
 
 impl Destinations {
@@ -87,10 +98,11 @@ impl Destinations {
             spec,
             addresses: addresses.collect::<Result<_, _>>()?,
             policies: message.policies,
+            claims: claims::read(message.claims, "claims")?,
         };
         self.run_by_nobody(name);
-        for policy in &backend.policies {
-            self.callers.set((policy.clone(), name.to_owned()), ());
+        for policy in backend.run() {
+            self.callers.set((policy.to_owned(), name.to_owned()), ());
         }
         Ok(Taken::of(self.backends.set(name.to_owned(), backend)))
     }
@@ -132,8 +144,8 @@ impl Destinations {
     /// Callers of this backend run no policy for it.
     fn run_by_nobody(&mut self, name: &str) {
         let known = self.backends.get(name);
-        for policy in known.map_or_else(Vec::new, |known| known.policies.clone()) {
-            self.callers.remove(&(policy, name.to_owned()));
+        for policy in known.map_or_else(Vec::new, Known::run) {
+            self.callers.remove(&(policy.to_owned(), name.to_owned()));
         }
     }
 
@@ -158,10 +170,8 @@ impl Destinations {
     /// Backends whose callers run other policies than at the mark.
     pub(super) fn changed_policies(&self) -> impl Iterator<Item = &str> {
         let changed = self.backends.changed();
-        let changed = changed.filter(|(name, before)| {
-            let before = before.map_or(&[][..], |known| &known.policies);
-            before != self.policies(name)
-        });
+        let changed =
+            changed.filter(|(name, before)| before.map_or_else(Vec::new, Known::run) != self.policies(name));
         changed.map(|(name, _)| name.as_str())
     }
 
@@ -169,8 +179,9 @@ impl Destinations {
         self.backends.keys().map(String::as_str)
     }
 
-    pub(super) fn policies(&self, backend: &str) -> &[String] {
-        self.backends.get(backend).map_or(&[], |known| &known.policies)
+    /// Every policy that some of a backend's calls are for.
+    pub(super) fn policies(&self, backend: &str) -> Vec<&str> {
+        self.backends.get(backend).map_or_else(Vec::new, Known::run)
     }
 
     pub(super) fn get(&self, backend: &str) -> Option<Destination> {
@@ -178,6 +189,7 @@ impl Destinations {
             spec,
             addresses,
             policies,
+            claims,
         } = self.backends.get(backend)?;
         let prefix = format!("{backend}/");
         let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
@@ -188,6 +200,7 @@ impl Destinations {
             endpoints: endpoints.map(|(_, reached)| reached.clone()).collect(),
             addresses: addresses.clone(),
             policies: policies.clone(),
+            claims: claims.clone(),
         })
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::claims::{Claim, divided, with_claimants};
 use super::ports::{self, Ports};
 use super::{Fault, OwnLimits, Taken, unreadable};
 use crate::compile::named;
@@ -159,7 +160,7 @@ impl Policies {
                 number: *number,
                 is_opaque: port.is_opaque,
                 // Others are not known yet, or not for callees.
-                compiled: self.of(names.filter(|name| inbound.contains(name))),
+                compiled: self.of_divided(names.filter(|name| inbound.contains(name)), &port.claims),
             }
         });
         Inbound {
@@ -199,8 +200,34 @@ impl Policies {
     }
 
     /// What a caller's sidecar runs towards one backend: the policies of these names.
-    pub(super) fn outbound(&self, names: &[String]) -> CompiledPolicy {
-        self.of(names.iter().map(String::as_str))
+    pub(super) fn outbound(&self, names: &[String], claims: &[Claim]) -> CompiledPolicy {
+        self.of_divided(names.iter().map(String::as_str), claims)
+    }
+
+    /// The policies of these names, but for the calls that belong to others.
+    fn of_divided<'a>(&self, names: impl Iterator<Item = &'a str>, claims: &[Claim]) -> CompiledPolicy {
+        let own: Vec<&str> = names.filter(|name| self.is_whole(name)).collect();
+        if claims.is_empty() {
+            return self.of(own);
+        }
+        let all = with_claimants(own.iter().copied(), claims).into_iter();
+        let all: Vec<&str> = all.filter(|name| self.is_whole(name)).collect();
+        let compiled = self.of(all.iter().copied());
+        let routes = |name: &str| self.policies.get(name).map_or(0, |policy| policy.routes.len());
+        let known: Vec<(&str, usize)> = all.iter().map(|name| (*name, routes(name))).collect();
+        let policy = divided(&compiled.policy, claims, &known, own.len());
+        CompiledPolicy {
+            policy: policy.into(),
+            // Of routes that are for one call, which these need not be.
+            warnings: Vec::new(),
+            ..compiled
+        }
+    }
+
+    /// Whether a policy is known with all its routes.
+    fn is_whole(&self, name: &str) -> bool {
+        let policy = self.policies.get(name);
+        policy.is_some_and(|policy| policy.routes.iter().all(|route| self.routes.contains_key(route)))
     }
 
     fn of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> CompiledPolicy {

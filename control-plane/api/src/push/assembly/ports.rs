@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::claims::{self, Claim};
 use super::{Fault, unreadable};
 use crate::push::config;
 
@@ -18,6 +19,8 @@ pub(super) struct Port {
     pub(super) policies: Vec<String>,
     /// Nobody looks at what is spoken there.
     pub(super) is_opaque: bool,
+    /// Calls that these are not for.
+    pub(super) claims: Vec<Claim>,
 }
 
 pub(super) fn read(content: Bytes) -> Result<Ports, Fault> {
@@ -33,6 +36,7 @@ pub(super) fn read(content: Bytes) -> Result<Ports, Fault> {
         let known = Port {
             policies: port.policies,
             is_opaque: port.opaque,
+            claims: claims::read(port.claims, &format!("ports[{index}].claims"))?,
         };
         Ok((number, known))
     };

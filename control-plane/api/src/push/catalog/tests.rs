@@ -41,6 +41,7 @@ fn endpoint(address: &str, sidecar: &str, is_serving: bool) -> ServiceEndpoint {
 fn port(name: &str, address: &str, protocol: Protocol, endpoints: Vec<ServiceEndpoint>) -> ServicePort {
     ServicePort {
         name: name.to_owned(),
+        number: address.parse::<SocketAddr>().unwrap().port(),
         addresses: vec![address.parse().unwrap()],
         protocol,
         endpoints,
@@ -77,6 +78,7 @@ fn catalog() -> Catalog {
             ),
         ]),
         sidecars: BTreeMap::from(sidecars),
+        routes: BTreeMap::new(),
     }
 }
 
@@ -198,7 +200,7 @@ fn targets_that_lead_nowhere_say_so() {
         let found = catalog.resolve(&target, &BTreeSet::from(["geo"]));
         found.map_err(|error| error.to_string())
     };
-    let found = |names: &[&str]| Ok(names.iter().map(|name| (*name).to_owned()).collect());
+    let found = |names: &[&str]| Ok(names.iter().map(|name| Place::whole(*name)).collect());
     use TargetKind::{Backend, HTTPRoute, Service};
     assert_eq!(
         resolve(Service, "users", None),
@@ -229,7 +231,8 @@ fn targets_that_lead_nowhere_say_so() {
             HTTPRoute,
             "users",
             None,
-            "HTTPRoute is no kind of target that this version knows: expected Service or Backend",
+            "the API server serves no HTTPRoutes of gateway.networking.k8s.io/v1: the CRDs of the Gateway API are not \
+             installed",
         ),
     ] {
         assert_eq!(resolve(kind, name, section), Err(told.to_owned()));

@@ -100,7 +100,13 @@ fn content(kind: Kind, number: usize, variant: u8) -> Vec<u8> {
         }
         Kind::Backend | Kind::TrustBundle | Kind::Sidecar => {
             let policies = POLICIES.iter().enumerate().filter(|(of, _)| bits >> of & 1 == 1);
+            let claim = config::Claim {
+                calls: json(json!({"path": {"type": "PathPrefix", "value": format!("/{}", bits % 2)}}))
+                    .into(),
+                policy: POLICIES[bits / 2 % POLICIES.len()].to_owned(),
+            };
             config::Backend {
+                claims: (bits & 128 == 128).then_some(claim).into_iter().collect(),
                 spec: json(json!({"connectTimeout": "1s"})).into(),
                 policies: policies.map(|(_, name)| (*name).to_owned()).collect(),
                 addresses: Vec::new(),

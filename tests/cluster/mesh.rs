@@ -81,7 +81,7 @@ fn looks_good() {
     );
     assert_eq!(
         said,
-        "shop/orders: 1 of 1 sidecars run generation 1\nshop/users: 2 of 2 sidecars run generation 1\n\
+        "shop/orders: 1 of 1 sidecar runs generation 1\nshop/users: 2 of 2 sidecars run generation 1\n\
          2 batchpolicies, 0 backends, 0 runtimes: no faults\n"
     );
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jitney_api::{BatchPolicyStatus, ConditionStatus, ConditionType, Diagnostic, Reason};
+use jitney_api::{ConditionType, Diagnostic, Reason};
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -94,7 +94,7 @@ impl Looked {
                 now: "",
             };
             let file: Arc<str> = format!("BatchPolicy {namespace}/{name}").into();
-            self.found.extend(unresolved(&file, &facts.status(), custom));
+            self.found.extend(unresolved(&file, &facts));
             self.policies
                 .push(format!("{namespace}/{name}: {}", running(custom)));
         }
@@ -107,26 +107,28 @@ impl Looked {
 }
 
 /// What a policy names and nobody has, and who does not take it.
-fn unresolved(file: &Arc<str>, status: &BatchPolicyStatus, custom: &Custom) -> Vec<Diagnostic> {
+fn unresolved(file: &Arc<str>, facts: &Facts<'_>) -> Vec<Diagnostic> {
     let fault = |field: String, message: &str| Diagnostic {
         field,
         ..Diagnostic::of_file(file, message)
     };
     let mut found = Vec::new();
-    for (at, ancestor) in status.ancestors.iter().enumerate() {
+    for (at, ancestor) in facts.status().ancestors.iter().enumerate() {
         let lost = ancestor.conditions.iter().filter(|one| {
-            let is_lost = one.reason == Reason::TargetNotFound.to_string();
-            is_lost && one.status == ConditionStatus::False
+            // ResolvedRefs tells of it again.
+            let is_accepted = one.kind == ConditionType::Accepted.to_string();
+            is_accepted && one.reason == Reason::TargetNotFound.to_string()
         });
         found.extend(lost.map(|one| fault(format!("spec.targetRefs[{at}]"), &one.message)));
     }
-    // Of all of it, so that each ancestor says the same.
-    let first = status.ancestors.first().map_or(&[][..], |one| &one.conditions);
-    let missing = first.iter().filter(|one| {
-        one.kind == ConditionType::ResolvedRefs.to_string() && one.status == ConditionStatus::False
-    });
-    found.extend(missing.map(|one| fault(String::new(), &one.message)));
-    let sidecars = custom.status.sidecars.as_ref().filter(|one| one.rejected > 0);
+    let missing = facts.missing().into_iter();
+    found.extend(missing.map(|told| fault(String::new(), &told)));
+    let sidecars = facts
+        .custom
+        .status
+        .sidecars
+        .as_ref()
+        .filter(|one| one.rejected > 0);
     found.extend(sidecars.and_then(|one| one.last_rejection.as_ref()).map(|last| {
         let told = format!("sidecar {} rejected it: {}", last.sidecar, last.reason);
         fault(last.field.clone(), &told)

@@ -144,10 +144,7 @@ impl Facts<'_> {
 
     /// Whether the target is there, and all else that is named.
     fn resolved(&self, unresolved: Option<&Unresolved>) -> Said {
-        let missing = self
-            .policy()
-            .map(|policy| self.catalog.missing(policy, self.backends));
-        let missing = missing.unwrap_or_default();
+        let missing = self.missing();
         let reason = match (unresolved, &missing[..]) {
             (Some(_), _) => Reason::TargetNotFound,
             (None, []) => Reason::ResolvedRefs,
@@ -219,6 +216,12 @@ impl Facts<'_> {
             text.push_str(&format!("; {} not heard of yet", sidecars.stale));
         }
         text
+    }
+
+    /// What it names besides its targets, and nobody has.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let policy = self.policy();
+        policy.map_or_else(Vec::new, |policy| self.catalog.missing(policy, self.backends))
     }
 
     /// Its last good version.

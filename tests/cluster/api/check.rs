@@ -30,7 +30,8 @@ async fn what_is_applied_is_checked_as_it_stands() {
         "{said}"
     );
     let missing = "BatchPolicy checked/usres: spec.targetRefs[0]: ";
-    assert!(complained.contains(missing), "{complained}");
+    assert_eq!(complained.matches(missing).count(), 1, "{complained}");
+    assert_eq!(complained.matches("checked/usres").count(), 1, "{complained}");
     assert!(
         complained.contains("BatchPolicy checked/younger: warning: "),
         "{complained}"

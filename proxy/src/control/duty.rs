@@ -174,7 +174,7 @@ impl Duty {
             }
         }
         self.complete.insert(delta.kind);
-        let asked = self.ask();
+        let asked = self.ask() | self.drop_unwanted(&delta);
         let is_due = self.is_in_force || self.is_complete();
         let is_news = taken.changed || asked || !self.is_in_force;
         if is_due
@@ -192,6 +192,8 @@ impl Duty {
                 .retain(|change| matches!(change, Change::Set { .. }));
             self.retry_at = Some(Instant::now() + RETRY);
         }
+        let (kind, subscriber) = (delta.kind, &self.subscriber);
+        delta.changes.retain(|one| subscriber.wants(kind, name_of(one)));
         if taken.changed {
             for policy in policies_of(&delta) {
                 let tally = self.tally(&policy);
@@ -364,6 +366,15 @@ impl Duty {
             }
         }
         dropped
+    }
+
+    /// A response can bring what by the same response nothing leads to any more. True when something was dropped.
+    fn drop_unwanted(&mut self, delta: &Delta) -> bool {
+        let (kind, names) = (delta.kind, delta.changes.iter().map(name_of));
+        let unwanted = names.filter(|name| !self.subscriber.wants(kind, name));
+        unwanted.fold(false, |dropped, name| {
+            self.assembly.remove(kind, name).changed | dropped
+        })
     }
 
     fn hold(&mut self, delta: &Delta) {

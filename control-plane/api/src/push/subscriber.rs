@@ -92,11 +92,15 @@ impl Subscriber {
         interest.add.insert(name.to_owned());
     }
 
+    /// Whether a resource is wanted, by its name or with others.
+    pub fn wants(&self, kind: Kind, name: &str) -> bool {
+        self.interests[kind.index()].names.cover(name)
+    }
+
     /// Has a resource be sent again, or told again to be gone, if it is wanted.
     pub fn ask_again(&mut self, kind: Kind, name: &str) {
-        let interest = &mut self.interests[kind.index()];
-        if interest.names.cover(name) {
-            interest.add.insert(name.to_owned());
+        if self.wants(kind, name) {
+            self.interests[kind.index()].add.insert(name.to_owned());
         }
     }
 

@@ -56,7 +56,7 @@ fn content(kind: Kind, number: usize, variant: u8) -> Vec<u8> {
     let bits = usize::from(variant);
     let backend = |of: usize| BACKENDS[of % BACKENDS.len()];
     if variant == 0 {
-        return b"no message".to_vec();
+        return NO_MESSAGE.to_vec();
     }
     let json = |value: Value| value.to_string().into_bytes();
     match kind {
@@ -253,7 +253,10 @@ impl Pair {
                 .iter()
                 .any(|one| one.kind == kind.as_str() && one.name == *name)
         };
-        let good = sets.into_iter().filter(|(name, _)| !rejected(name));
+        // What is rejected is not shown when by the same response nothing leads to it.
+        let good = sets
+            .into_iter()
+            .filter(|(name, content)| **content != *NO_MESSAGE && !rejected(name));
         self.held
             .extend(good.map(|(name, content)| ((kind, name), content)));
         self.drop_unwanted(&asked);
@@ -294,6 +297,15 @@ impl Pair {
             duty.asked
         );
         prop_assert!(duty.known.keys().eq(&self.known));
+        for (kind, name) in self.held.keys() {
+            prop_assert!(duty.subscriber.held(*kind, name).is_some(), "{kind} {name}");
+        }
+        for rejected in duty.refused.list() {
+            let mut asked = wanted.iter().filter(|(kind, _)| kind.as_str() == rejected.kind);
+            let is_asked = asked.any(|(_, name)| *name == rejected.name);
+            let is_unasked = rejected.kind != Kind::Backend.as_str();
+            prop_assert!(is_asked || is_unasked || duty.any_backend, "{rejected:?}");
+        }
         let shown = duty.standing.lock().resources.clone();
         let versions = self
             .held
@@ -353,5 +365,35 @@ proptest! {
     }
 }
 
+/// Policies lead from one backend to the next, and the response that brings the next ends the way to it.
+#[test]
+fn what_a_response_brings_and_leads_to_no_more_is_not_kept() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let _paused = runtime.as_ref().unwrap().enter();
+    for of_c in [0, 1] {
+        let mut pair = Pair::new(false);
+        for step in [
+            Step::Reconnect(true),
+            Step::Take(Kind::Route, vec![(3, 1)], vec![]),
+            Step::Take(Kind::Policy, vec![(3, 177), (0, 90)], vec![]),
+            Step::Take(Kind::Backend, vec![(0, 40)], vec![]),
+            Step::Take(Kind::Backend, vec![(0, 32), (3, of_c)], vec![]),
+        ] {
+            pair.run(&step);
+            pair.check().unwrap();
+        }
+        let asked: Vec<_> = pair
+            .duty
+            .asked
+            .names()
+            .filter(|(kind, _)| *kind == Kind::Backend)
+            .collect();
+        assert_eq!(asked, [&(Kind::Backend, "shop/users".to_owned())]);
+    }
+}
+
+const NO_MESSAGE: &[u8] = b"no message";
 const BACKENDS: [&str; 5] = ["shop/users", "shop/a", "shop/b", "shop/c", "shop/d"];
 const POLICIES: [&str; 4] = ["shop/p", "shop/q", "shop/r", "shop/s"];

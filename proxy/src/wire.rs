@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 
 /// A stream whose first bytes may have been read already, for detection.
 #[derive(Debug)]
@@ -71,7 +72,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
             };
             if self.read >= turn {
                 self.read = 0;
-                cx.waker().wake_by_ref();
+                // Not only who waits for a thread already goes first, but also who has bytes to read by now:
+                // the runtime looks for these before it takes up what yields.
+                if std::pin::pin!(yield_now()).poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             let before = buf.filled().len();
@@ -134,8 +139,11 @@ mod tests {
     use super::*;
 
     use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
 
     /// Notes how long each write was, and takes at most `most` bytes of it.
     #[derive(Debug)]
@@ -227,6 +235,29 @@ mod tests {
         })
         .await;
         assert_eq!(turns, 4);
+    }
+
+    #[test]
+    fn who_has_bytes_by_now_does_not_wait_for_a_flood() {
+        // The runtime looks for bytes when nobody else wants its thread, or after this many turns.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_io().event_interval(1_000_000).build().unwrap();
+        let turns = Arc::new(AtomicUsize::new(0));
+        runtime.block_on(async {
+            let (mut polite, mut other) = UnixStream::pair().unwrap();
+            let counted = Arc::clone(&turns);
+            tokio::spawn(async move {
+                other.write_u8(1).await.unwrap();
+                let mut wire = Wire::new(tokio::io::repeat(0)).paced();
+                for _ in 0..100 {
+                    wire.read_exact(&mut vec![0; TURN]).await.unwrap();
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            polite.read_u8().await.unwrap();
+        });
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns < 5, "after {turns} turns");
     }
 
     #[tokio::test]

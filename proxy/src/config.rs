@@ -154,9 +154,9 @@ pub struct RunArgs {
     pub node: Option<String>,
 
     /// The zone that this sidecar is in: endpoints that are said to be in it come first where a policy has
-    /// trafficDistribution: PreferSameZone.
-    #[arg(long, env = "JITNEY_ZONE", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub zone: Option<String>,
+    /// trafficDistribution: PreferSameZone. Empty where it is not known, as on nodes that have no label of it.
+    #[arg(long, env = "JITNEY_ZONE", value_name = "NAME")]
+    zone: Option<String>,
 
     /// The most bytes that may wait for one batch key, whatever a policy of the control plane says: one that
     /// asks for more is rejected.
@@ -350,13 +350,18 @@ impl RunArgs {
         }
     }
 
+    /// The zone that this sidecar is in, if it knows.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref().filter(|zone| !zone.is_empty())
+    }
+
     /// Where the control plane is, and who asks; `None` without one.
     pub fn control(&self) -> Option<control::Settings> {
         let all = OwnLimits::default();
         (!self.control_plane.is_empty()).then(|| control::Settings {
             urls: self.control_plane.clone(),
             node: self.node(),
-            zone: self.zone.clone(),
+            zone: self.zone().map(str::to_owned),
             token_file: self.token_file.clone(),
             trust_bundle: self.trust_bundle.clone(),
             snapshot: self.snapshot.clone(),
@@ -393,7 +398,7 @@ impl RunArgs {
             "config": self.config,
             "controlPlane": self.control_plane.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "snapshot": self.snapshot,
-            "zone": self.zone,
+            "zone": self.zone(),
             "node": (!self.control_plane.is_empty()).then(|| self.node()),
             "admin": self.admin,
             "threads": self.threads,

@@ -249,7 +249,7 @@ const fn bounds(args: &RunArgs) -> Bounds {
 /// What all backends share from the start.
 fn in_common(args: &RunArgs) -> InCommon {
     InCommon {
-        zone: args.zone.as_deref().map(Into::into),
+        zone: args.zone().map(Into::into),
         ..InCommon::default()
     }
 }

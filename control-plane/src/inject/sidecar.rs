@@ -71,8 +71,10 @@ fn redirect(wishes: &Wishes, settings: &SettingsArgs) -> Value {
 }
 
 fn proxy(wishes: &Wishes, probes: &Asked, settings: &SettingsArgs) -> Value {
-    let mut env =
-        vec![json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})];
+    let of_pod =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    // From 1.35 on a pod has its node's label; before, there is none, and the text is empty.
+    let mut env = vec![of_pod("POD_NAME", "metadata.name"), of_pod("JITNEY_ZONE", ZONE)];
     if !probes.is_empty() {
         // Kubernetes reads `$(NAME)` in values; twice the sign is one.
         let probes = Value::Object(probes.clone()).to_string().replace("$(", "$$(");
@@ -158,6 +160,8 @@ fn words<const COUNT: usize>(words: [&str; COUNT]) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
+/// The zone of a pod's node.
+const ZONE: &str = "metadata.labels['topology.kubernetes.io/zone']";
 /// Whom the token is for.
 const AUDIENCE: &str = "jitney.dev";
 /// How long one is good; kubelet writes another after four fifths of it.

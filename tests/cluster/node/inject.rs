@@ -232,6 +232,13 @@ async fn injected_pod_serves(plane: &ControlPlane) {
         .iter_mut()
         .find(|volume| volume["name"] == "jitney-identity");
     identity.unwrap()["projected"]["sources"][0] = json!({"secret": {"name": "token"}});
+    kubectl(&[
+        "label",
+        "node",
+        "--all",
+        "--overwrite",
+        "topology.kubernetes.io/zone=zone-a",
+    ]);
     shop.apply(pod);
     shop.wait("pod/users", "condition=Ready");
 
@@ -249,6 +256,8 @@ async fn injected_pod_serves(plane: &ControlPlane) {
     let counted = |line: &str| line.starts_with("jitney_calls_total{") && !line.ends_with(" 0");
     let redirected = metrics.lines().any(counted);
     assert!(redirected, "{metrics}");
+    let config: Value = serde_json::from_str(&answer(sidecar, "/config").await.text()).unwrap();
+    assert_eq!(config["settings"]["zone"], "zone-a", "as its node: {config}");
 
     // Kubelet has no certificate, and asks the sidecar.
     let probe = &running["spec"]["containers"][0]["readinessProbe"]["httpGet"];

@@ -232,13 +232,8 @@ async fn injected_pod_serves(plane: &ControlPlane) {
         .iter_mut()
         .find(|volume| volume["name"] == "jitney-identity");
     identity.unwrap()["projected"]["sources"][0] = json!({"secret": {"name": "token"}});
-    kubectl(&[
-        "label",
-        "node",
-        "--all",
-        "--overwrite",
-        "topology.kubernetes.io/zone=zone-a",
-    ]);
+    let zone = "topology.kubernetes.io/zone=zone-a";
+    kubectl(&["label", "node", "--all", "--overwrite", zone]);
     shop.apply(pod);
     shop.wait("pod/users", "condition=Ready");
 
@@ -252,12 +247,7 @@ async fn injected_pod_serves(plane: &ControlPlane) {
         "ready\n",
         "with a control plane"
     );
-    let metrics = answer(sidecar, "/metrics").await.text();
-    let counted = |line: &str| line.starts_with("jitney_calls_total{") && !line.ends_with(" 0");
-    let redirected = metrics.lines().any(counted);
-    assert!(redirected, "{metrics}");
-    let config: Value = serde_json::from_str(&answer(sidecar, "/config").await.text()).unwrap();
-    assert_eq!(config["settings"]["zone"], "zone-a", "as its node: {config}");
+    takes_calls_in_its_zone(sidecar).await;
 
     // Kubelet has no certificate, and asks the sidecar.
     let probe = &running["spec"]["containers"][0]["readinessProbe"]["httpGet"];
@@ -274,4 +264,13 @@ async fn injected_pod_serves(plane: &ControlPlane) {
     let probed = answer(sidecar, "/probes/users/readiness").await;
     assert_eq!(probed.text(), "ready\n");
     shop.wait("pod/users", "condition=Ready");
+}
+
+/// The kernel hands over what comes, and the sidecar knows where its node is.
+async fn takes_calls_in_its_zone(sidecar: SocketAddr) {
+    let metrics = answer(sidecar, "/metrics").await.text();
+    let counted = |line: &str| line.starts_with("jitney_calls_total{") && !line.ends_with(" 0");
+    assert!(metrics.lines().any(counted), "{metrics}");
+    let config: Value = serde_json::from_str(&answer(sidecar, "/config").await.text()).unwrap();
+    assert_eq!(config["settings"]["zone"], "zone-a", "{config}");
 }

@@ -24,7 +24,7 @@ use crate::drain::Drain;
 use crate::guard::{self, Guard, Leave};
 use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
 use crate::mtls::hello::{Hello, hello};
-use crate::mtls::{Inside, Mesh};
+use crate::mtls::{self, Inside, Mesh};
 use crate::opaque::{self, First};
 use crate::send::Outgoing;
 use crate::transport::Transport;
@@ -74,8 +74,8 @@ pub struct Directed<S> {
     pub is_opaque: bool,
     /// What is known of it.
     pub info: ConnInfo,
-    /// What its caller has to prove.
-    pub mtls: Mtls,
+    /// What its caller has to prove; `None` for a caller beside this sidecar, who has no other.
+    pub mtls: Option<Mtls>,
 }
 
 /// Has every connection go to one place.
@@ -85,8 +85,8 @@ pub struct Always<S> {
     pub service: S,
     /// What bytes are for that are not HTTP.
     pub opaque: Arc<Upstream>,
-    /// What callers have to prove.
-    pub mtls: Mtls,
+    /// What callers have to prove; `None` for callers beside this sidecar.
+    pub mtls: Option<Mtls>,
     /// Whether calls are let in; `None`: all are.
     pub guard: Option<Guard>,
 }
@@ -288,7 +288,7 @@ impl<D: Direct> Acceptor<D> {
     /// Tells what a connection speaks, and whose it is; `None` when it is to be closed.
     async fn tell(&self, mut stream: TcpStream, directed: Directed<D::Service>) -> io::Result<Told<D>> {
         let mut read = BytesMut::new();
-        if directed.is_opaque && directed.mtls == Mtls::Disabled {
+        if directed.is_opaque && matches!(directed.mtls, None | Some(Mtls::Disabled)) {
             let spoken = Spoken::by(Protocol::Opaque, Transport::Bare(stream), Bytes::new());
             return Ok(Some((spoken, directed)));
         }
@@ -302,17 +302,22 @@ impl<D: Direct> Acceptor<D> {
             Err(_) if !read.is_empty() => Some(detect::settle(&read)),
             Err(_) => None,
         };
-        if protocol == Some(Protocol::Tls) && directed.mtls != Mtls::Disabled {
+        if protocol == Some(Protocol::Tls) && directed.mtls.is_some() {
             let telling = hello(&mut stream, &mut read);
             let told = tokio::time::timeout(HANDSHAKE, telling).await;
             match told.map_err(|_| io::ErrorKind::TimedOut)?? {
+                Hello::Mesh if directed.mtls == Some(Mtls::Disabled) => {
+                    tracing::debug!(peer = %directed.info.peer, destination = %directed.info.local, "a caller's sidecar is told to come bare");
+                    mtls::decline(&mut stream).await?;
+                    return Ok(None);
+                }
                 Hello::Mesh => return self.secure(stream, read.freeze(), directed).await,
                 Hello::Service(name) => {
                     tracing::trace!(peer = %directed.info.peer, name, "TLS of the service")
                 }
             }
         }
-        if directed.mtls == Mtls::Strict {
+        if directed.mtls == Some(Mtls::Strict) {
             self.refuse(
                 Refusal::NotSecured,
                 &directed.info,

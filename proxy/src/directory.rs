@@ -44,8 +44,8 @@ pub struct Map {
     pub policies_by_port: HashMap<u16, Arc<Policy>>,
     /// The policy for all the rest.
     pub policy: Arc<Policy>,
-    /// What callers have to prove.
-    pub mtls: InboundMtls,
+    /// What callers have to prove; `None` for those beside this sidecar.
+    pub mtls: Option<InboundMtls>,
     /// Ports on which nobody looks at what is spoken, and other such destinations.
     pub opaque_ports: Ports,
     /// See `opaque_ports`.
@@ -119,7 +119,7 @@ impl Direct for Redirected {
                     guard: self.guard.clone(),
                     ..info
                 },
-                mtls: map.mtls.on(meant.port()),
+                mtls: map.mtls.as_ref().map(|mtls| mtls.on(meant.port())),
             }),
             Err(why) => {
                 directory.metrics.process().refused_connections.inc(why);

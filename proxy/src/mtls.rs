@@ -14,7 +14,9 @@ use jitney_api::{SpiffeId, Workload};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{AlertDescription, ClientConfig, CommonState, RootCertStore, ServerConfig, version};
+use rustls::{
+    AlertDescription, ClientConfig, CommonState, InvalidMessage, RootCertStore, ServerConfig, version,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -71,9 +73,13 @@ pub(crate) enum MtlsError {
     /// This one has no certificate, or none that is good still.
     #[error("this sidecar has no certificate")]
     NoCertificate,
-    /// That one says that it has none.
-    #[error("the other sidecar has no certificate")]
-    PeerHasNone,
+    /// That one says that it has none, or that its callers are to be bare.
+    #[error("the other sidecar has no certificate, or mtls.mode Disabled")]
+    PeerDeclines,
+    /// Nobody there knows TLS: a service without a sidecar, or one that speaks first, before a sidecar that does
+    /// not look at its bytes.
+    #[error("what answers does not speak TLS")]
+    NoTls,
     /// It is somebody else.
     #[error("found {found}, expected a sidecar of {expected}")]
     Somebody { found: String, expected: String },
@@ -155,8 +161,7 @@ impl Mesh {
         let present = match self.present() {
             Ok(present) => present,
             Err(error) => {
-                stream.write_all(&NO_CERTIFICATE).await?;
-                stream.shutdown().await?;
+                decline(&mut stream).await?;
                 return Err(error);
             }
         };
@@ -205,14 +210,15 @@ impl MtlsError {
     fn of(error: io::Error) -> Self {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
         match cause {
-            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => Self::PeerHasNone,
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => Self::PeerDeclines,
+            Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => Self::NoTls,
             _ => Self::Failed(error),
         }
     }
 
-    /// Whether one of both has no certificate, as while the control plane is away.
+    /// Whether one of both cannot, as while the control plane is away, or is not to.
     pub(crate) const fn is_want_of_certificate(&self) -> bool {
-        matches!(self, Self::NoCertificate | Self::PeerHasNone)
+        matches!(self, Self::NoCertificate | Self::PeerDeclines | Self::NoTls)
     }
 }
 
@@ -282,6 +288,12 @@ fn client(
     Ok(config)
 }
 
+/// Tells who connects that nothing is secured here. What it said first has been read.
+pub(crate) async fn decline<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
+    stream.write_all(&DECLINED).await?;
+    stream.shutdown().await
+}
+
 impl Credentials {
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.clone()).into()
@@ -289,5 +301,5 @@ impl Credentials {
 }
 
 /// A fatal alert, `no_application_protocol` (RFC 8446 sections 5.1 and 6): this sidecar does not speak what it
-/// is asked to as long as it has no certificate.
-const NO_CERTIFICATE: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
+/// is asked to, for as long as it has no certificate, or at all.
+const DECLINED: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];

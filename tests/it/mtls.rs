@@ -39,6 +39,9 @@ spec: {{address: "127.0.0.1:{outbound}", backend: users, workload: front}}
 pub(crate) const STRICT: &str =
     "---\nkind: Runtime\nmetadata: {name: users, namespace: shop}\nspec: {mtls: {mode: Strict}}\n";
 
+const DISABLED: &str =
+    "---\nkind: Runtime\nmetadata: {name: users, namespace: shop}\nspec: {mtls: {mode: Disabled}}\n";
+
 pub(crate) async fn start(plane: &TestControlPlane, workload: &str, node: &str) -> TestProxy {
     let settings = plane.sidecar(&format!("shop/{workload}"), node);
     settings.pushed().start().await
@@ -279,6 +282,36 @@ async fn without_a_certificate_calls_are_bare_where_that_is_allowed() {
             wait::until("the log says so", is_told).await;
         }
     }
+}
+
+#[tokio::test]
+async fn who_secures_nothing_is_called_bare_where_that_is_allowed() {
+    let users = TestUpstream::start(echo).await;
+    let service = users.address.to_string();
+    for (backend, status) in [("workload: users", 200), ("mtls: Strict", 502)] {
+        users.forget();
+        let mesh = Mesh::of(&service, backend, DISABLED).await;
+        are_bare(&mesh.caller, &mesh.wire, status).await;
+        // A service without a sidecar, at an address where there is to be one.
+        let wire = Wiretap::to(users.address).await;
+        let documents = self::mesh(&service, free_ports(), &wire.address.to_string(), backend);
+        let plane = TestControlPlane::start(&documents).await;
+        are_bare(&start(&plane, "front", "front-1").await, &wire, status).await;
+        assert_eq!(users.seen().len(), if status == 200 { 4 } else { 0 }, "{backend}");
+    }
+}
+
+/// Calls arrive so if they are served, and else not at all.
+async fn are_bare(caller: &TestProxy, wire: &Wiretap, status: u16) {
+    for mut calling in [
+        Caller::h1(caller.address).await.unwrap(),
+        Caller::h2(caller.address).await.unwrap(),
+    ] {
+        let call = request("POST", "/plain-target", &[], "a plain body");
+        let answer = calling.call(call).await.unwrap();
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+    assert_eq!(wire.has(b"a plain body"), status == 200);
 }
 
 #[tokio::test]

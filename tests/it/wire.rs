@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
-use jitney_api::Mtls;
 use jitney_proxy::accept::{Acceptor, Always, bind};
 use jitney_proxy::body::Body;
 use jitney_proxy::connection::{ConnInfo, Limits, Serve, Serving};
@@ -75,7 +74,7 @@ impl Rig {
             direct: Always {
                 service: PassThrough(backend.clone()),
                 opaque: upstream::Upstream::start(backend.clone(), &Metrics::new(), &Others::default()),
-                mtls: Mtls::Disabled,
+                mtls: None,
                 guard: None,
             },
             mesh: Mesh::default(),

@@ -426,7 +426,7 @@ fn rules(plan: &Plan, open: &[RunningListener]) -> Rules {
         let address = open.and_then(|one| one.socket.local_addr().ok());
         address.unwrap_or(planned.address).port()
     };
-    let strict = plan.listeners.iter().filter(|one| one.mtls == Mtls::Strict);
+    let strict = plan.listeners.iter().filter(|one| one.mtls == Some(Mtls::Strict));
     Rules {
         access: plan.access.clone(),
         mtls: plan.mtls.clone(),

@@ -54,8 +54,8 @@ pub(super) struct PlannedListener {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
     pub(super) to: To,
-    /// What callers have to prove.
-    pub(super) mtls: Mtls,
+    /// What callers have to prove; `None` for those beside this sidecar.
+    pub(super) mtls: Option<Mtls>,
     /// Its calls are for the workload beside this sidecar, which says who may call.
     pub(super) is_inbound: bool,
     /// What becomes of the heads of its requests.
@@ -148,7 +148,7 @@ impl Plan {
     pub(super) fn needs_certificate(&self) -> bool {
         let is_asked = |one: &PlannedListener| match &one.to {
             To::Redirected(Direction::Inbound) => self.mtls.is_strict_somewhere(),
-            To::Backend(_) | To::Redirected(Direction::Outbound) => one.mtls == Mtls::Strict,
+            To::Backend(_) | To::Redirected(Direction::Outbound) => one.mtls == Some(Mtls::Strict),
         };
         let endpoints = self.backends.iter().flat_map(|planned| &planned.endpoints);
         let mut peers = endpoints.filter_map(|one| one.peer.as_ref());
@@ -224,7 +224,7 @@ impl Plan {
                 Some(local) => local_name(&listener.backend, &local),
                 None => listener.backend,
             }),
-            mtls: listener.mtls.unwrap_or_default(),
+            mtls: Some(listener.mtls.unwrap_or_default()),
             is_inbound: true,
             received: Arc::new(listener.headers.into()),
             place: None,
@@ -259,7 +259,7 @@ pub(super) fn by_flags(
     let listeners = by_flag(
         "listen",
         To::Backend(Arc::clone(&name)),
-        asked,
+        Some(asked),
         &args.listen,
         args,
     );
@@ -309,7 +309,7 @@ impl PlannedListener {
 /// The listeners for what the kernel hands over, which flags describe alone.
 pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener> {
     // By the port that each was meant for.
-    let asked = Mtls::default();
+    let asked = Some(Mtls::default());
     let inbound = by_flag(
         "inbound",
         To::Redirected(Direction::Inbound),
@@ -317,11 +317,10 @@ pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener
         &args.inbound,
         args,
     );
-    let bare = Mtls::Disabled;
     let outbound = by_flag(
         "outbound",
         To::Redirected(Direction::Outbound),
-        bare,
+        None,
         &args.outbound,
         args,
     );
@@ -332,7 +331,7 @@ pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener
 fn by_flag(
     flag: &str,
     to: To,
-    mtls: Mtls,
+    mtls: Option<Mtls>,
     addresses: &[SocketAddr],
     args: &RunArgs,
 ) -> impl Iterator<Item = PlannedListener> {

@@ -79,9 +79,8 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
             address: listening.address,
             to: To::Backend(Arc::clone(&backend.reach.name)),
             mtls: match listening.mtls {
-                Some(mtls) => mtls,
-                None if is_inbound => asked.on(listening.address.port()),
-                None => Mtls::Disabled,
+                Some(mtls) => Some(mtls),
+                None => is_inbound.then(|| asked.on(listening.address.port())),
             },
             is_inbound,
             received: Arc::new(listening.headers.clone().into()),

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jitney_api::{InboundMtls, Mtls};
+use jitney_api::Mtls;
 use tokio::net::TcpListener;
 
 use super::plan::{Plan, Reach, To};
@@ -88,7 +88,7 @@ impl Destinations {
                 .map(|port| (port.number, Arc::clone(&port.policy)))
                 .collect(),
             policy: Arc::clone(&plan.inbound),
-            mtls: plan.mtls.clone(),
+            mtls: Some(plan.mtls.clone()),
             forbidden: plan.forbidden.clone(),
             opaque_ports: ports
                 .filter(|port| port.is_opaque)
@@ -132,10 +132,7 @@ impl Destinations {
             forbidden: plan.forbidden.clone(),
             opaque_ports: plan.opaque_ports.clone(),
             // Whoever is beside this sidecar has no other.
-            mtls: InboundMtls {
-                mode: Mtls::Disabled,
-                ..InboundMtls::default()
-            },
+            mtls: None,
             ..Map::default()
         });
         self.inbound.install(inbound);
@@ -160,7 +157,7 @@ impl Going {
     pub(super) fn serve(
         &self,
         socket: Arc<TcpListener>,
-        mtls: Mtls,
+        mtls: Option<Mtls>,
         guard: Option<Guard>,
         received: &Arc<Received>,
         acceptor: Acceptor<()>,

@@ -278,7 +278,9 @@ impl Identity {
         let signed = signed
             .map_err(|status| self.refused(status, has_token))?
             .into_inner();
-        let held = Held::of(signed, key)?;
+        let mut held = Held::of(signed, key)?;
+        held.renewal
+            .received(held.credentials.not_after, SystemTime::now());
         if let Some(bundle) = held.signed.trust.clone() {
             trust
                 .replace(bundle)

@@ -25,6 +25,13 @@ impl Renewal {
         }
     }
 
+    /// It has just come, and ends then. However soon that is, as who signs it may end: it is not asked for again at
+    /// once, and again, but when half of what is left has gone by.
+    pub(super) fn received(&mut self, not_after: SystemTime, now: SystemTime) {
+        let left = not_after.duration_since(now).unwrap_or_default();
+        self.renew_at = self.renew_at.max(now + left / 2);
+    }
+
     /// How long it has time, where its root signs no more or signs still.
     pub(super) fn wait(&mut self, is_outdated: bool, now: SystemTime) -> Duration {
         let left = self.renew_at.duration_since(now).unwrap_or_default();
@@ -95,6 +102,18 @@ mod tests {
                 renewal.wait(false, now()) > DAY.mul_f64(0.6),
                 "its own time is another matter"
             );
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_has_just_come_is_not_asked_for_again_at_once() {
+        let minute = Duration::from_secs(60);
+        for left in [minute, 10 * minute, DAY] {
+            // It was dated back by five minutes.
+            let mut renewal = Renewal::new(now() - 5 * minute, 5 * minute + left);
+            renewal.received(now() + left, now());
+            let wait = renewal.wait(false, now());
+            assert!(wait >= left / 2 && wait < left.mul_f64(0.8), "{left:?}: {wait:?}");
         }
     }
 

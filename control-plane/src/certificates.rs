@@ -87,7 +87,11 @@ impl Signer {
         self.refusals.has_certificate(workload, &asked.node);
         let signing = before.map_or(Signing::Token, |_| Signing::Renewal);
         let signed = SignedCertificate {
-            chain: vec![issued.certificate.into()],
+            chain: [issued.certificate]
+                .into_iter()
+                .chain(issued.chain)
+                .map(Into::into)
+                .collect(),
             not_before: seconds(issued.not_before),
             not_after: seconds(issued.not_after),
             trust: Some(roots.bundle()),
@@ -192,6 +196,10 @@ impl Certificates for Signer {
 fn refused(error: &AuthorityError) -> Status {
     match error {
         AuthorityError::Request(_) => Status::invalid_argument(error.to_string()),
+        AuthorityError::Expired(_) => {
+            tracing::error!(%error, "the authority cannot sign");
+            Status::unavailable(error.to_string())
+        }
         AuthorityError::TrustDomain(_) | AuthorityError::Stored(_) | AuthorityError::Signing(_) => {
             tracing::error!(%error, "the authority cannot sign");
             Status::internal("the authority cannot sign")

@@ -187,14 +187,9 @@ impl Port {
     /// Who is at the other end, by the certificate that TLS has verified.
     fn peer(&self, stream: &TlsStream<TcpStream>) -> Result<Peer, Nobody> {
         let certificates = stream.get_ref().1.peer_certificates();
-        let certificate = certificates
-            .and_then(|chain| chain.first())
-            .ok_or(Nobody::NoCertificate)?;
-        Ok(Peer::read(
-            certificate,
-            self.trust.trust_domain(),
-            &self.trust.roots(),
-        )?)
+        let chain = certificates.ok_or(Nobody::NoCertificate)?;
+        let (trust_domain, roots) = (self.trust.trust_domain(), self.trust.roots());
+        Ok(Peer::read(chain, trust_domain, &roots, SystemTime::now())?)
     }
 
     async fn converse(&self, stream: TlsStream<TcpStream>, caller: Caller, end: TermEnd) {

@@ -13,11 +13,17 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
 
-/// Signs certificates of one trust domain.
+use super::certificate::{Life, subject};
+
+/// Signs certificates of one trust domain: with a root's own key, or with one that the root vouches for.
 pub struct Authority {
     trust_domain: String,
     issuer: Issuer<'static, KeyPair>,
     root: Vec<u8>,
+    /// Between the root and what is signed here, the issuing certificate first; none where the root itself signs.
+    chain: Vec<Vec<u8>>,
+    /// Of the certificate among these that ends first.
+    life: Life,
 }
 
 /// A request for a certificate, whose signature shows that the asker has the key.
@@ -31,8 +37,10 @@ pub type KeyHash = [u8; 32];
 pub struct Stored {
     /// The root's certificate, PEM.
     pub certificate: String,
-    /// Its key, PKCS #8, PEM.
+    /// The key that signs, PEM: the root's, or that of the first certificate of the chain.
     pub key: String,
+    /// The issuing certificate and those between it and the root, PEM; empty where the root itself signs.
+    pub chain: String,
 }
 
 /// A certificate that was signed.
@@ -42,9 +50,11 @@ pub struct Issued {
     pub id: SpiffeId,
     /// The certificate, DER.
     pub certificate: Vec<u8>,
+    /// Those between it and the root, DER, in this order.
+    pub chain: Vec<Vec<u8>>,
     /// From when it is good: a little before it was signed, for clocks that are slow.
     pub not_before: SystemTime,
-    /// Until when.
+    /// Until when: for [`LIFETIME`], or until the first of those above it ends.
     pub not_after: SystemTime,
 }
 
@@ -60,6 +70,9 @@ pub enum AuthorityError {
     /// The stored certificate or key cannot be used.
     #[error("stored authority: {0}")]
     Stored(#[source] rcgen::Error),
+    /// Nothing that it signs would be good.
+    #[error("what signs certificates has expired: {0}")]
+    Expired(String),
     /// The certificate could not be made.
     #[error("cannot sign: {0}")]
     Signing(#[source] rcgen::Error),
@@ -70,7 +83,7 @@ pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long a root is good that an authority made for itself.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How far a clock may be behind.
-const BACKDATED: Duration = Duration::from_secs(5 * 60);
+pub(super) const BACKDATED: Duration = Duration::from_secs(5 * 60);
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,12 +141,9 @@ impl Authority {
         let stored = Stored {
             certificate: root.pem(),
             key: key.serialize_pem(),
+            chain: String::new(),
         };
-        let authority = Self {
-            trust_domain: trust_domain.to_owned(),
-            root: root.der().to_vec(),
-            issuer: Issuer::new(params, key),
-        };
+        let authority = Self::load(trust_domain, &stored)?;
         Ok((authority, stored))
     }
 
@@ -144,12 +154,19 @@ impl Authority {
     pub fn load(trust_domain: &str, stored: &Stored) -> Result<Self, AuthorityError> {
         check(trust_domain)?;
         let key = KeyPair::from_pem(&stored.key).map_err(AuthorityError::Stored)?;
-        let unreadable = |_| AuthorityError::Stored(rcgen::Error::CouldNotParseCertificate);
-        let root = CertificateDer::from_pem_slice(stored.certificate.as_bytes()).map_err(unreadable)?;
-        let issuer = Issuer::from_ca_cert_der(&root, key).map_err(AuthorityError::Stored)?;
+        let unreadable = || AuthorityError::Stored(rcgen::Error::CouldNotParseCertificate);
+        let root = CertificateDer::from_pem_slice(stored.certificate.as_bytes()).map_err(|_| unreadable())?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(stored.chain.as_bytes()).collect();
+        let chain = chain.map_err(|_| unreadable())?;
+        let issuing = chain.first().unwrap_or(&root);
+        let issuer = Issuer::from_ca_cert_der(issuing, key).map_err(AuthorityError::Stored)?;
+        let lives: Option<Vec<Life>> = chain.iter().chain([&root]).map(|one| Life::of(one)).collect();
+        let life = lives.and_then(|lives| lives.into_iter().min_by_key(|life| life.until));
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
             issuer,
+            life: life.ok_or_else(unreadable)?,
+            chain: chain.iter().map(|one| one.to_vec()).collect(),
             root: root.to_vec(),
         })
     }
@@ -159,11 +176,28 @@ impl Authority {
         &self.root
     }
 
+    /// Who signs with another key than the root's, as its certificate names it; `None` where the root does.
+    pub fn signer(&self) -> Option<String> {
+        self.chain.first().map(|issuing| subject(issuing))
+    }
+
+    /// Of the root, the issuing certificate and those between, the life that ends first: nothing that is signed here
+    /// is good for longer.
+    pub const fn life(&self) -> Life {
+        self.life
+    }
+
+    /// Since when the youngest of the certificates is good that come with what is signed here.
+    pub(super) fn chain_since(&self) -> Option<SystemTime> {
+        let since = |one: &Vec<u8>| Some(Life::of(one)?.from);
+        self.chain.iter().filter_map(since).max()
+    }
+
     /// Signs a request for a workload. Of the request only the key is used: what else it asks for,
     /// names above all, is not for the asker to say.
     ///
     /// # Errors
-    /// When the certificate cannot be made.
+    /// When the certificate cannot be made, or would be good for no time at all.
     pub fn sign(
         &self,
         request: &CertificateRequest,
@@ -174,7 +208,13 @@ impl Authority {
             trust_domain: self.trust_domain.clone(),
             workload: workload.clone(),
         };
+        if self.life.until <= now {
+            let who = self.signer().unwrap_or_else(|| subject(&self.root));
+            return Err(AuthorityError::Expired(who));
+        }
+        let not_after = self.life.until.min(now + LIFETIME);
         let mut params = dated(now, LIFETIME);
+        params.not_after = OffsetDateTime::from(not_after);
         let name = id
             .to_string()
             .as_str()
@@ -194,8 +234,9 @@ impl Authority {
         Ok(Issued {
             id,
             certificate: signed.der().to_vec(),
+            chain: self.chain.clone(),
             not_before: now - BACKDATED,
-            not_after: now + LIFETIME,
+            not_after,
         })
     }
 }

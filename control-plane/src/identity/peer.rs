@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jitney_api::{NotAWorkload, SpiffeId};
+use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -51,12 +52,19 @@ pub enum PeerFault {
 }
 
 impl Peer {
-    /// Reads a certificate (DER) of which TLS has verified that one of the roots signed it.
+    /// Reads certificates of which TLS has verified that one of the roots signed the first, with or without others
+    /// in between, which follow it.
     ///
     /// # Errors
-    /// Why it names nobody.
-    pub fn read(certificate: &[u8], trust_domain: &str, roots: &Roots) -> Result<Self, PeerFault> {
-        let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| PeerFault::Unreadable)?;
+    /// Why they name nobody.
+    pub fn read(
+        chain: &[CertificateDer<'_>],
+        trust_domain: &str,
+        roots: &Roots,
+        now: SystemTime,
+    ) -> Result<Self, PeerFault> {
+        let (leaf, between) = chain.split_first().ok_or(PeerFault::Unreadable)?;
+        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| PeerFault::Unreadable)?;
         let names = uris(&certificate)?;
         let [name] = names[..] else {
             return Err(PeerFault::Names(names.len()));
@@ -68,7 +76,11 @@ impl Peer {
                 expected: trust_domain.to_owned(),
             });
         }
-        let root = key_id(&certificate).and_then(|key_id| roots.by_key(key_id));
+        let root = match between {
+            [] => key_id(&certificate).and_then(|key_id| roots.by_key(key_id)),
+            // What is in between is whatever the other end shows: which of it TLS went by has to be found again.
+            _ => roots.longest_trusted(|root| root.vouches_for(leaf, between, now)),
+        };
         let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
         Ok(Self {
             id,

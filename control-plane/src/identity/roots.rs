@@ -2,16 +2,19 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::authority::{Authority, AuthorityError, Stored};
+use super::certificate::{Life, key_id};
 use aws_lc_rs::digest;
 use jitney_api::program::pem;
 use jitney_api::push::config::TrustBundle;
 use serde::{Deserialize, Serialize};
-use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::authority::{Authority, AuthorityError, Stored};
+mod following;
+
+pub use following::{Due, EVERYONE_KNOWS, Following};
 
 /// What a root is called: the first eight bytes of its certificate's SHA-256, in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,8 +32,8 @@ pub enum RootState {
     Old,
 }
 
-/// One root.
-#[derive(Debug)]
+/// One root, and who signs for it.
+#[derive(Clone, Debug)]
 pub struct Root {
     /// Its name.
     pub id: RootId,
@@ -40,9 +43,11 @@ pub struct Root {
     pub since: SystemTime,
     /// Until when its certificate is good.
     pub not_after: SystemTime,
-    /// It with its key.
-    pub authority: Authority,
+    /// It with the key that signs for it: its own, or one that it vouches for.
+    pub authority: Arc<Authority>,
     stored: Stored,
+    /// Where it is next: whether it has signed before, so that certificates of it may be alive.
+    has_signed: bool,
     /// By which a certificate says who signed it.
     key_id: Vec<u8>,
 }
@@ -96,6 +101,11 @@ struct FileRoot {
     since: u64,
     certificate: String,
     key: String,
+    /// Left out where the root itself signs, so that older replicas read what they could have written.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    chain: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_signed: bool,
 }
 
 impl Display for RootId {
@@ -146,35 +156,45 @@ impl Root {
     /// # Errors
     /// When the name of the trust domain cannot be in a SPIFFE ID, or no key can be made.
     pub fn generate(trust_domain: &str, state: RootState, now: SystemTime) -> Result<Self, RootsError> {
-        let (authority, stored) = Authority::generate(trust_domain, now)?;
-        Self::of(authority, stored, state, now)
+        let (_, stored) = Authority::generate(trust_domain, now)?;
+        Self::load(trust_domain, stored, state, now)
     }
 
-    fn of(
-        authority: Authority,
+    fn load(
+        trust_domain: &str,
         stored: Stored,
         state: RootState,
         since: SystemTime,
     ) -> Result<Self, RootsError> {
+        let authority = Authority::load(trust_domain, &stored)?;
         let hash = digest::digest(&digest::SHA256, authority.root());
         let mut id = [0; 8];
         id.copy_from_slice(&hash.as_ref()[..8]);
-        let (key_id, not_after) = read(authority.root()).ok_or(RootsError::NoKeyId)?;
+        let life = Life::of(authority.root());
+        let key_id = key_id(authority.root());
+        let (key_id, life) = key_id.zip(life).ok_or(RootsError::NoKeyId)?;
         Ok(Self {
             id: RootId(id),
             state,
             since: UNIX_EPOCH + Duration::from_secs(seconds(since)),
-            not_after,
-            authority,
+            not_after: life.until,
+            authority: Arc::new(authority),
             stored,
+            has_signed: false,
             key_id,
         })
     }
 
     /// Keeps what changes in a rotation apart from what does not.
-    fn again(&self, trust_domain: &str, state: RootState, since: SystemTime) -> Result<Self, RootsError> {
-        let authority = Authority::load(trust_domain, &self.stored)?;
-        Self::of(authority, self.stored.clone(), state, since)
+    fn again(&self, state: RootState, since: SystemTime) -> Self {
+        let has_signed = state == RootState::Next && (self.has_signed || self.state != RootState::Next);
+        let since = UNIX_EPOCH + Duration::from_secs(seconds(since));
+        Self {
+            state,
+            since,
+            has_signed,
+            ..self.clone()
+        }
     }
 }
 
@@ -218,6 +238,8 @@ impl Roots {
             since: seconds(root.since),
             certificate: root.stored.certificate.clone(),
             key: root.stored.key.clone(),
+            chain: root.stored.chain.clone(),
+            has_signed: root.has_signed,
         };
         let file = File {
             trust_domain: trust_domain.to_owned(),
@@ -260,15 +282,24 @@ impl Roots {
 
     /// The one that signs for the control plane itself: the oldest, which everybody knows who has ever had
     /// roots that are not all dropped. Who was away while others were added comes back by it, and is told of
-    /// them. Where its own time is up, the one that signs for everybody.
+    /// them. Where its time, or that of who signs for it, is nearly up, the one that signs for everybody.
     pub fn vouching(&self, now: SystemTime) -> &Root {
-        let oldest = self.all.iter().find(|root| root.not_after > now);
+        let is_good = |root: &&Root| root.authority.life().until > now + VOUCHING_LEAST;
+        let oldest = self.all.iter().find(is_good);
         oldest.unwrap_or_else(|| self.issuing())
     }
 
-    /// The root whose key has this identifier.
+    /// The root whose key has this identifier. A root that was renewed may have the key of the one before: of several
+    /// it is the one that will be trusted the longest.
     pub fn by_key(&self, key_id: &[u8]) -> Option<&Root> {
-        self.all.iter().find(|root| root.key_id == key_id)
+        self.longest_trusted(|root| root.key_id == key_id)
+    }
+
+    /// Of the roots of which something is so, the one that will be trusted the longest.
+    pub(super) fn longest_trusted(&self, is_so: impl Fn(&Root) -> bool) -> Option<&Root> {
+        let states = [RootState::Issuing, RootState::Next, RootState::Old].into_iter();
+        let mut all = states.flat_map(|state| self.all.iter().filter(move |root| root.state == state));
+        all.find(|root| is_so(root))
     }
 
     /// The root of this name.
@@ -281,7 +312,7 @@ impl Roots {
     /// # Errors
     /// When there would be too many, or no key can be made.
     pub fn with_next(&self, trust_domain: &str, now: SystemTime) -> Result<Self, RootsError> {
-        let mut all = self.map(trust_domain, |root| Some((root.state, root.since)))?;
+        let mut all = self.all.clone();
         all.push(Root::generate(trust_domain, RootState::Next, now)?);
         Self::of(all)
     }
@@ -290,35 +321,26 @@ impl Roots {
     ///
     /// # Errors
     /// When there is no next one.
-    pub fn switched(&self, trust_domain: &str, now: SystemTime) -> Result<Self, RootsError> {
-        let all = self.map(trust_domain, |root| match root.state {
+    pub fn switched(&self, now: SystemTime) -> Result<Self, RootsError> {
+        let all = self.map(|root| match root.state {
             RootState::Next => Some((RootState::Issuing, now)),
             RootState::Issuing => Some((RootState::Old, now)),
             RootState::Old => Some((RootState::Old, root.since)),
-        })?;
+        });
         Self::of(all)
     }
 
     /// The same without some.
     ///
     /// # Errors
-    /// When the issuing one is among them, or a key cannot be read.
-    pub fn without(
-        &self,
-        trust_domain: &str,
-        is_dropped: impl Fn(&Root) -> bool,
-    ) -> Result<Self, RootsError> {
-        let keep = |root: &Root| (!is_dropped(root)).then_some((root.state, root.since));
-        Self::of(self.map(trust_domain, keep)?)
+    /// When the issuing one is among them.
+    pub fn without(&self, is_dropped: impl Fn(&Root) -> bool) -> Result<Self, RootsError> {
+        Self::of(self.map(|root| (!is_dropped(root)).then_some((root.state, root.since))))
     }
 
-    fn map(
-        &self,
-        trust_domain: &str,
-        change: impl Fn(&Root) -> Option<(RootState, SystemTime)>,
-    ) -> Result<Vec<Root>, RootsError> {
+    fn map(&self, change: impl Fn(&Root) -> Option<(RootState, SystemTime)>) -> Vec<Root> {
         let kept = self.all.iter().filter_map(|root| Some((root, change(root)?)));
-        kept.map(|(root, (state, since))| root.again(trust_domain, state, since))
+        kept.map(|(root, (state, since))| root.again(state, since))
             .collect()
     }
 
@@ -344,28 +366,22 @@ fn load(trust_domain: &str, root: FileRoot) -> Result<Root, RootsError> {
     let stored = Stored {
         certificate: root.certificate,
         key: root.key,
+        chain: root.chain,
     };
-    let authority = Authority::load(trust_domain, &stored)?;
     let since = UNIX_EPOCH.checked_add(Duration::from_secs(root.since));
-    Root::of(authority, stored, root.state, since.unwrap_or(UNIX_EPOCH))
-}
-
-/// A root's key identifier, and until when it is good.
-fn read(root: &[u8]) -> Option<(Vec<u8>, SystemTime)> {
-    let (_, certificate) = X509Certificate::from_der(root).ok()?;
-    let key_id = certificate.extensions().iter().find_map(|extension| {
-        let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() else {
-            return None;
-        };
-        Some(id.0.to_vec())
-    })?;
-    let not_after = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
-    Some((key_id, UNIX_EPOCH + Duration::from_secs(not_after)))
+    let loaded = Root::load(trust_domain, stored, root.state, since.unwrap_or(UNIX_EPOCH))?;
+    Ok(Root {
+        has_signed: root.has_signed,
+        ..loaded
+    })
 }
 
 fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+/// How long a certificate of the control plane itself is to be good at least, where another root signs as well.
+const VOUCHING_LEAST: Duration = Duration::from_secs(3600);
 
 /// One that signs, one that is next, and those that are not dropped yet: each makes every bundle larger.
 const MOST_ROOTS: usize = 4;

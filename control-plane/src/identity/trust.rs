@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use super::alive::Alive;
 use super::folder::{Folder, FolderError, Readable};
-use super::roots::{Root, RootId, RootState, Roots, RootsError};
+use super::issuer::Offer;
+use super::roots::{Due, Following, Root, RootId, RootState, Roots, RootsError};
 use super::tokens::KEY_FILE;
 
 /// The roots in force. Replicas that share the folder take over what another one changed.
@@ -30,6 +31,17 @@ pub struct Trust {
     /// for a disk.
     replacing: Mutex<()>,
     bundles: Mutex<Bundles>,
+}
+
+/// What became of the roots when somebody offered to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// They were so already.
+    Same,
+    /// They will be so in some minutes.
+    Later,
+    /// They are so now.
+    Changed,
 }
 
 /// Versions of the last bundles, and the roots in each.
@@ -153,6 +165,27 @@ impl Trust {
         Ok(lock.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?)
     }
 
+    /// Has a folder hold somebody else's root, before [`Trust::open`], where it has never held any. True where it
+    /// holds that root from now on.
+    ///
+    /// # Errors
+    /// When there was one and it is gone, or the folder cannot be written.
+    pub fn begin(
+        folder: &Folder,
+        trust_domain: &str,
+        offer: &Offer,
+        now: SystemTime,
+    ) -> Result<bool, TrustError> {
+        let lock = folder.lock()?;
+        if folder.read(FILE)?.is_some() {
+            return Ok(false);
+        }
+        never_kept(folder)?;
+        let roots = Roots::offered(trust_domain, offer.stored(), now)?;
+        lock.write(FILE, &roots.to_json(trust_domain)?, Readable::ByOwner)?;
+        Ok(true)
+    }
+
     /// What is in force, as it is kept.
     ///
     /// # Errors
@@ -230,7 +263,7 @@ impl Trust {
     /// When it is not next, or the folder cannot be written.
     pub fn switch(&self, to: RootId, now: SystemTime) -> Result<(), TrustError> {
         self.change(|roots| match roots.in_state(RootState::Next) {
-            Some(next) if next.id == to => Ok(roots.switched(&self.trust_domain, now)?),
+            Some(next) if next.id == to => Ok(roots.switched(now)?),
             Some(_) | None => Err(TrustError::NoNext),
         })
     }
@@ -245,7 +278,56 @@ impl Trust {
             if !roots.all().iter().any(is_dropped) {
                 return Err(TrustError::NoOld);
             }
-            Ok(roots.without(&self.trust_domain, is_dropped)?)
+            Ok(roots.without(is_dropped)?)
+        })
+    }
+
+    /// Has the roots be as somebody offers. Blocks where they are not.
+    ///
+    /// # Errors
+    /// When there are too many, or the folder cannot be written.
+    pub fn follow(&self, offer: &Offer, now: SystemTime) -> Result<Followed, TrustError> {
+        let following = |roots: &Roots| {
+            let following = roots.following(&self.trust_domain, offer.stored(), now);
+            following.map_err(|error| {
+                let is_full = matches!(error, RootsError::TooMany(_));
+                if is_full {
+                    TrustError::Full(roots.all().len())
+                } else {
+                    error.into()
+                }
+            })
+        };
+        let changed = match following(&self.roots())? {
+            Following::Same => false,
+            Following::Later(_) => return Ok(Followed::Later),
+            Following::Changed(_) => self.change_if(|roots| match following(roots)? {
+                Following::Same | Following::Later(_) => Ok(None),
+                Following::Changed(roots) => Ok(Some(roots)),
+            })?,
+        };
+        Ok(if changed {
+            Followed::Changed
+        } else {
+            Followed::Same
+        })
+    }
+
+    /// Takes a step of the exchange whose time has come, unless it is not time by what is in the file. False where
+    /// another replica was faster. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn advance(&self, due: &Due, now: SystemTime) -> Result<bool, TrustError> {
+        self.change_if(|roots| {
+            if roots.due(now).as_ref() != Some(due) {
+                return Ok(None);
+            }
+            let changed = match due {
+                Due::Switch(_) => roots.switched(now)?,
+                Due::Drop(old) => roots.without(|root| old.contains(&root.id))?,
+            };
+            Ok(Some(changed))
         })
     }
 
@@ -266,15 +348,30 @@ impl Trust {
 
     /// Changes what is in the file, not what was read from it some time ago.
     fn change(&self, change: impl FnOnce(&Roots) -> Result<Roots, TrustError>) -> Result<(), TrustError> {
+        self.change_if(|roots| change(roots).map(Some)).map(drop)
+    }
+
+    /// The same, where there is something to change; else takes over what is in the file.
+    fn change_if(
+        &self,
+        change: impl FnOnce(&Roots) -> Result<Option<Roots>, TrustError>,
+    ) -> Result<bool, TrustError> {
         let replacing = self.replacing.lock();
         let lock = self.folder.lock()?;
         let text = self.folder.read(FILE)?.unwrap_or_default();
-        let roots = change(&read(&self.folder, &self.trust_domain, &text)?)?;
+        let kept = read(&self.folder, &self.trust_domain, &text)?;
+        let Some(roots) = change(&kept)? else {
+            drop(lock);
+            if text != self.text()? {
+                self.put_in_force(kept, replacing);
+            }
+            return Ok(false);
+        };
         lock.write(FILE, &roots.to_json(&self.trust_domain)?, Readable::ByOwner)?;
         lock.write(BUNDLE_FILE, &roots.pem(), Readable::ByAll)?;
         drop(lock);
         self.put_in_force(roots, replacing);
-        Ok(())
+        Ok(true)
     }
 
     fn put_in_force(&self, roots: Roots, replacing: MutexGuard<'_, ()>) {

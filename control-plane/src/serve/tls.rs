@@ -123,11 +123,12 @@ fn present(provider: &Arc<CryptoProvider>, roots: &Roots, now: SystemTime) -> Re
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), Arc::clone(provider))
         .allow_unauthenticated()
         .build()?;
+    let chain = [issued.certificate].into_iter().chain(issued.chain);
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![CertificateDer::from(issued.certificate)], key)?;
+        .with_single_cert(chain.map(CertificateDer::from).collect(), key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     // Every connection proves itself anew: a session that is resumed would bring along a certificate
     // that was verified by other roots.

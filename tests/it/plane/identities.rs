@@ -31,6 +31,7 @@ fn root(plane: &Plane) -> Stored {
     Stored {
         certificate: file["roots"][0]["certificate"].as_str().unwrap().into(),
         key: file["roots"][0]["key"].as_str().unwrap().into(),
+        chain: String::new(),
     }
 }
 

@@ -3,7 +3,8 @@
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, SanType};
 
 use super::*;
-use crate::identity::{Authority, CertificateRequest};
+use crate::identity::issuer::pki::{Ca, DAY};
+use crate::identity::{Authority, CertificateRequest, Following, Offer};
 
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)
@@ -28,10 +29,14 @@ fn certificate(uris: &[&str], authority_key_id: bool) -> (Vec<u8>, Roots) {
     (signed.der().to_vec(), roots)
 }
 
+fn read(leaf: &[u8], roots: &Roots) -> Result<Peer, PeerFault> {
+    Peer::read(&[leaf.into()], "example.org", roots, now())
+}
+
 #[track_caller]
 fn check(uris: &[&str], expected: &str) {
     let (certificate, roots) = certificate(uris, true);
-    let read = Peer::read(&certificate, "example.org", &roots);
+    let read = read(&certificate, &roots);
     let told = read.map_or_else(|fault| fault.to_string(), |peer| peer.id.to_string());
     assert!(told.contains(expected), "{uris:?}: {told}");
 }
@@ -62,15 +67,14 @@ fn the_root_that_signed_is_known() {
     let sign = |authority: &Authority| authority.sign(&request, &users, now()).unwrap();
     for root in two.all() {
         let issued = sign(&root.authority);
-        let peer = Peer::read(&issued.certificate, "example.org", &two).unwrap();
+        let peer = read(&issued.certificate, &two).unwrap();
         assert_eq!((peer.root, peer.not_after), (root.id, issued.not_after));
         assert_eq!(peer.check(&two, now()), Ok(()));
         assert_eq!(peer.check(&two, issued.not_after), Err(PeerFault::Expired));
     }
     let next = sign(&two.all()[1].authority);
-    let read = Peer::read(&next.certificate, "example.org", &roots);
-    assert_eq!(read, Err(PeerFault::Root));
-    let peer = Peer::read(&next.certificate, "example.org", &two).unwrap();
+    assert_eq!(read(&next.certificate, &roots), Err(PeerFault::Root));
+    let peer = read(&next.certificate, &two).unwrap();
     assert_eq!(
         peer.check(&roots, now()),
         Err(PeerFault::Root),
@@ -81,12 +85,95 @@ fn the_root_that_signed_is_known() {
 #[test]
 fn who_signed_has_to_be_said() {
     let (certificate, roots) = certificate(&["spiffe://example.org/ns/shop/sa/users"], false);
+    assert_eq!(read(&certificate, &roots), Err(PeerFault::Root));
+    assert_eq!(read(b"nonsense", &roots), Err(PeerFault::Unreadable));
+}
+
+/// What a sidecar shows that got its certificate from the issuing root.
+fn shown(roots: &Roots) -> Vec<CertificateDer<'static>> {
+    let request = CertificateParams::default();
+    let request = request.serialize_request(&KeyPair::generate().unwrap()).unwrap();
+    let request = CertificateRequest::read(request.der()).unwrap();
+    let issued = roots
+        .issuing()
+        .authority
+        .sign(&request, &"shop/users".parse().unwrap(), now());
+    let issued = issued.unwrap();
+    [issued.certificate]
+        .into_iter()
+        .chain(issued.chain)
+        .map(CertificateDer::from)
+        .collect()
+}
+
+#[test]
+fn the_root_is_known_whoever_signed_for_it_and_whatever_is_shown_beside() {
+    let [root, other] = ["root", "other"].map(Ca::root);
+    let (middle, stranger) = (root.issue("middle"), other.issue("issuing"));
+    let issuing = middle.issue("issuing");
+    let mut files = issuing.files(&root);
+    files.certificate.push_str(&middle.pem());
+    let offer = Offer::read(&files, "example.org", now()).unwrap();
+    let roots = Roots::offered("example.org", offer.stored(), now()).unwrap();
+    let mut chain = shown(&roots);
+    assert_eq!(chain.len(), 3);
+    // The root is not shown, and one who shows it is known as well.
+    let both = roots
+        .following("example.org", other.offer(&other).stored(), now())
+        .unwrap();
+    let Following::Changed(both) = both else {
+        panic!("another root changes nothing");
+    };
+    for more in [&root, &stranger] {
+        chain.push(more.certificate.der().clone());
+        for roots in [&roots, &both] {
+            let peer = Peer::read(&chain, "example.org", roots, now()).unwrap();
+            assert_eq!(peer.root, roots.issuing().id);
+        }
+    }
+    let late = now() + 40 * DAY;
     assert_eq!(
-        Peer::read(&certificate, "example.org", &roots),
+        Peer::read(&chain, "example.org", &both, late),
+        Err(PeerFault::Root)
+    );
+    let strangers = Roots::offered("example.org", other.offer(&other).stored(), now()).unwrap();
+    assert_eq!(
+        Peer::read(&chain, "example.org", &strangers, now()),
         Err(PeerFault::Root)
     );
     assert_eq!(
-        Peer::read(b"nonsense", "example.org", &roots),
+        Peer::read(&[], "example.org", &both, now()),
         Err(PeerFault::Unreadable)
+    );
+    assert_eq!(
+        Peer::read(&chain[..1], "example.org", &both, now()),
+        Err(PeerFault::Root)
+    );
+}
+
+#[test]
+fn a_root_that_was_renewed_with_its_key_is_another_root() {
+    let root = Ca::root("root");
+    let renewed = Ca {
+        certificate: root.params.self_signed(&root.key).unwrap(),
+        key: KeyPair::from_pem(&root.key.serialize_pem()).unwrap(),
+        params: root.params.clone(),
+    };
+    let roots = Roots::offered("example.org", root.offer(&root).stored(), now()).unwrap();
+    let chain = shown(&roots);
+    let read = |roots: &Roots| Peer::read(&chain, "example.org", roots, now()).unwrap().root;
+    assert_eq!(read(&roots), roots.issuing().id);
+    let both = roots
+        .following("example.org", renewed.offer(&renewed).stored(), now())
+        .unwrap();
+    let Following::Changed(both) = both else {
+        panic!("it is the same to it");
+    };
+    assert_eq!(read(&both), roots.issuing().id);
+    let both = both.switched(now()).unwrap();
+    assert_eq!(
+        read(&both),
+        both.issuing().id,
+        "the one before may be dropped without anybody's loss"
     );
 }

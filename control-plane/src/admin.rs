@@ -48,6 +48,8 @@ pub struct Admin {
     pub rollouts: Arc<Rollouts>,
     /// Who signs.
     pub trust: Arc<Trust>,
+    /// Whether the roots come from `--issuer`.
+    pub has_issuer: bool,
     /// What they have signed.
     pub alive: Arc<Alive>,
     /// Whom they have signed nothing for.

@@ -71,6 +71,12 @@ pub struct RunArgs {
     #[command(flatten)]
     pub mesh: Mesh,
 
+    /// Somebody else's authority to sign with, in place of a self-made one: a folder with tls.crt, tls.key and ca.crt,
+    /// as a Secret of cert-manager's is mounted, of a Certificate with isCA: true. It is watched, and what is
+    /// renewed there is in force without a restart.
+    #[arg(long, env = "JITNEY_ISSUER", value_name = "DIR")]
+    pub issuer: Option<PathBuf>,
+
     /// How long the stream to a sidecar lasts before the sidecar has to connect again, to whichever
     /// replica; by up to a fifth more or less.
     #[arg(long, env = "JITNEY_STREAM_AGE", value_name = "TIME", default_value = "30m", value_parser = duration)]

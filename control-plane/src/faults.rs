@@ -20,6 +20,10 @@ pub enum Doing {
     Hearing,
     /// To keep the authority's keys in a Secret.
     Keys,
+    /// To know whom somebody else has sign.
+    Issuer,
+    /// To have them sign.
+    Following,
     /// To have the roots in every namespace.
     RootsMap,
     /// To tell on policies who runs them.
@@ -84,8 +88,9 @@ impl Doing {
             | Self::Telling
             | Self::Hearing
             | Self::Keys
+            | Self::Following
             | Self::RootsMap => true,
-            Self::Status | Self::Peers | Self::Lease | Self::Missed => false,
+            Self::Issuer | Self::Status | Self::Peers | Self::Lease | Self::Missed => false,
         }
     }
 
@@ -97,6 +102,8 @@ impl Doing {
             Self::Telling => "other replicas are not told how the sidecars stand to the roots",
             Self::Hearing => "it is not known how the sidecars of other replicas stand to the roots",
             Self::Keys => "the Secret with the authority's keys may not hold those that are in force",
+            Self::Issuer => "certificates are signed by the last good issuer",
+            Self::Following => "the roots are not yet those of --issuer",
             Self::Status => "the status of policies is not what it was found to be",
             Self::Peers => "the status of policies leaves out sidecars of other replicas",
             Self::Lease => "it is not known which replica writes the status of policies",
@@ -121,6 +128,8 @@ impl Doing {
                 "it is tried again; see that every replica reaches the others' admin endpoint (--admin), at the same port, \
                  and that the API server lets this account list EndpointSlices in its own namespace"
             }
+            Self::Issuer => "it is read again as soon as it changes",
+            Self::Following => "it is tried again",
             Self::Keys | Self::RootsMap | Self::Status | Self::Lease | Self::Missed => {
                 "it is tried again; see that the API server lets this account do it"
             }

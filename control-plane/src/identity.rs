@@ -29,6 +29,8 @@ pub use attest::{Attest, AttestError, Bootstrap};
 pub use authority::{Authority, AuthorityError, CertificateRequest, Issued, KeyHash, LIFETIME, Stored};
 pub use certificate::Life;
 pub use folder::{Folder, FolderError, Lock, Readable};
+#[cfg(test)]
+pub(crate) use issuer::pki;
 pub use issuer::{CERTIFICATE, KEY, Offer, OfferFault, OfferFiles, OfferWrong, ROOTS};
 pub use peer::{Peer, PeerFault};
 pub use roots::{Due, EVERYONE_KNOWS, Following, Root, RootId, RootState, Roots, RootsError};

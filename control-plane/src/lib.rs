@@ -19,6 +19,7 @@ pub mod store;
 
 // who may have what,
 pub mod identity;
+pub mod issuer;
 
 // what sidecars can ask for,
 pub mod certificates;

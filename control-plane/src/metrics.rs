@@ -1,7 +1,8 @@
 //! The one place where the control plane's metrics have names: what is counted, and what a scrape says.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jitney_api::push::Kind;
 use jitney_api::push::config::Cause;
@@ -13,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::identity::Life;
 use crate::inject::review::Outcome;
 
 mod labels;
@@ -207,6 +209,8 @@ pub struct Levels {
     pub generation: u64,
     /// By root: sidecars that trust it, and certificates that it signed and that are alive.
     pub roots: Vec<(String, usize, usize)>,
+    /// By root that signs or will: the life that ends first of the certificates from who signs to the root.
+    pub signers: Vec<(String, Life)>,
     /// The next step of a rotation, and what it waits for.
     pub rotation_waits_for: (&'static str, usize),
 }
@@ -232,6 +236,8 @@ struct Scrape {
     generation: Gauge,
     bundle: Family<OfRoot, Gauge>,
     certificates: Family<OfRoot, Gauge>,
+    signer_ends: Family<OfRoot, Gauge>,
+    signer_left: Family<OfRoot, Gauge<f64, AtomicU64>>,
     rotation: Family<OfStep, Gauge>,
 }
 
@@ -257,6 +263,8 @@ impl Metrics {
             generation: Gauge::default(),
             bundle: Family::default(),
             certificates: Family::default(),
+            signer_ends: Family::default(),
+            signer_left: Family::default(),
             rotation: Family::default(),
         };
         scrape.register(&counts);
@@ -354,6 +362,16 @@ impl Scrape {
             self.certificates.clone(),
         );
         to.register(
+            "jitney_signer_expiration_timestamp_seconds",
+            "When what signs for a root expires, itself or what is above it: sidecars' certificates end with it",
+            self.signer_ends.clone(),
+        );
+        to.register(
+            "jitney_signer_life_left_ratio",
+            "The share of its life that is left to it",
+            self.signer_left.clone(),
+        );
+        to.register(
             "jitney_rotation_waits_for",
             "Sidecars or certificates of all replicas that the next step of a rotation would cut off: 0 when it is safe",
             self.rotation.clone(),
@@ -429,6 +447,17 @@ impl Scrape {
             let of = OfRoot { root: root.clone() };
             set(&self.bundle.get_or_create(&of), *trusting);
             set(&self.certificates.get_or_create(&of), *certificates);
+        }
+        self.signer_ends.clear();
+        self.signer_left.clear();
+        for (root, life) in &levels.signers {
+            let of = OfRoot { root: root.clone() };
+            let ends = life.until.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let ends = i64::try_from(ends.as_secs()).unwrap_or(i64::MAX);
+            self.signer_ends.get_or_create(&of).set(ends);
+            self.signer_left
+                .get_or_create(&of)
+                .set(life.left(SystemTime::now()));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,7 @@ use crate::identity::{
     Alive, AliveError, Attest, FORGET_EVERY, Folder, FolderError, Tokens, TokensError, Trust, TrustError,
     Used,
 };
+use crate::issuer::{Issuer, IssuerError};
 use crate::kubernetes::{KeysError, SourceError};
 use crate::lifecycle::Lifecycle;
 use crate::log::Log;
@@ -62,6 +64,9 @@ pub enum RunError {
     /// There is nobody to trust.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// Somebody else is to sign, and cannot.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// It is not known what is signed.
     #[error(transparent)]
     Alive(#[from] AliveError),
@@ -126,7 +131,7 @@ struct Process {
     webhook: Option<JoinHandle<()>>,
     signals: (Signal, Signal),
     source: Watched,
-    _watches: [Watch; 2],
+    _watches: Vec<Watch>,
 }
 
 /// What is kept in the state folder.
@@ -136,6 +141,8 @@ struct State {
     rollouts: Arc<Rollouts>,
     alive: Arc<Alive>,
     trust: Arc<Trust>,
+    /// Where somebody else signs.
+    issuer: Option<Arc<Issuer>>,
     tokens: Arc<Tokens>,
     used: Arc<Used>,
     refusals: Arc<Refusals>,
@@ -164,6 +171,7 @@ impl Process {
             source: standing,
             rollouts: Arc::clone(&state.rollouts),
             trust: Arc::clone(&state.trust),
+            has_issuer: state.issuer.is_some(),
             alive: Arc::clone(&state.alive),
             refusals: Arc::clone(&state.refusals),
             handshakes: Arc::clone(&handshakes),
@@ -245,21 +253,37 @@ impl Process {
 
 impl State {
     fn open(args: &RunArgs, store: &Arc<Store>, sidecars: &Arc<Sidecars>) -> Result<Self, RunError> {
-        let (folder, now) = (Folder::open(&args.mesh.state)?, SystemTime::now());
+        let (now, trust_domain) = (SystemTime::now(), &args.mesh.trust_domain);
+        let read = |folder: &PathBuf| Ok((folder.clone(), Issuer::read(folder, trust_domain, now)?));
+        let offer = args.issuer.as_ref().map(read).transpose();
+        let offer = offer.map_err(RunError::Issuer)?;
+        let folder = Folder::open(&args.mesh.state)?;
         let rollouts = Arc::new(Rollouts::open(&folder, store)?);
         // First, so that what the first root signs is known from the beginning.
         let is_beginning = !Trust::is_kept(&folder)?;
         let alive = Arc::new(Alive::open(&folder, is_beginning, now)?);
-        let trust = Arc::new(Trust::open(&folder, &args.mesh.trust_domain, now)?);
+        if let Some((_, offer)) = offer.as_ref().filter(|_| is_beginning) {
+            Trust::begin(&folder, trust_domain, offer, now)?;
+        }
+        let trust = Arc::new(Trust::open(&folder, trust_domain, now)?);
         if let Some(told) = Tokens::lost(&folder)? {
             tracing::warn!("{told}");
         }
+        let faults = Arc::default();
+        let issuer = offer.map(|(folder, offer)| Issuer::new(&folder, offer, &trust, &alive, &faults, now));
+        if let (None, Some(signer)) = (&issuer, trust.roots().issuing().authority.signer()) {
+            tracing::warn!(
+                signer,
+                "signs still, although there is no --issuer: nobody renews it here"
+            );
+        }
         Ok(Self {
-            tokens: Arc::new(Tokens::open(&folder, &args.mesh.trust_domain)?),
+            issuer: issuer.map(Arc::new),
+            tokens: Arc::new(Tokens::open(&folder, trust_domain)?),
             used: Arc::new(Used::open(&folder, now)?),
             refusals: Arc::default(),
             replicas: Arc::new(Replicas::open(&folder, sidecars, &trust, now)?),
-            faults: Arc::default(),
+            faults,
             rollouts,
             alive,
             trust,
@@ -308,6 +332,9 @@ impl State {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let roots = self.trust.reload().map(drop);
         note(Doing::Roots, roots.map_err(|error| told(&error)));
+        if let Some(issuer) = &self.issuer {
+            issuer.turn(now);
+        }
         let said = self.replicas.tell(now);
         note(Doing::Telling, said.map_err(|error| told(&error)));
         // Whoever is silent is known by being listened to.
@@ -373,7 +400,7 @@ fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener, RunError> {
 }
 
 /// Takes over what another replica changes in the state.
-fn watches(state: &State) -> io::Result<[Watch; 2]> {
+fn watches(state: &State) -> io::Result<Vec<Watch>> {
     let (trust, rollouts) = (Arc::clone(&state.trust), Arc::clone(&state.rollouts));
     let (of_trust, of_rollouts, faults) = (
         Arc::clone(&trust),
@@ -391,10 +418,12 @@ fn watches(state: &State) -> io::Result<[Watch; 2]> {
         }
         faults.note(Doing::Roots, reloaded.map(drop));
     };
-    Ok([
+    let mut watches = vec![
         watch(trust.file(), Box::new(reload_trust))?,
         watch(rollouts.file(), Box::new(move || of_rollouts.reload()))?,
-    ])
+    ];
+    watches.extend(state.issuer.as_ref().map(Issuer::watch).transpose()?);
+    Ok(watches)
 }
 
 /// What goes on beside the serving.

@@ -26,6 +26,8 @@ pub struct TestControlPlane {
     /// Its admin endpoint.
     pub admin: SocketAddr,
     folder: Arc<TempDir>,
+    /// More of its arguments.
+    flags: Vec<String>,
 }
 
 impl TestControlPlane {
@@ -34,12 +36,21 @@ impl TestControlPlane {
     /// # Panics
     /// If it does not become ready.
     pub async fn start(documents: &str) -> Self {
+        Self::start_with(documents, |_| Vec::new()).await
+    }
+
+    /// The same with more arguments, which follow from its folder.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub async fn start_with(documents: &str, flags: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let source = folder.path().join("source");
         fs::create_dir(&source).expect("the folder is writable");
         fs::write(source.join("mesh.yaml"), documents).expect("the folder is writable");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::run(folder, nowhere, nowhere).await
+        let flags = flags(folder.path());
+        Self::run(folder, flags, nowhere, nowhere).await
     }
 
     /// Another control plane with the same documents and state.
@@ -48,7 +59,7 @@ impl TestControlPlane {
     /// If it does not become ready.
     pub async fn replica(&self) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::run(Arc::clone(&self.folder), nowhere, nowhere).await
+        Self::run(Arc::clone(&self.folder), self.flags.clone(), nowhere, nowhere).await
     }
 
     /// Ends it without a word.
@@ -59,15 +70,33 @@ impl TestControlPlane {
         self.process.kill();
     }
 
+    /// Has it end as it does when it is asked to. Returns when it is gone.
+    ///
+    /// # Panics
+    /// If it is gone already, or does not end within [`PATIENCE`].
+    pub async fn end(&mut self) {
+        self.process.terminate();
+        self.process.ended(PATIENCE).await;
+    }
+
     /// Starts it again after [`TestControlPlane::kill`], at the same addresses.
     ///
     /// # Panics
     /// If it does not become ready.
     pub async fn restart(&mut self) {
-        *self = Self::run(Arc::clone(&self.folder), self.address, self.admin).await;
+        let flags = self.flags.clone();
+        self.restart_with(flags).await;
     }
 
-    async fn run(folder: Arc<TempDir>, listen: SocketAddr, admin: SocketAddr) -> Self {
+    /// Starts it again with other arguments.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub async fn restart_with(&mut self, flags: Vec<String>) {
+        *self = Self::run(Arc::clone(&self.folder), flags, self.address, self.admin).await;
+    }
+
+    async fn run(folder: Arc<TempDir>, flags: Vec<String>, listen: SocketAddr, admin: SocketAddr) -> Self {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let arguments = [
             "run".to_owned(),
@@ -80,6 +109,7 @@ impl TestControlPlane {
             "--admin".into(),
             admin.to_string(),
         ];
+        let arguments = [&arguments[..], &flags].concat();
         let mut process = Process::spawn("jitney-control-plane", &arguments);
         let (address, admin) = process.listening().await;
         Self {
@@ -87,6 +117,7 @@ impl TestControlPlane {
             process,
             admin,
             folder,
+            flags,
         }
     }
 

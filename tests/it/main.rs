@@ -35,6 +35,7 @@ mod conformance;
 mod hand_over;
 mod heads;
 mod interception;
+mod issuer;
 mod mesh;
 mod mtls;
 mod plane;

@@ -297,6 +297,9 @@ fn a_few(names: &[&str], of: usize) -> String {
 
 /// Makes another root, which every sidecar is told to trust.
 pub(super) async fn add(State(admin): State<Admin>, Query(how): Query<How>) -> Response {
+    if admin.has_issuer {
+        return (StatusCode::CONFLICT, FROM_ISSUER).into_response();
+    }
     let step = Standing::of(&admin).await.add();
     if let Some(refusal) = refuse(&step, &how) {
         return refusal;
@@ -435,6 +438,9 @@ fn told(done: Result<(), TrustError>, what: &str, admin: &Admin) -> Response {
         }
     }
 }
+
+/// Why no root is made.
+const FROM_ISSUER: &str = "the roots come from --issuer: another one is added when it is there\n";
 
 /// Until when a step waits for who is away.
 const WAITED_FOR: &str = "; who is away is waited for until it comes back, is started anew under its name, or its \

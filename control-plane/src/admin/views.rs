@@ -12,6 +12,7 @@ use super::Admin;
 use super::rotation::{Standing, last_certificate};
 use super::shares::{self, Shares};
 use super::warnings::warnings;
+use crate::identity::RootState;
 use crate::metrics::Levels;
 use crate::source;
 use crate::status::{Failing, Found, Overview, Progress, Refused, Rejection, Spread, Totals};
@@ -185,6 +186,8 @@ fn trust(admin: &Admin, standing: &Standing) -> Value {
             "state": root.state.as_str(),
             "since": at(root.since),
             "notAfter": at(root.not_after),
+            "signer": root.authority.signer().unwrap_or_else(|| "self".to_owned()),
+            "signsUntil": at(root.authority.life().until),
             "sidecarsThatTrustIt": standing.trust(root.id),
             "sidecarCertificates": standing.hold(root.id),
             "lastCertificateExpires": last_certificate(root).map(at),
@@ -278,8 +281,13 @@ pub(super) fn levels(admin: &Admin, standing_to_roots: &Standing) -> Levels {
     let totals = overview.sidecars;
     let roots = admin.trust.roots();
     let step = standing_to_roots.next_step(roots.all(), SystemTime::now());
+    let signers = roots.all().iter().filter(|root| root.state != RootState::Old);
+    let signers = signers
+        .map(|root| (root.id.to_string(), root.authority.life()))
+        .collect();
     let roots = roots.all().iter();
     Levels {
+        signers,
         sidecars: [totals.acked, totals.stale, totals.rejected],
         policies,
         rollouts,

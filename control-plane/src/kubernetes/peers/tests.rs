@@ -50,6 +50,7 @@ impl Replica {
             findings: Arc::default(),
             source: crate::source::Standings::default(),
             rollouts: Arc::new(Rollouts::open(&folder, &store).unwrap()),
+            has_issuer: false,
             alive: Arc::new(Alive::open(&folder, true, now).unwrap()),
             trust,
             refusals: Arc::default(),

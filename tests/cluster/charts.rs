@@ -17,7 +17,7 @@ use crate::kubectl::{Namespace, apply, kubectl_with};
 mod release;
 
 /// Values of each sort of installation.
-const PRESETS: [(&str, &[&str]); 6] = [
+const PRESETS: [(&str, &[&str]); 7] = [
     ("as it comes", &[]),
     ("highly available", &["--values", "values-ha.yaml"]),
     (
@@ -33,6 +33,10 @@ const PRESETS: [(&str, &[&str]); 6] = [
     ),
     ("everything", &["--values", "everything"]),
     ("without a webhook", &["--set", "injection.mode=Policy"]),
+    (
+        "signed by somebody else",
+        &["--set", "identity.issuer.secretName=jitney-issuer"],
+    ),
 ];
 
 /// All that can be turned on, and much that can be another than it is.
@@ -44,6 +48,7 @@ proxy: {image: {tag: '2'}, resources: {requests: {cpu: 1, memory: 1Gi}, limits: 
 trustDomain: mesh.example.org
 log: {level: debug, format: json}
 injection: {failurePolicy: Ignore, timeoutSeconds: 10, excludedNamespaces: [monitoring]}
+identity: {issuer: {secretName: our.issuer}}
 serviceAccount: {annotations: {a: b}}
 service: {annotations: {a: b}, admin: true}
 autoscaling: {enabled: true, minReplicas: 3, maxReplicas: 9}
@@ -65,7 +70,7 @@ monitoring:
 ";
 
 /// Values that are wrong, and how the one at fault is named.
-const WRONG: [(&str, &str); 22] = [
+const WRONG: [(&str, &str); 24] = [
     ("replica=2", "replica"),
     ("replicas=0", "/replicas"),
     ("replicas=two", "/replicas"),
@@ -86,6 +91,11 @@ const WRONG: [(&str, &str); 22] = [
     (
         "watchNamespaces={kube-system}",
         "watchNamespaces names kube-system",
+    ),
+    ("identity.issuer.secretName=A", "/identity/issuer/secretName"),
+    (
+        "identity.issuer.secretName=jitney-authority",
+        "identity.issuer.secretName is jitney-authority, which the control plane keeps",
     ),
     ("injection.mode=Sidecar", "/injection/mode"),
     ("injection.failurePolicy=fail", "/injection/failurePolicy"),

@@ -7,6 +7,9 @@
 {{- if has "kube-system" .Values.watchNamespaces -}}
 {{- fail "watchNamespaces names kube-system, whose pods never get sidecars" -}}
 {{- end -}}
+{{- if has .Values.identity.issuer.secretName (list "jitney-authority" "jitney-webhook") -}}
+{{- fail (printf "identity.issuer.secretName is %s, which the control plane keeps for itself" .Values.identity.issuer.secretName) -}}
+{{- end -}}
 {{- if and (eq .Values.injection.mode "Policy") (semverCompare "<1.36.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "injection.mode is Policy, which needs Kubernetes 1.36, and this is %s: Webhook does not" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}

@@ -50,6 +50,8 @@ pub struct Admin {
     pub trust: Arc<Trust>,
     /// Whether the roots come from `--issuer`.
     pub has_issuer: bool,
+    /// Whether other replicas have a state of their own, as in a cluster.
+    pub is_apart: bool,
     /// What they have signed.
     pub alive: Arc<Alive>,
     /// Whom they have signed nothing for.

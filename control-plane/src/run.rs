@@ -172,6 +172,7 @@ impl Process {
             rollouts: Arc::clone(&state.rollouts),
             trust: Arc::clone(&state.trust),
             has_issuer: state.issuer.is_some(),
+            is_apart: matches!(source, Watched::Cluster(_)),
             alive: Arc::clone(&state.alive),
             refusals: Arc::clone(&state.refusals),
             handshakes: Arc::clone(&handshakes),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Admin;
 use super::views::at;
-use crate::identity::{LIFETIME, Living, Root, RootId, RootState, Those, Trust, TrustError};
+use crate::identity::{EVERYONE_KNOWS, LIFETIME, Living, Root, RootId, RootState, Those, Trust, TrustError};
 use crate::replicas::{Others, SILENT};
 use crate::status::{A_FEW, Trusting};
 
@@ -30,6 +30,8 @@ pub(super) struct Standing {
     pub unaware: Living,
     /// What is wrong with the state folder.
     pub faults: Vec<String>,
+    /// Whether other replicas have folders of their own, so that nothing is known here of their sidecars.
+    pub is_apart: bool,
 }
 
 /// The next step, and what it waits for.
@@ -59,7 +61,7 @@ impl Standing {
             Arc::clone(&admin.alive),
             Arc::clone(&admin.trust),
         );
-        let faults = admin.faults.texts_of_roots();
+        let (faults, is_apart) = (admin.faults.texts_of_roots(), admin.is_apart);
         let look = move || {
             let now = SystemTime::now();
             let roots = trust.roots();
@@ -78,6 +80,7 @@ impl Standing {
                     alive.of(&Those::NotTrusting(next.id), now)
                 }),
                 faults,
+                is_apart,
             }
         };
         tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
@@ -118,7 +121,7 @@ impl Standing {
         self.all().map(|of| of.hold(root)).sum()
     }
 
-    fn switch(&self, next: &Root) -> Step {
+    fn switch(&self, next: &Root, now: SystemTime) -> Step {
         let connected = self.connected();
         let waits_for = connected.saturating_sub(self.trust(next.id));
         let mut text = match (waits_for, connected) {
@@ -162,6 +165,7 @@ impl Standing {
             forced: "who does not trust the root yet cannot verify certificates of sidecars that have switched, so that \
                      calls to and from these fail with mtls Strict, until it is connected to a control plane again",
         };
+        let step = self.by_time(step, next.since, now);
         self.doubted(not_noted(step, &self.unaware, true))
     }
 
@@ -194,8 +198,27 @@ impl Standing {
             forced: "whoever has one of these certificates is turned away by control planes and by other sidecars, and \
                      needs a new token (jitney-control-plane token) and the roots of now in its --trust-bundle",
         };
+        let since = roots.iter().map(|root| root.since).max();
+        let step = match since {
+            Some(since) => self.by_time(step, since, now),
+            None => step,
+        };
         let may_sign = |root: &&Root| last_certificate(root).is_none_or(|last| last > now);
         self.doubted(not_noted(step, &self.living, roots.iter().any(may_sign)))
+    }
+
+    /// Has a step wait for sidecars of which nothing is known here, until nobody can be cut off by it any more.
+    fn by_time(&self, mut step: Step, since: SystemTime, now: SystemTime) -> Step {
+        let until = since + EVERYONE_KNOWS;
+        if self.is_apart && now < until {
+            step.waits_for = step.waits_for.max(1);
+            step.text.push_str(&format!(
+                "; what is known here of sidecars is not all, as other replicas keep what they know to themselves: whoever \
+                 has a good certificate has followed at {}",
+                at(until)
+            ));
+        }
+        step
     }
 
     /// Says what is not known of other replicas, too.
@@ -213,7 +236,7 @@ impl Standing {
     pub(super) fn next_step(&self, roots: &[Root], now: SystemTime) -> Step {
         let in_state = |state| roots.iter().filter(move |root| root.state == state);
         if let Some(next) = in_state(RootState::Next).next() {
-            return self.switch(next);
+            return self.switch(next, now);
         }
         let old: Vec<&Root> = in_state(RootState::Old).collect();
         if !old.is_empty() {
@@ -315,7 +338,7 @@ pub(super) async fn switch(State(admin): State<Admin>, Query(how): Query<How>) -
     let Some(next) = roots.in_state(RootState::Next) else {
         return told(Err(TrustError::NoNext), "switched", &admin);
     };
-    let step = Standing::of(&admin).await.switch(next);
+    let step = Standing::of(&admin).await.switch(next, SystemTime::now());
     if let Some(refusal) = refuse(&step, &how) {
         return refusal;
     }

@@ -121,6 +121,29 @@ fn a_drop_waits_for_certificates_wherever_their_owners_are() {
 }
 
 #[test]
+fn where_replicas_know_nothing_of_each_other_a_step_waits_until_nobody_can_be_cut_off() {
+    let standing = Standing {
+        is_apart: true,
+        ..Standing::default()
+    };
+    let told = "what is known here of sidecars is not all, as other replicas keep what they know to themselves: \
+                whoever has a good certificate has followed at 2027-01-16T09:00:00Z";
+    let none = "no certificate is alive that root X signed";
+    for (state, begin) in [
+        (RootState::Next, "no sidecar is connected"),
+        (RootState::Old, none),
+    ] {
+        check(&standing, root(state), 1, &format!("{begin}; {told}"));
+        let root = [root(state)];
+        assert_eq!(standing.next_step(&root, now() + EVERYONE_KNOWS).waits_for, 0);
+    }
+    assert_eq!(
+        standing.next_step(&[root(RootState::Issuing)], now()).waits_for,
+        0
+    );
+}
+
+#[test]
 fn a_drop_waits_for_what_is_not_known() {
     let mut standing = Standing::default();
     let none = "no certificate is alive that root X signed";

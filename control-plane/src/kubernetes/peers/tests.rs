@@ -51,6 +51,7 @@ impl Replica {
             source: crate::source::Standings::default(),
             rollouts: Arc::new(Rollouts::open(&folder, &store).unwrap()),
             has_issuer: false,
+            is_apart: true,
             alive: Arc::new(Alive::open(&folder, true, now).unwrap()),
             trust,
             refusals: Arc::default(),

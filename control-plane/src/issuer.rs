@@ -236,8 +236,8 @@ fn read(file: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// As long as replicas may need to hear of each other's changes.
-const INSISTING: Duration = Duration::from_secs(30);
+/// As long as replicas may need to hear of each other's changes, by an API server, too.
+const INSISTING: Duration = Duration::from_secs(10);
 
 /// The share of its life with which an authority should have been renewed: cert-manager does it at a third.
 const LEAST_LEFT: f64 = 0.25;

@@ -11,6 +11,7 @@ use crate::kubectl::config_of;
 use crate::programs::path;
 
 mod away;
+mod issuer;
 mod rights;
 mod routes;
 

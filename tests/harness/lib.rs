@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod flood;
 mod foreign;
 pub mod frames;
+pub mod issuing;
 mod namespace;
 mod process;
 pub mod programs;

@@ -1,20 +1,17 @@
 //! An authority that somebody else keeps: real sidecars of it, its renewal under load, and a mesh that moves to it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jitney_tests::caller::{get, post};
+use jitney_tests::issuing::{Ca, Secret, mount};
 use jitney_tests::programs::program;
 use jitney_tests::{TestControlPlane, TestProxy, TestUpstream, model, wait};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_RSA_SHA256,
-};
+use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -22,78 +19,6 @@ use tokio::task::JoinHandle;
 
 use crate::mtls::{STRICT, mesh, start};
 use crate::pushed::free_ports;
-
-/// A certificate that may sign others, and its key.
-struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Ca {
-    fn root(name: &str) -> Self {
-        let (params, key) = (params(name), KeyPair::generate().unwrap());
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    fn issue(&self, name: &str, key: KeyPair) -> Self {
-        let params = params(name);
-        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    fn issue_any(&self, name: &str) -> Self {
-        self.issue(name, KeyPair::generate().unwrap())
-    }
-
-    /// The data of a Secret, of which this is to sign.
-    fn secret(&self, root: &Self) -> [(&'static str, String); 3] {
-        [
-            ("tls.crt", self.pem.clone()),
-            ("tls.key", self.issuer.key().serialize_pem()),
-            ("ca.crt", root.pem.clone()),
-        ]
-    }
-}
-
-fn params(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
-    let now = SystemTime::now();
-    // From before what a slow clock is waited for.
-    params.not_before = (now - Duration::from_secs(3600)).into();
-    params.not_after = (now + Duration::from_secs(30 * 24 * 3600)).into();
-    params
-}
-
-/// Mounts a Secret, or changes one that is: all at once, by a link, as a kubelet does.
-fn mount(folder: &Path, data: &[(&str, String)]) {
-    fs::create_dir_all(folder).unwrap();
-    let version = tempfile::Builder::new()
-        .prefix("..")
-        .tempdir_in(folder)
-        .unwrap()
-        .keep();
-    for (name, text) in data {
-        fs::write(version.join(name), text).unwrap();
-        if fs::symlink_metadata(folder.join(name)).is_err() {
-            symlink(Path::new("..data").join(name), folder.join(name)).unwrap();
-        }
-    }
-    let beside = folder.join("..data_tmp");
-    symlink(version.file_name().unwrap(), &beside).unwrap();
-    fs::rename(beside, folder.join("..data")).unwrap();
-}
 
 fn mounted(outer: &Path) -> PathBuf {
     outer.join("issuer")
@@ -103,9 +28,9 @@ fn flags(outer: &Path) -> Vec<String> {
     vec!["--issuer".to_owned(), mounted(outer).display().to_string()]
 }
 
-async fn plane(documents: &str, data: &[(&'static str, String)]) -> TestControlPlane {
+async fn plane(documents: &str, secret: &Secret) -> TestControlPlane {
     let before = |outer: &Path| {
-        mount(&mounted(outer), data);
+        mount(&mounted(outer), secret);
         flags(outer)
     };
     TestControlPlane::start_with(documents, before).await
@@ -193,7 +118,7 @@ async fn an_issuing_certificate_is_renewed_under_load_and_sidecars_of_both_talk(
     let users = TestUpstream::start(model::users).await;
     let root = Ca::root("root");
     // As cert-manager makes keys, unless it is told otherwise.
-    let one = root.issue("one", KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap());
+    let one = root.issue_for("one", KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap());
     let ([inbound, outbound], [other]) = (free_ports(), free_ports());
     let orders = format!(
         "---\nkind: Listener\nmetadata: {{name: orders-to-users, namespace: shop}}\n\
@@ -224,7 +149,7 @@ async fn an_issuing_certificate_is_renewed_under_load_and_sidecars_of_both_talk(
     );
 
     let callers = Callers::of(&caller);
-    let two = root.issue_any("two");
+    let two = root.issue("two");
     mount(&mounted(plane.folder()), &two.secret(&root));
     until_roots(&plane, &[("Issuing", "CN=two")]).await;
     let late = start(&plane, "orders", "orders-1").await;
@@ -265,7 +190,7 @@ async fn a_mesh_that_made_its_own_authority_moves_over_and_no_call_fails() {
     let caller = start(&plane, "front", "front-1").await;
     let callers = Callers::of(&caller);
     let root = Ca::root("root");
-    let issuing = root.issue_any("issuing");
+    let issuing = root.issue("issuing");
     plane.end().await;
     mount(&mounted(plane.folder()), &issuing.secret(&root));
     plane.restart_with(flags(plane.folder())).await;
@@ -315,7 +240,7 @@ async fn replicas_come_to_the_same_roots() {
     .await;
     let replica = plane.replica().await;
     until_roots(&replica, &[("Issuing", "self")]).await;
-    mount(&mounted(plane.folder()), &b.issue_any("b1").secret(&b));
+    mount(&mounted(plane.folder()), &b.issue("b1").secret(&b));
     let expected = [("Issuing", "self"), ("Next", "CN=b1")];
     until_roots(&plane, &expected).await;
     until_roots(&replica, &expected).await;
@@ -335,7 +260,7 @@ async fn what_is_no_good_is_told_and_nothing_changes() {
         &root.secret(&root),
     )
     .await;
-    let mut data = root.issue_any("issuing").secret(&root);
+    let mut data = root.issue("issuing").secret(&root);
     data[1].1 = KeyPair::generate().unwrap().serialize_pem();
     mount(&mounted(plane.folder()), &data);
     let faults = async || plane.page("/status").await["state"]["faults"].clone();
@@ -354,7 +279,7 @@ async fn what_is_no_good_is_told_and_nothing_changes() {
     assert!(told.starts_with(&expected), "{told}");
     assert!((plane.metric("jitney_state_faults", "").await - 1.0).abs() < 0.1);
     assert_eq!(roots(&plane).await, [("Issuing".to_owned(), "self".to_owned())]);
-    mount(&folder, &root.issue_any("issuing").secret(&root));
+    mount(&folder, &root.issue("issuing").secret(&root));
     until_roots(&plane, &[("Issuing", "CN=issuing")]).await;
     assert_eq!(faults().await, serde_json::json!([]));
 }
@@ -393,7 +318,7 @@ fn a_control_plane_does_not_start_with_another_authority_than_it_was_to() {
         "{nothing}"
     );
     let [root, other] = ["root", "other"].map(Ca::root);
-    mount(&folder, &root.issue_any("issuing").secret(&other));
+    mount(&folder, &root.issue("issuing").secret(&other));
     let another = told();
     let expected = format!("{begin}ca.crt: none of its certificates (CN=other) vouches for CN=issuing");
     assert!(another.contains(&expected), "{another}");

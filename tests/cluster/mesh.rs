@@ -3,8 +3,11 @@
 
 use std::process::Command;
 
+use jitney_tests::issuing::Ca;
 use jitney_tests::{Process, wait};
-use serde_json::json;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
 
 use crate::helm::{chart, helm};
 use crate::kubectl::{get, kubectl, kubectl_with, succeeded};
@@ -144,7 +147,7 @@ fn restarts_lose_no_call() {
 }
 
 /// Another release of the control plane takes over the sidecars from the one before, and that from it, while
-/// pages are loaded.
+/// pages are loaded. The other one has an authority that somebody else keeps: the root of a Secret becomes the next.
 async fn upgrade_and_rollback_lose_no_call() {
     let revision = || {
         let path = "jsonpath={.metadata.annotations.deployment\\.kubernetes\\.io/revision}";
@@ -160,7 +163,9 @@ async fn upgrade_and_rollback_lose_no_call() {
     let told = || get(&["deployment", "jitney-control-plane", "--namespace", SYSTEM])["spec"].take();
     let (before, spec) = (revision(), told());
     let wait = ["--namespace", SYSTEM, "--wait", "--timeout", "80s"];
-    let values = "log.level=info\\,jitney_control_plane=debug,replicas=2";
+    let root = issuer();
+    let values =
+        "log.level=info\\,jitney_control_plane=debug,replicas=2,identity.issuer.secretName=somebody-elses";
     let upgrade = [
         "upgrade",
         "jitney",
@@ -177,6 +182,12 @@ async fn upgrade_and_rollback_lose_no_call() {
         line.contains("--log-level=info,jitney_control_plane=debug"),
         "{line}"
     );
+    wait::until("pods have the root of the Secret", || {
+        let roots = get(&["configmap", "jitney-roots", "--namespace", SHOP])["data"].take();
+        let roots = roots["roots.pem"].as_str().unwrap_or_default();
+        certificates(roots).len() == 2 && certificates(roots).contains(&root)
+    })
+    .await;
     // New replicas know of sidecars only from these themselves.
     says("users", "2/2").await;
     says("orders", "1/1").await;
@@ -185,6 +196,32 @@ async fn upgrade_and_rollback_lose_no_call() {
     assert_eq!(told(), spec);
     says("users", "2/2").await;
     says("orders", "1/1").await;
+}
+
+/// A Secret as cert-manager writes it; gives the root.
+fn issuer() -> CertificateDer<'static> {
+    let root = Ca::root("root");
+    let data: Value = root
+        .issue("issuing")
+        .secret(&root)
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), Value::from(text)))
+        .collect();
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "somebody-elses", "namespace": SYSTEM},
+        "type": "kubernetes.io/tls",
+        "stringData": data,
+    });
+    let _applied = kubectl_with(&["apply", "--filename", "-"], &secret.to_string());
+    certificates(&root.pem).remove(0)
+}
+
+fn certificates(text: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(text.as_bytes())
+        .map(Result::unwrap)
+        .collect()
 }
 
 /// Has helm do something, and waits until all replicas from before it have gone.

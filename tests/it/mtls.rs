@@ -297,12 +297,25 @@ async fn who_secures_nothing_is_called_bare_where_that_is_allowed() {
         let documents = self::mesh(&service, free_ports(), &wire.address.to_string(), backend);
         let plane = TestControlPlane::start(&documents).await;
         are_bare(&start(&plane, "front", "front-1").await, &wire, status).await;
-        assert_eq!(users.seen().len(), if status == 200 { 4 } else { 0 }, "{backend}");
+        assert_eq!(
+            users.seen().len(),
+            if status == 200 { 36 } else { 0 },
+            "{backend}"
+        );
     }
 }
 
 /// Calls arrive so if they are served, and else not at all.
 async fn are_bare(caller: &TestProxy, wire: &Wiretap, status: u16) {
+    // At first of many at once, which wait for one connection.
+    let mut calling = JoinSet::new();
+    for _ in 0..16 {
+        calling.spawn(get(caller.address, "/at-once"));
+    }
+    for answer in calling.join_all().await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
     for mut calling in [
         Caller::h1(caller.address).await.unwrap(),
         Caller::h2(caller.address).await.unwrap(),

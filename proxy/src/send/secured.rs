@@ -1,7 +1,6 @@
 //! The connections to an endpoint where another sidecar answers: mTLS, unless one of both has no certificate
 //! and bare ones are allowed.
 
-use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -48,7 +47,7 @@ impl Secured {
         match &self.peer {
             None => false,
             Some(peer) if peer.is_strict => true,
-            Some(_) => self.mesh.is_known() && self.lacking.lock().is_none_or(|until| until < now()),
+            Some(_) => self.mesh.is_known() && !self.is_lacking(),
         }
     }
 
@@ -64,22 +63,31 @@ impl Secured {
             .as_ref()
             .ok_or_else(|| failed(MtlsError::NoCertificate))?;
         let secured = self.mesh.connect(stream, &peer.workload, inside).await;
-        secured.map_err(failed)
+        secured.map_err(|error| {
+            if error.is_want_of_certificate() && !peer.is_strict {
+                // Before anybody hears of it: calls that waited for the same connection ask only whether it is so.
+                self.lacks(peer, &error);
+            }
+            failed(error)
+        })
     }
 
     /// Whether a connection that failed so may be bare instead, as others will be for a while.
     pub(super) fn gives_way(&self, error: &Error) -> bool {
-        let Some(peer) = &self.peer else { return false };
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<MtlsError>());
-        let gives_way = !peer.is_strict && cause.is_some_and(MtlsError::is_want_of_certificate);
-        if gives_way {
-            let before = self.lacking.lock().replace(now() + LACKING);
-            if before.is_none() {
-                let workload = &peer.workload;
-                tracing::warn!(%workload, %error, "connections to a sidecar are not secured");
-            }
+        let is_strict = self.peer.as_ref().is_none_or(|peer| peer.is_strict);
+        error.kind() == ErrorKind::Connect && !is_strict && self.is_lacking()
+    }
+
+    fn is_lacking(&self) -> bool {
+        self.lacking.lock().is_some_and(|until| until >= now())
+    }
+
+    fn lacks(&self, peer: &Peer, error: &MtlsError) {
+        let before = self.lacking.lock().replace(now() + LACKING);
+        if before.is_none() {
+            let workload = &peer.workload;
+            tracing::warn!(%workload, %error, "connections to a sidecar are not secured");
         }
-        gives_way
     }
 }
 

@@ -255,12 +255,15 @@ async fn listeners_come_and_go() {
         &[("a", &a)],
     );
     applied(&proxy, proxy.policy_path(), &two, 2).await;
-    let log = proxy.log();
-    let second = log
-        .lines()
-        .filter(|line| line.contains("listening") && !line.contains("admin"))
-        .nth(1)
-        .unwrap();
+    let second = || {
+        let log = proxy.log();
+        let mut listening = log
+            .lines()
+            .filter(|line| line.contains("listening") && !line.contains("admin"));
+        listening.nth(1).map(str::to_owned)
+    };
+    jitney_tests::wait::until("the log says where", || second().is_some()).await;
+    let second = second().unwrap();
     let second = second
         .split("address=")
         .nth(1)

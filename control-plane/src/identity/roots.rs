@@ -156,8 +156,8 @@ impl Root {
     /// # Errors
     /// When the name of the trust domain cannot be in a SPIFFE ID, or no key can be made.
     pub fn generate(trust_domain: &str, state: RootState, now: SystemTime) -> Result<Self, RootsError> {
-        let (_, stored) = Authority::generate(trust_domain, now)?;
-        Self::load(trust_domain, stored, state, now)
+        let (authority, stored) = Authority::generate(trust_domain, now)?;
+        Self::of(authority, stored, state, now)
     }
 
     fn load(
@@ -167,6 +167,15 @@ impl Root {
         since: SystemTime,
     ) -> Result<Self, RootsError> {
         let authority = Authority::load(trust_domain, &stored)?;
+        Self::of(authority, stored, state, since)
+    }
+
+    fn of(
+        authority: Authority,
+        stored: Stored,
+        state: RootState,
+        since: SystemTime,
+    ) -> Result<Self, RootsError> {
         let hash = digest::digest(&digest::SHA256, authority.root());
         let mut id = [0; 8];
         id.copy_from_slice(&hash.as_ref()[..8]);

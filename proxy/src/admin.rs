@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use jitney_api::program::only_local;
 use jitney_core::pressure::Pressure;
 use serde::Deserialize;
+use tokio::sync::watch;
 
 mod dashboard;
 mod explain;
@@ -34,6 +35,7 @@ use crate::listeners::Listeners;
 use crate::log::{Level, LogControl};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::mtls::Mesh;
 use crate::policy_status::PolicyStatus;
 use inspect::{BackendView, Views};
 
@@ -52,6 +54,10 @@ pub struct Admin {
     pub backends: Views,
     /// Where calls are taken, and where they are to be and cannot.
     pub listeners: Listeners,
+    /// Whether callers have to be secured, on some port at least.
+    pub is_strict: watch::Receiver<bool>,
+    /// Who this sidecar is to others.
+    pub mesh: Mesh,
     /// The standing towards the control plane, if there is to be one.
     pub control: Option<control::Shared>,
     /// How short of memory the process is.
@@ -117,6 +123,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if let Some(first) = waiting.next() {
         let all: String = std::iter::once(first).chain(waiting).collect();
         return (StatusCode::SERVICE_UNAVAILABLE, all).into_response();
+    }
+    if *admin.is_strict.borrow() && !admin.mesh.is_known() {
+        let why = fault.map_or_else(String::new, |fault| format!(": {fault}"));
+        let told = format!("callers have to be secured, and there is no certificate{why}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, told).into_response();
     }
     if admin.memory.pressure() != Pressure::None {
         return "ready, but short of memory: see jitney_memory_pressure\n".into_response();

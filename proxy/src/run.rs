@@ -184,6 +184,8 @@ impl Process {
                 policy: Arc::clone(&policy),
                 backends: views,
                 listeners: fleet.listeners(),
+                is_strict: fleet.is_strict(),
+                mesh: in_common.mesh.clone(),
                 control,
                 memory: in_common.memory,
                 probes: args.probes.clone().unwrap_or_default(),

@@ -133,4 +133,14 @@ async fn what_was_kept_under_another_name_is_not_used() {
     );
     assert!(log.contains(&told), "{log}");
     assert_eq!(get(mesh.caller.address, "/").await.unwrap().status, 502);
+
+    // Nobody is to send it calls that it has to refuse.
+    let ready = mesh.callee.admin("/ready").await;
+    let told = "callers have to be secured, and there is no certificate";
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().starts_with(told), "{}", ready.text());
+    mesh.plane.restart().await;
+    mesh.callee.ready().await;
+    assert_eq!(mesh.callee.admin("/ready").await.status, 200);
+    mesh.is_called("/after").await;
 }

@@ -45,6 +45,7 @@ pub(super) struct Fleet {
     placed: Drain,
     running: Mutex<Running>,
     shown: watch::Sender<Arc<[ListenerView]>>,
+    is_strict: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -97,12 +98,18 @@ impl Fleet {
             inherited: Arc::clone(inherited),
             running: Mutex::default(),
             shown: watch::Sender::default(),
+            is_strict: watch::Sender::default(),
         }
     }
 
     /// Where it listens, from now on.
     pub(super) fn listeners(&self) -> Listeners {
         self.shown.subscribe()
+    }
+
+    /// Whether callers have to be secured, on some port at least; from now on.
+    pub(super) fn is_strict(&self) -> watch::Receiver<bool> {
+        self.is_strict.subscribe()
     }
 
     /// Makes what runs be what `plan` says, but for listeners that may wait for their addresses.
@@ -115,6 +122,7 @@ impl Fleet {
         self.put_in_force(plan, &mut running)?;
         running.is_in_force = true;
         running.needs_certificate = plan.needs_certificate();
+        self.is_strict.send_replace(plan.is_strict());
         Ok(())
     }
 

@@ -146,13 +146,18 @@ impl Plan {
     /// Whether calls fail as long as there is no certificate: one has to be shown to callers, or to those who are
     /// called.
     pub(super) fn needs_certificate(&self) -> bool {
+        let endpoints = self.backends.iter().flat_map(|planned| &planned.endpoints);
+        let mut peers = endpoints.filter_map(|one| one.peer.as_ref());
+        self.is_strict() || peers.any(|peer| peer.is_strict)
+    }
+
+    /// Whether callers have to be secured, on some port at least.
+    pub(super) fn is_strict(&self) -> bool {
         let is_asked = |one: &PlannedListener| match &one.to {
             To::Redirected(Direction::Inbound) => self.mtls.is_strict_somewhere(),
             To::Backend(_) | To::Redirected(Direction::Outbound) => one.mtls == Some(Mtls::Strict),
         };
-        let endpoints = self.backends.iter().flat_map(|planned| &planned.endpoints);
-        let mut peers = endpoints.filter_map(|one| one.peer.as_ref());
-        self.listeners.iter().any(is_asked) || peers.any(|peer| peer.is_strict)
+        self.listeners.iter().any(is_asked)
     }
 
     /// Whoever may call the sidecar must not reach what only this machine may.

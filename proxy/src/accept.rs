@@ -22,6 +22,7 @@ use crate::connection::{self, ConnInfo, Identity, Limits, Serve};
 use crate::detect::{self, Protocol};
 use crate::drain::Drain;
 use crate::guard::{self, Guard, Leave};
+use crate::keepalive;
 use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
 use crate::mtls::hello::{Hello, hello};
 use crate::mtls::{self, Inside, Mesh};
@@ -112,7 +113,16 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_QUEUE)?;
-    TcpListener::from_std(socket.into())
+    listening(socket.into())
+}
+
+/// A socket that listens, made ready. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The system's own.
+pub(crate) fn listening(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    keepalive::ask(&socket)?;
+    TcpListener::from_std(socket)
 }
 
 impl<S: Serve> Direct for Always<S> {

@@ -39,6 +39,7 @@ pub mod upstream;
 pub mod body;
 pub mod forward;
 pub mod headers;
+mod keepalive;
 pub mod mtls;
 pub mod send;
 mod transport;

@@ -18,7 +18,7 @@ mod listener;
 use super::hand_over::{self, Inherited, Name};
 use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
 use super::to::{Bounds, Destinations};
-use crate::accept::{Acceptor, bind};
+use crate::accept::{Acceptor, bind, listening};
 use crate::admin::inspect::{BackendView, Views};
 use crate::admin::shared_identities;
 use crate::connection::Limits;
@@ -319,7 +319,7 @@ impl Fleet {
         match running.listeners.iter().find(is_there) {
             Some(old) => Ok(Arc::clone(&old.socket)),
             None => match self.inherited.take(&planned.hand_over_name()) {
-                Some(socket) => TcpListener::from_std(socket).map(Arc::new),
+                Some(socket) => listening(socket).map(Arc::new),
                 None => bind(planned.address).map(Arc::new),
             },
         }

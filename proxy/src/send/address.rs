@@ -11,6 +11,8 @@ use http::uri::Authority;
 use jitney_api::Workload;
 use tokio::net::TcpStream;
 
+use crate::keepalive;
+
 /// `ip:port`, `[ip]:port` or `name:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -48,10 +50,13 @@ pub struct AddressError(String);
 impl Address {
     /// Makes a connection.
     pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
-        match self {
+        let stream = match self {
             Self::Socket(address) => TcpStream::connect(address).await,
             Self::Name(name) => TcpStream::connect(&**name).await,
-        }
+        }?;
+        stream.set_nodelay(true)?;
+        keepalive::ask(&stream)?;
+        Ok(stream)
     }
 
     /// The `Host` of a call that came without one.

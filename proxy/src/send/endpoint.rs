@@ -371,8 +371,7 @@ impl Endpoint {
 
     async fn dial(&self) -> Result<Outgoing, Error> {
         let dialled = self.target.address.connect().await;
-        let stream = dialled.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-        let stream = stream.map_err(|error| Error::caused(ErrorKind::Connect, error))?;
+        let stream = dialled.map_err(|error| Error::caused(ErrorKind::Connect, error))?;
         Ok(self.ours.remember(stream))
     }
 

@@ -71,6 +71,9 @@ pub enum Broken {
     /// The stream that it comes over broke.
     #[error(transparent)]
     Stream(#[from] hyper::Error),
+    /// The call's time was up.
+    #[error("the call's time is up")]
+    Late,
     /// Another try sends it now.
     #[error("the body is sent elsewhere")]
     Elsewhere,
@@ -118,6 +121,30 @@ impl Body {
 
     pub(crate) const fn leased(stream: Incoming, lease: Lease) -> Self {
         Self(Kind::Leased(stream, lease))
+    }
+
+    /// Who has to know how it ends, if it is a reply that is still to come.
+    pub(crate) fn lease(&mut self) -> Option<&mut Lease> {
+        match &mut self.0 {
+            Kind::Leased(_, lease) => Some(lease),
+            Kind::Resumed(resumed) => resumed.rest.lease(),
+            Kind::Empty
+            | Kind::Full(_)
+            | Kind::Chunks(_)
+            | Kind::Incoming(_)
+            | Kind::Cut(_)
+            | Kind::Kept(_)
+            | Kind::Original(_)
+            | Kind::Copied(_) => None,
+        }
+    }
+
+    /// Ends it.
+    fn cut(&mut self, why: Broken, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let mut cut = Cut::new(why);
+        let told = cut.poll(cx);
+        self.0 = Kind::Cut(cut);
+        told
     }
 
     fn resumed(read: Vec<Bytes>, rest: Self, trailers: Option<HeaderMap>) -> Self {
@@ -227,19 +254,25 @@ impl HttpBody for Body {
             }
             Kind::Kept(kept) => kept.poll(cx),
             Kind::Leased(stream, lease) => {
-                let frame = ready!(waking::poll_piece(stream, cx));
-                let ended = match frame {
-                    Some(Err(error)) => {
-                        let mut cut = Cut::new(Broken::Stream(error));
-                        let told = cut.poll(cx);
-                        self.0 = Kind::Cut(cut);
-                        return told;
+                let frame = match waking::poll_piece(stream, cx) {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => {
+                        ready!(lease.poll_late(cx));
+                        return self.cut(Broken::Late, cx);
                     }
-                    Some(Ok(ref frame)) => frame.is_trailers() || stream.is_end_stream(),
-                    None => true,
                 };
-                if ended {
-                    lease.give_back();
+                match frame {
+                    Some(Err(error)) => {
+                        lease.broke();
+                        return self.cut(Broken::Stream(error), cx);
+                    }
+                    Some(Ok(ref frame)) => {
+                        let trailers = frame.trailers_ref();
+                        if trailers.is_some() || stream.is_end_stream() {
+                            lease.give_back(trailers);
+                        }
+                    }
+                    None => lease.give_back(None),
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
             }

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::error::{Error, ErrorKind};
 
 pub use received::Received;
-pub(crate) use received::treat_trailers;
+pub(crate) use received::{X_REQUEST_ID, treat_trailers};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

@@ -16,7 +16,7 @@ use tracing_subscriber::{Registry, reload};
 
 mod access;
 
-pub use access::{Access, InBatch};
+pub use access::{Access, Asked, InBatch};
 pub use jitney_api::program::{Format, log_panics};
 
 /// What is logged: a level, and levels of their own for single targets.

@@ -47,6 +47,16 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// The head, if it is its own.
+    pub(crate) fn headers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::Whole(response) => Some(response.headers()),
+            Self::Share(..) => None,
+        }
+    }
+}
+
 impl From<Response<Body>> for Reply {
     fn from(response: Response<Body>) -> Self {
         Self::Whole(response)

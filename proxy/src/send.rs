@@ -5,6 +5,7 @@ mod address;
 mod again;
 mod balance;
 mod breaker;
+mod ending;
 mod endpoint;
 mod gate;
 mod http1;
@@ -34,6 +35,7 @@ use crate::mtls::{Inside, Mesh};
 use crate::transport::Transport;
 
 pub use address::{Address, Peer, Target};
+pub(crate) use ending::{Ending, Told};
 pub use endpoint::EndpointView;
 pub(crate) use gate::Gate;
 pub use lease::Lease;
@@ -231,7 +233,15 @@ impl Backend {
         match sending.deadline {
             None => trying.await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), trying).await {
-                Ok(sent) => sent,
+                Ok(Ok(mut reply)) => {
+                    // Callers that say how long they wait end their calls themselves. A batch is bounded by those
+                    // who wait for it.
+                    if sending.blames && sending.why == UpstreamCall::Single {
+                        reply.body_mut().limit(deadline);
+                    }
+                    Ok(reply)
+                }
+                Ok(failed) => failed,
                 Err(_) => Err(ErrorKind::DeadlineExceeded.into()),
             },
         }
@@ -251,9 +261,9 @@ impl Backend {
         loop {
             let headers = unsent.as_ref().map(Request::headers);
             let (endpoint, watch) = self.choose(headers, &tried, sending.blamed_after())?;
-            let sent = attempt(&endpoint, unsent, from_http2, &sending).await;
+            let mut sent = attempt(&endpoint, unsent, from_http2, &sending).await;
             if let Some(watch) = watch {
-                watch.tell(&sent);
+                watch.tell(&mut sent);
             }
             sending.why = UpstreamCall::Retry;
             let may_go_on = tried.len() < OTHER_ENDPOINTS;
@@ -308,9 +318,9 @@ impl Backend {
     pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         let headers = Some(request.headers());
         let (endpoint, watch) = self.choose(headers, &Tried::new(), None)?;
-        let sent = endpoint.upgrade(request).await;
+        let mut sent = endpoint.upgrade(request).await;
         if let Some(watch) = watch {
-            watch.tell(&sent);
+            watch.tell(&mut sent);
         }
         sent
     }

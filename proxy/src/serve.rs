@@ -1,31 +1,32 @@
 //! One call, top to bottom: checked, routed, submitted to its batch or forwarded alone, replied.
 
+mod account;
 mod detour;
 
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, Method, Request};
+use http::{HeaderMap, HeaderName, Request};
 use jitney_core::Bypass;
 use jitney_core::key::{self, head_bypass};
 use jitney_core::policy::{Replay, Timeouts};
 use jitney_core::route::{Head, Route};
 
 use crate::batching::alarm::now;
-use crate::batching::pending::Journey;
 use crate::batching::submission::Submission;
 use crate::batching::submit::{GoesAlone, submit};
 use crate::body::Body;
 use crate::connection::{ConnInfo, Serve, Serving};
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 use crate::forward::forward;
 use crate::headers::Received;
-use crate::log::{Access, InBatch};
-use crate::reply::{Reply, Tongue};
+use crate::reply::Reply;
 use crate::send::Sending;
 use crate::upstream::{RouteState, Upstream};
-use crate::{headers, reply};
+
+use crate::headers;
+use account::Account;
 
 /// Serves the calls of a listener in front of one upstream.
 #[derive(Clone, Debug)]
@@ -42,22 +43,16 @@ impl Serve for Sidecar {
             headers::take_version(&mut call);
         }
         let treated = self.received.treat(&mut call, connection.peer);
+        if let Some(identity) = &connection.identity {
+            call.headers_mut().insert(CLIENT_ID, identity.value());
+        }
         let admitted = treated.and_then(|()| {
             let is_admitted = connection.admits(Some((call.method(), call.uri().path())));
             is_admitted.then_some(()).ok_or_else(|| ErrorKind::Denied.into())
         });
         if let Err(error) = admitted {
-            let account = Account {
-                upstream: Arc::clone(&self.upstream),
-                state: None,
-                began: now(),
-                tongue: Tongue::of(call.headers()),
-                line: Line::begin(&call),
-            };
+            let account = Account::begin(&self.upstream, &call, now());
             return Box::pin(ready(account.close(Err(error), None, None)));
-        }
-        if let Some(identity) = &connection.identity {
-            call.headers_mut().insert(CLIENT_ID, identity.value());
         }
         serve(call, &self.upstream)
     }
@@ -69,17 +64,11 @@ impl Serve for Sidecar {
 
 fn serve(request: Request<Body>, upstream: &Arc<Upstream>) -> Serving {
     let began = now();
-    let line = Line::begin(&request);
+    let mut account = Account::begin(upstream, &request, began);
     let mut arrival = upstream.arrival(&head(&request));
     let detours = arrival.detours.take();
-    let (way, state) = Way::of(arrival.route, arrival.timeouts, began);
-    let account = Account {
-        upstream: Arc::clone(upstream),
-        state,
-        began,
-        tongue: Tongue::of(request.headers()),
-        line,
-    };
+    let way;
+    (way, account.state) = Way::of(arrival.route, arrival.timeouts, began);
     if let Some(refused) = arrival.refused {
         return Box::pin(ready(account.close(Err(refused.into()), None, None)));
     }
@@ -172,13 +161,13 @@ fn together(
         match submit(call, body).await {
             Ok(answer) => account.close(answer.reply, None, answer.journey),
             // Boxed as it is rarer, and larger.
-            Err(left) => Box::pin(unbatched(&account, left, &sending)).await,
+            Err(left) => Box::pin(unbatched(account, left, &sending)).await,
         }
     })
 }
 
 /// A call that turned out, once its body had come, to be none for a batch.
-async fn unbatched(account: &Account, left: GoesAlone, sending: &Sending) -> Reply {
+async fn unbatched(account: Account, left: GoesAlone, sending: &Sending) -> Reply {
     account.bypassed(Some(left.why));
     let sent = account
         .upstream
@@ -198,86 +187,6 @@ fn sending(timeouts: Timeouts, replay: Replay, began: Instant, headers: &HeaderM
         per_try: timeouts.per_try,
         replay,
         ..Sending::default()
-    }
-}
-
-/// What is counted and logged of a call once it has its reply.
-struct Account {
-    upstream: Arc<Upstream>,
-    /// Its route's; `None` when it has none.
-    state: Option<Arc<RouteState>>,
-    began: Instant,
-    tongue: Tongue,
-    line: Option<Box<Line>>,
-}
-
-impl Account {
-    /// The call goes alone although its route batches.
-    fn bypassed(&self, why: Option<Bypass>) {
-        if let (Some(state), Some(why)) = (&self.state, why) {
-            state.metrics.bypass.inc(why);
-        }
-    }
-
-    /// Turns what became of the call into its response, counts it, and writes its access line.
-    fn close(&self, reply: Result<Reply, Error>, why: Option<Bypass>, journey: Option<Journey>) -> Reply {
-        let upstream = &*self.upstream;
-        let failed = reply.as_ref().err().map(Error::kind);
-        let reply = reply.unwrap_or_else(|error| {
-            upstream.metrics.errors.inc(error.kind());
-            self.tongue.tell(&error).into()
-        });
-        // What a call of gRPC came to is counted as if it were none: its head says 200 of everything.
-        let status = failed.map_or_else(|| reply.status(), reply::status);
-        let duration = now().saturating_duration_since(self.began);
-        let route = self.state.as_ref().map(|state| &state.metrics);
-        let calls = route.map_or(&upstream.metrics.pass_through, |route| &route.calls);
-        calls.answered(status, duration);
-        if let Some(line) = &self.line {
-            Access {
-                method: &line.method,
-                path: &line.path,
-                status,
-                duration,
-                backend: &upstream.backend.name,
-                route: route.map(|route| &**route.name()),
-                batch: journey.map(InBatch::from),
-                reason: failed
-                    .map(|kind| kind.as_str())
-                    .or_else(|| why.map(Bypass::as_str)),
-            }
-            .log();
-        }
-        reply
-    }
-}
-
-/// What an access line needs of a request that is gone by then.
-struct Line {
-    method: Method,
-    path: Box<str>,
-}
-
-impl Line {
-    fn begin<B>(request: &Request<B>) -> Option<Box<Self>> {
-        Access::is_on().then(|| {
-            Box::new(Self {
-                method: request.method().clone(),
-                path: request.uri().path().into(),
-            })
-        })
-    }
-}
-
-impl From<Journey> for InBatch {
-    fn from(journey: Journey) -> Self {
-        Self {
-            id: journey.batch,
-            position: journey.position,
-            size: journey.size,
-            wait: journey.waited,
-            reason: journey.reason.as_str(),
-        }
     }
 }
 

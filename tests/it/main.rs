@@ -54,6 +54,7 @@ mod classes;
 mod concurrency;
 mod e2e;
 mod ejection;
+mod endings;
 mod exactness;
 mod examples;
 mod failures;

@@ -22,7 +22,7 @@ pub struct Received(HeaderRules);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Of `x-jitney-*`, what a caller may say, and what another sidecar does.
 const SPOKEN: [&[u8]; 2] = [b"x-jitney-batch", b"x-jitney-batch-size"];

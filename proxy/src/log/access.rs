@@ -7,13 +7,14 @@ use http::{Method, StatusCode};
 /// What is said about a call that was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
-    /// The request's method.
-    pub method: &'a Method,
-    /// The request's path, without its query: that may hold secrets.
-    pub path: &'a str,
-    /// The status that the caller got.
+    /// What was asked for, and by whom.
+    pub asked: &'a Asked,
+    /// The status that the caller got; of a call of gRPC what its code stands for, and of one that its caller left
+    /// or whose reply broke off, what the sidecar would have answered.
     pub status: StatusCode,
-    /// From the request's head to the reply's head.
+    /// The code of gRPC, if there was one.
+    pub grpc_status: Option<u8>,
+    /// From the request's head to the end of the reply.
     pub duration: Duration,
     /// The backend's name.
     pub backend: &'a str,
@@ -23,6 +24,21 @@ pub struct Access<'a> {
     pub batch: Option<InBatch>,
     /// Why it travelled alone, or what went wrong.
     pub reason: Option<&'a str>,
+}
+
+/// What a call's head says.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its method.
+    pub method: Method,
+    /// Its authority, or else its `Host`.
+    pub host: Option<Box<str>>,
+    /// Its path, without its query: that may hold secrets.
+    pub path: Box<str>,
+    /// Whose sidecar called, if that is proven.
+    pub caller: Option<Box<str>>,
+    /// Its `x-request-id`.
+    pub request_id: Option<Box<str>>,
 }
 
 /// A call's place in a batch.
@@ -51,9 +67,13 @@ impl Access<'_> {
         // Debug quotes and escapes what came from the network.
         tracing::info!(
             target: TARGET,
-            method = %self.method,
-            path = ?self.path,
+            method = %self.asked.method,
+            host = self.asked.host.as_ref().map(tracing::field::debug),
+            path = ?self.asked.path,
+            caller = self.asked.caller.as_ref().map(tracing::field::debug),
+            request_id = self.asked.request_id.as_ref().map(tracing::field::debug),
             status = self.status.as_u16(),
+            grpc_status = self.grpc_status,
             duration_ms = self.duration.as_secs_f64() * 1e3,
             backend = self.backend,
             route = self.route,

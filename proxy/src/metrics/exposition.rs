@@ -82,7 +82,7 @@ impl Scrape {
         )?;
         to.histograms(
             "jitney_call_duration_seconds",
-            "From a call's head to its reply's head",
+            "From a call's head to the end of its reply",
             |family| {
                 self.calls().try_for_each(|(backend, route, calls)| {
                     family.histogram(&[("backend", backend), ("route", route)], &calls.duration)

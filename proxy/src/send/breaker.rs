@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::Response;
+use http::{Response, StatusCode};
 use jitney_core::breaker::{self, Outcome, Stake};
+use jitney_core::grpc;
 use jitney_core::policy::CircuitBreaker;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::ending::Ending;
 use super::endpoint::Endpoint;
 use super::{Address, is_failure, said};
 use crate::batching::alarm::now;
@@ -113,9 +115,29 @@ impl Breaker {
 }
 
 impl Watch {
-    /// Tells how the call ended.
-    pub(super) fn tell(mut self, sent: &Result<Response<Body>, Error>) {
-        self.end(verdict(sent));
+    /// Tells how the call ended; where its reply is still to come, once that has ended. The reply to a trial is not
+    /// waited for, lest the endpoint rest for as long as a stream lasts.
+    pub(super) fn tell(mut self, sent: &mut Result<Response<Body>, Error>) {
+        let outcome = verdict(sent);
+        match sent {
+            Ok(reply) if outcome == Outcome::Good && self.stake == Some(Stake::Ordinary) => {
+                // Silence of the caller's behind the head is nothing that it waits for.
+                self.deadline = None;
+                reply.body_mut().watch(self);
+            }
+            _ => self.end(outcome),
+        }
+    }
+
+    /// The reply, whose head was good, ended so.
+    pub(super) fn ended(&mut self, ending: Ending<'_>) {
+        self.end(match ending {
+            Ending::Whole(Some(trailers)) if is_failure(grpc::status(StatusCode::OK, trailers)) => {
+                Outcome::Failed
+            }
+            Ending::Whole(_) | Ending::Left => Outcome::Good,
+            Ending::Broken | Ending::Late => Outcome::Failed,
+        });
     }
 
     fn end(&mut self, outcome: Outcome) {

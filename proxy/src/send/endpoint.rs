@@ -403,7 +403,7 @@ fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Respons
     head.version = Version::HTTP_11;
     let mut lease = Lease::new(held, place);
     let body = if http_body::Body::is_end_stream(&stream) {
-        lease.give_back();
+        lease.give_back(None);
         Body::empty()
     } else {
         Body::leased(stream, lease)

@@ -3,9 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
+use http::HeaderMap;
 use hyper::client::conn::http1::SendRequest;
 
+use super::breaker::Watch;
+use super::ending::{Ending, Limit, Listeners, Told};
 use super::endpoint::Endpoint;
 use crate::body::Body;
 use crate::error::Error;
@@ -15,6 +20,7 @@ use crate::error::Error;
 pub struct Lease {
     held: Held,
     place: Place,
+    listeners: Listeners,
 }
 
 /// A call counted into the load of an endpoint and of its backend until it is dropped.
@@ -36,15 +42,58 @@ pub(super) enum Held {
 pub(super) struct Stream(Arc<AtomicUsize>);
 
 impl Lease {
-    pub(super) const fn new(held: Held, place: Place) -> Self {
-        Self { held, place }
+    pub(super) fn new(held: Held, place: Place) -> Self {
+        Self {
+            held,
+            place,
+            listeners: Listeners::default(),
+        }
     }
 
     /// The reply was read to its end: its connection may carry the next call.
-    pub(crate) fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self, trailers: Option<&HeaderMap>) {
         if let Held::Http1(sender) = std::mem::replace(&mut self.held, Held::Nothing) {
             self.place.0.http1.put(sender);
         }
+        self.listeners.tell(Ending::Whole(trailers));
+    }
+
+    /// The reply broke off.
+    pub(crate) fn broke(&mut self) {
+        self.place.0.load.failed();
+        self.listeners.tell(Ending::Broken);
+    }
+
+    /// Ready once the reply has to have come, and has not.
+    pub(crate) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(limit) = &mut self.listeners.limit else {
+            return Poll::Pending;
+        };
+        limit.poll(cx).map(|()| {
+            self.place.0.load.failed();
+            self.listeners.tell(Ending::Late);
+        })
+    }
+
+    /// Has the reply end then, if it has not.
+    pub(super) fn limit(&mut self, until: Instant) {
+        self.listeners.limit = Some(Limit::new(until));
+    }
+
+    /// Has the breaker learn how the reply ends.
+    pub(super) fn watch(&mut self, watch: Watch) {
+        self.listeners.watch = Some(Box::new(watch));
+    }
+
+    /// Has the account of the call learn how its reply ends.
+    pub(crate) fn account(&mut self, account: Box<dyn Told>) {
+        self.listeners.account = Some(account);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.listeners.tell(Ending::Left);
     }
 }
 

@@ -38,7 +38,7 @@ async fn calls_keep_away_from_an_endpoint_at_rest_until_one_finds_it_well() {
     for _ in 0..7 {
         let (at, watch) = choose(&breaker, &endpoints, None);
         assert_eq!(at, 0);
-        watch.tell(&reset());
+        watch.tell(&mut reset());
     }
     assert_eq!(choose(&breaker, &endpoints, None).0, 1);
     assert_eq!(breaker.rest_left(endpoints[0].id), Some(Duration::from_secs(30)));
@@ -49,7 +49,7 @@ async fn calls_keep_away_from_an_endpoint_at_rest_until_one_finds_it_well() {
     drop(trial);
     let (at, trial) = choose(&breaker, &endpoints, None);
     assert_eq!(at, 0);
-    trial.tell(&Ok(Response::new(Body::empty())));
+    trial.tell(&mut Ok(Response::new(Body::empty())));
     assert_eq!(
         (
             choose(&breaker, &endpoints, None).0,

@@ -57,7 +57,9 @@ fn eject(roster: &Roster, at: usize) {
     let breaker = roster.treatment.breaker.as_ref().unwrap();
     for _ in 0..7 {
         let (_, watch) = breaker.choose(&roster.endpoints, &[], None, |_| Ok(at)).unwrap();
-        watch.tell(&Err::<http::Response<Body>, _>(ErrorKind::UpstreamReset.into()));
+        watch.tell(&mut Err::<http::Response<Body>, _>(
+            ErrorKind::UpstreamReset.into(),
+        ));
     }
 }
 

@@ -1,0 +1,102 @@
+//! How the body of a reply ended, and who is told: the breaker of its endpoint, and the account of its call.
+//! That a head came well says little of an endpoint that breaks off behind it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::HeaderMap;
+use tokio::time::Sleep;
+
+use super::breaker::Watch;
+use crate::body::Body;
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending<'a> {
+    /// It was read to its end, with these trailers if it had some.
+    Whole(Option<&'a HeaderMap>),
+    /// The stream that it came over broke.
+    Broken,
+    /// The call's time was up.
+    Late,
+    /// Whoever read it wants no more.
+    Left,
+}
+
+/// Who is told how a body ended, once.
+pub(crate) trait Told: fmt::Debug + Send + Sync {
+    /// It ended so.
+    fn ended(&mut self, ending: Ending<'_>);
+}
+
+/// Who has to be told of one body. What most calls do without is boxed, for bodies are moved about.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    pub(super) watch: Option<Box<Watch>>,
+    pub(super) account: Option<Box<dyn Told>>,
+    pub(super) limit: Option<Box<Limit>>,
+}
+
+/// When a body has to have come.
+#[derive(Debug)]
+pub(super) struct Limit {
+    until: Instant,
+    /// Made once the body is waited for.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Listeners {
+    pub(super) fn tell(&mut self, ending: Ending<'_>) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.ended(ending);
+        }
+        if let Some(mut account) = self.account.take() {
+            account.ended(ending);
+        }
+    }
+}
+
+impl Limit {
+    pub(super) fn new(until: Instant) -> Box<Self> {
+        Box::new(Self { until, sleep: None })
+    }
+
+    /// Ready once it is reached.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.until.into();
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        sleep.as_mut().poll(cx)
+    }
+}
+
+impl Body {
+    /// Has a reply that is still to come end then, if it has not.
+    pub(super) fn limit(&mut self, until: Instant) {
+        if let Some(lease) = self.lease() {
+            lease.limit(until);
+        }
+    }
+
+    /// Has the breaker learn how a reply ends: now, if it is at hand.
+    pub(super) fn watch(&mut self, mut watch: Watch) {
+        match self.lease() {
+            Some(lease) => lease.watch(watch),
+            None => watch.ended(Ending::Whole(None)),
+        }
+    }
+
+    /// Has the account of a call learn how its reply ends: now, if it is at hand.
+    pub(crate) fn account(&mut self, mut account: impl Told + 'static) {
+        if http_body::Body::is_end_stream(self) {
+            return account.ended(Ending::Whole(None));
+        }
+        match self.lease() {
+            Some(lease) => lease.account(Box::new(account)),
+            None => account.ended(Ending::Whole(None)),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! How a reply ends is part of its call: a body that stalls or breaks off is no success, and a caller that leaves is
+//! told of.
+
+use std::net::SocketAddr;
+
+use jitney_tests::caller::{get, request};
+use jitney_tests::upstream::Ending;
+use jitney_tests::wait::{PATIENCE, until};
+use jitney_tests::{Caller, Reply, TestProxy, TestUpstream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+fn policy(traffic: &str) -> String {
+    format!("kind: BatchPolicy\nmetadata: {{name: users}}\nspec:\n  traffic: {traffic}\n")
+}
+
+/// A service that begins each reply and never ends it.
+async fn stalling() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+                let mut read = [0; 4096];
+                // However it ends: what the caller gets is what is tested.
+                drop(socket.read(&mut read).await);
+                drop(socket.write_all(begun).await);
+                drop(socket.read(&mut read).await);
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_time_of_a_call_ends_while_its_reply_comes() {
+    let text = policy("{timeouts: {request: 200ms}}");
+    let proxy = TestProxy::start(stalling().await, &text).await;
+    let mut over_http1 = TcpStream::connect(proxy.address).await.unwrap();
+    over_http1
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut read = Vec::new();
+    timeout(PATIENCE, over_http1.read_to_end(&mut read))
+        .await
+        .expect("it is cut off")
+        .unwrap();
+    let read = String::from_utf8(read).unwrap();
+    assert!(
+        read.starts_with("HTTP/1.1 200 ") && read.ends_with("abc"),
+        "{read}"
+    );
+
+    let mut over_http2 = Caller::h2(proxy.address).await.unwrap();
+    let call = over_http2.call(request("GET", "/", &[], ""));
+    timeout(PATIENCE, call)
+        .await
+        .expect("it is cut off")
+        .expect_err("it is not whole");
+    let late = proxy
+        .metric("jitney_errors_total", "reason=\"deadline_exceeded\"")
+        .await;
+    assert_eq!(late, 2.0);
+}
+
+#[tokio::test]
+async fn whoever_says_how_long_it_waits_ends_its_stream_itself() {
+    // The deadline of gRPC is the caller's, which knows what to do when it has passed.
+    let upstream = TestUpstream::start(|_| Reply::json(200, "whole")).await;
+    let proxy = TestProxy::start(upstream.address, &policy("{timeouts: {request: 10s}}")).await;
+    let call = request("GET", "/", &[("grpc-timeout", "5S")], "");
+    let answer = Caller::h2(proxy.address).await.unwrap().call(call).await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "whole"));
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_replies_break_off_is_given_a_rest() {
+    let cut = TestUpstream::start(|_| Reply::json(200, "0123456789").ending(Ending::Cut(4))).await;
+    let whole = TestUpstream::start(|_| Reply::json(200, "0123456789")).await;
+    let text = policy("{loadBalancer: {type: RoundRobin}, circuitBreaker: {consecutiveFailures: 3}}");
+    let settings = TestProxy::with().upstream(cut.address).upstream(whole.address);
+    let proxy = settings.policy(text).start().await;
+    let mut broken = 0;
+    for _ in 0..20 {
+        broken += usize::from(get(proxy.address, "/").await.is_err());
+    }
+    assert_eq!(broken, 3, "{}", proxy.log());
+    assert_eq!(cut.seen().len(), 3);
+    let reset = proxy
+        .metric("jitney_errors_total", "reason=\"upstream_reset\"")
+        .await;
+    assert_eq!(reset, 3.0);
+    let failed = proxy.metric("jitney_calls_total", "class=\"5xx\"").await;
+    assert_eq!(failed, 3.0);
+}
+
+#[tokio::test]
+async fn the_access_log_tells_of_each_call_when_it_has_ended() {
+    let answer = |seen: &jitney_tests::Seen| match &*seen.target {
+        "/never" => Reply::json(200, "").ending(Ending::Never),
+        "/cut" => Reply::json(200, "0123456789").ending(Ending::Cut(4)),
+        _ => Reply::json(200, "whole"),
+    };
+    let upstream = TestUpstream::start(answer).await;
+    let settings = TestProxy::with().upstream(upstream.address);
+    let proxy = settings.arg("--access-log").start().await;
+    let call = request("GET", "http://users/whole", &[("x-request-id", "one\"two")], "");
+    let mut caller = Caller::h1(proxy.address).await.unwrap();
+    assert_eq!(caller.call(call).await.unwrap().text(), "whole");
+    get(proxy.address, "/cut").await.expect_err("it is not whole");
+    let mut hasty = Caller::h1(proxy.address).await.unwrap();
+    let leaving = tokio::spawn(async move { hasty.call(request("GET", "/never", &[], "")).await });
+    until("it has arrived", || !upstream.seen_at("/never").is_empty()).await;
+    leaving.abort();
+    let line = |path: &str| {
+        let log = proxy.log();
+        let path = format!("path=\"{path}\"");
+        log.lines().find(|line| line.contains(&path)).map(str::to_owned)
+    };
+    until("all are told of", || line("/never").is_some()).await;
+    for (path, expected) in [
+        ("/whole", "status=200"),
+        ("/whole", r#"request_id="one\"two""#),
+        ("/whole", "host=\"users"),
+        ("/cut", "status=502"),
+        ("/cut", "reason=\"upstream_reset\""),
+        ("/never", "status=499"),
+        ("/never", "reason=\"caller_gone\""),
+    ] {
+        let line = line(path).unwrap_or_default();
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+}
+
+/// The timers of the established connections of which `is_meant` knows the ports, this side's first: 2 asks whether
+/// the peer is there.
+fn timers(pid: u32, is_meant: impl Fn(u16, u16) -> bool) -> Vec<String> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let port = |end: &str| u16::from_str_radix(end.split(':').nth(1).unwrap(), 16).unwrap();
+    let connections = table.lines().skip(1).map(|line| line.split_whitespace());
+    connections
+        .map(|fields| fields.collect::<Vec<_>>())
+        .filter(|fields| fields[3] == "01" && is_meant(port(fields[1]), port(fields[2])))
+        .map(|fields| fields[5].split(':').next().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn peers_that_are_silent_are_asked_whether_they_are_there() {
+    let upstream = crate::mtls::echoing().await.parse::<SocketAddr>().unwrap();
+    let proxy = TestProxy::with().upstream(upstream).start().await;
+    let _talking = crate::mtls::talking(proxy.address, b"\0\0\0\x08some bytes").await;
+    // An acknowledgement may be under way, which has a timer of its own.
+    let (own, to) = (proxy.address.port(), upstream.port());
+    until("its caller is asked", || {
+        timers(proxy.pid(), |local, _| local == own) == ["02"]
+    })
+    .await;
+    until("its service is asked", || {
+        timers(proxy.pid(), |_, peer| peer == to) == ["02"]
+    })
+    .await;
+}

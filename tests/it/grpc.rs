@@ -123,18 +123,32 @@ async fn failing_first(code: &'static str) -> TestUpstream {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn named_code_is_tried_again_where_repeating_is_allowed() {
-    for (path, sent, expected) in [("/v1/models/m:predict", 2, "0"), ("/shop.Orders/Place", 1, "8")] {
+    for (path, on, more, sent, expected) in [
+        ("/v1/models/m:predict", "resource-exhausted", "", 2, "0"),
+        // Whoever names a code declares it: all calls of gRPC are POST.
+        ("/shop.Orders/Place", "resource-exhausted", "", 2, "0"),
+        ("/shop.Orders/Place", "unavailable", "", 1, "8"),
+        (
+            "/shop.Orders/Place",
+            "resource-exhausted",
+            ", replay: Never",
+            1,
+            "8",
+        ),
+        // A status is no code: the path of the route is declared safe to repeat, a POST elsewhere is not.
+        ("/v1/models/m:predict", "\"429\"", "", 2, "0"),
+        ("/shop.Orders/Place", "\"429\"", "", 1, "8"),
+        ("/shop.Orders/Place", "\"429\"", ", replay: Declared", 2, "0"),
+    ] {
         let upstream = failing_first("8").await;
-        // The path of the route is declared safe to repeat; a POST elsewhere is not.
-        let text = policy::active(&[Route::kserve()])
-            + "  traffic: {retry: {attempts: 2, on: [resource-exhausted, unavailable]}}\n";
-        let proxy = TestProxy::start(upstream.address, &text).await;
+        let retry = format!("  traffic: {{retry: {{attempts: 2, on: [{on}]{more}}}}}\n");
+        let proxy = TestProxy::start(upstream.address, &(policy::active(&[Route::kserve()]) + &retry)).await;
         let call = request("POST", path, &[("content-type", "application/grpc")], "");
         let answer = alone(proxy.address, call).await;
         assert_eq!(
             (upstream.seen().len(), answer.header("grpc-status")),
             (sent, expected),
-            "{path}"
+            "{path} {on}{more}"
         );
     }
 }

@@ -35,13 +35,26 @@ pub enum Cause {
 }
 
 impl Retry {
-    /// Whether a call that was sent may be worth another try, as far as can be said before.
-    pub fn may_repeat(&self, replay: Replay, method: &Method) -> bool {
-        self.on.refused_stream || may_replay(replay, method)
+    /// The leave to repeat a call, of which its route says `replay`: what either of the two declares, unless the
+    /// other one forbids it.
+    pub fn leave(&self, replay: Replay) -> Replay {
+        match (self.replay, replay) {
+            (Replay::Never, _) | (_, Replay::Never) => Replay::Never,
+            (Replay::Declared, _) | (_, Replay::Declared) => Replay::Declared,
+            (Replay::Idempotent, Replay::Idempotent) => Replay::Idempotent,
+        }
     }
 
-    /// Whether the policy asks for another try, and leave to repeat such a call is given.
-    pub fn is_worth_another(&self, tried: Tried, replay: Replay, method: &Method) -> bool {
+    /// Whether a call that was sent may be worth another try, as far as can be said before.
+    pub fn may_repeat(&self, leave: Replay, method: &Method, is_grpc: bool) -> bool {
+        let is_declared = is_grpc && leave != Replay::Never && !self.on.codes.is_empty();
+        self.on.refused_stream || is_declared || may_replay(leave, method)
+    }
+
+    /// Whether the policy asks for another try, and leave to repeat such a call is given. Whoever names a code of
+    /// gRPC, all calls of which are POST, declares that a call that ended with it may be repeated, as in Envoy and
+    /// linkerd.
+    pub fn is_worth_another(&self, tried: Tried, leave: Replay, method: &Method) -> bool {
         let on = &self.on;
         let (is_named, nothing_ran) = match tried.cause {
             Cause::Unconnected => (on.connect_failure, true),
@@ -49,10 +62,11 @@ impl Retry {
             Cause::Reset => (on.reset, false),
             Cause::Other => (false, false),
         };
-        let is_named = is_named
-            || on.statuses.contains(&tried.status)
-            || tried.code.is_some_and(|code| on.codes.contains(&code));
-        is_named && (nothing_ran || may_replay(replay, method))
+        if tried.code.is_some_and(|code| on.codes.contains(&code)) {
+            return nothing_ran || leave != Replay::Never;
+        }
+        let is_named = is_named || on.statuses.contains(&tried.status);
+        is_named && (nothing_ran || may_replay(leave, method))
     }
 }
 
@@ -122,6 +136,7 @@ mod tests {
                 codes: Vec::new(),
             },
             budget: RetryBudget::default(),
+            replay: Replay::default(),
         };
         let (ok, bad, unavailable) = (
             StatusCode::OK,
@@ -159,10 +174,12 @@ mod tests {
                 ..RetryOn::default()
             },
             budget: RetryBudget::default(),
+            replay: Replay::default(),
         };
         for (code, replay, expected) in [
             (Some(Code::RESOURCE_EXHAUSTED), Replay::Declared, true),
-            (Some(Code::RESOURCE_EXHAUSTED), Replay::Idempotent, false),
+            (Some(Code::RESOURCE_EXHAUSTED), Replay::Idempotent, true),
+            (Some(Code::RESOURCE_EXHAUSTED), Replay::Never, false),
             (Some(Code::UNAVAILABLE), Replay::Declared, false),
             (None, Replay::Declared, false),
         ] {
@@ -173,6 +190,26 @@ mod tests {
             };
             let found = retry.is_worth_another(tried, replay, &Method::POST);
             assert_eq!(found, expected, "{code:?} {replay:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_repeated_by_leave_of_its_route_or_of_the_retry_and_against_neither() {
+        use Replay::{Declared, Idempotent, Never};
+        for (retry, route, expected) in [
+            (Idempotent, Idempotent, Idempotent),
+            (Declared, Idempotent, Declared),
+            (Idempotent, Declared, Declared),
+            (Declared, Never, Never),
+            (Never, Declared, Never),
+        ] {
+            let retry = Retry {
+                attempts: 1,
+                on: RetryOn::default(),
+                budget: RetryBudget::default(),
+                replay: retry,
+            };
+            assert_eq!(retry.leave(route), expected, "{retry:?} {route:?}");
         }
     }
 

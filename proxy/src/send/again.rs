@@ -30,7 +30,7 @@ pub(super) struct Again {
     retries: Arc<Retries>,
     left: u32,
     method: Method,
-    replay: Replay,
+    leave: Replay,
     /// It is one of gRPC.
     is_grpc: bool,
     /// The call once more, when its body is at hand.
@@ -48,14 +48,16 @@ impl Again {
     /// Counts the call. From now on what passes of its body is kept, if it may be sent twice.
     pub(super) fn new(retries: Arc<Retries>, request: &mut Request<Body>, replay: Replay) -> Box<Self> {
         retries.allowance.lock().called(now());
-        if retries.rules.may_repeat(replay, request.method()) {
+        let leave = retries.rules.leave(replay);
+        let is_grpc = grpc::content_type(request.headers()).is_some();
+        if retries.rules.may_repeat(leave, request.method(), is_grpc) {
             request.body_mut().keep(KEPT);
         }
         Box::new(Self {
             left: retries.rules.attempts,
             method: request.method().clone(),
-            replay,
-            is_grpc: grpc::content_type(request.headers()).is_some(),
+            leave,
+            is_grpc,
             spare: copy(request),
             retries,
         })
@@ -71,7 +73,7 @@ impl Again {
             || !self
                 .retries
                 .rules
-                .is_worth_another(self.tried(sent), self.replay, &self.method)
+                .is_worth_another(self.tried(sent), self.leave, &self.method)
         {
             return false;
         }

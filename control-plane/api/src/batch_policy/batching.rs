@@ -170,7 +170,7 @@ pub enum Replay {
     Never,
     /// Those with an idempotent method (RFC 9110).
     Idempotent,
-    /// All of the route: repeating them does no harm.
+    /// All: repeating them does no harm.
     Declared,
 }
 

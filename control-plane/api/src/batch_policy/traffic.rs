@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRef, FaultInjection, RequestMirror};
+use super::{BackendRef, FaultInjection, Replay, RequestMirror};
 use crate::Duration;
 use crate::schema::rules::{self, rule};
 
@@ -88,11 +88,16 @@ pub struct Retry {
     /// What is worth another try: `connect-failure`, `reset`, `refused-stream`, `gateway-error` (502,
     /// 503, 504), `5xx`, or a status; and of calls of gRPC `cancelled`, `deadline-exceeded`, `internal`,
     /// `resource-exhausted`, `unavailable`. A status or code also stands for errors that the caller would
-    /// get with it; codes count in replies that are all head.
+    /// get with it; codes count in replies that are all head, and whoever names one declares that calls that end
+    /// with it may be repeated.
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub on: Vec<RetryCondition>,
     /// The bound on retries over all calls.
     pub budget: RetryBudget,
+    /// Which calls may be tried again after they may have been sent: `Idempotent`, those of GET, HEAD, PUT, DELETE,
+    /// OPTIONS and TRACE (RFC 9110); `Declared`, all; `Never`, none. A route's `onFailure.replay` adds to it,
+    /// and `Never` there stands.
+    pub replay: Replay,
 }
 
 impl Default for Retry {
@@ -104,6 +109,7 @@ impl Default for Retry {
             attempts: 2,
             on,
             budget: RetryBudget::default(),
+            replay: Replay::Idempotent,
         }
     }
 }

@@ -182,15 +182,19 @@ pub(super) fn key(check: &Check<'_>, path: &Path, settings: &KeySettings) -> Opt
     KeyRules::new(sharing, include, ignore).ok()
 }
 
+/// Which calls may reach the upstream again.
+pub(super) const fn leave(replay: Replay) -> policy::Replay {
+    match replay {
+        Replay::Never => policy::Replay::Never,
+        Replay::Idempotent => policy::Replay::Idempotent,
+        Replay::Declared => policy::Replay::Declared,
+    }
+}
+
 /// What follows a failure; `default` is the codec's.
 pub(super) fn on_failure(settings: &OnFailure, default: policy::Replay) -> policy::OnFailure {
     policy::OnFailure {
-        replay: match settings.replay {
-            None => default,
-            Some(Replay::Never) => policy::Replay::Never,
-            Some(Replay::Idempotent) => policy::Replay::Idempotent,
-            Some(Replay::Declared) => policy::Replay::Declared,
-        },
+        replay: settings.replay.map_or(default, leave),
         isolate: match settings.isolate {
             Isolate::Bisect => policy::Isolate::Bisect,
             Isolate::Singles => policy::Isolate::Singles,

@@ -6,7 +6,7 @@ use http::StatusCode;
 use jitney_core::grpc::Code;
 use jitney_core::policy as core;
 
-use super::{Check, detour, matching};
+use super::{Check, batching, detour, matching};
 use crate::node::Path;
 use crate::{
     AdaptiveConcurrency, CircuitBreaker, Duration, LoadBalancer, LoadBalancerType, RateLimit, RatePer, Retry,
@@ -77,6 +77,7 @@ fn retry(check: &Check<'_>, path: &Path, settings: &Retry) -> core::Retry {
         attempts: settings.attempts,
         on,
         budget,
+        replay: batching::leave(settings.replay),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::Detours;
+use super::{Detours, Replay};
 use crate::grpc::{self, Code};
 
 /// Everything of a policy that holds for batched calls and others alike.
@@ -68,6 +68,8 @@ pub struct Retry {
     pub on: RetryOn,
     /// The bound on retries over all calls of the backend.
     pub budget: RetryBudget,
+    /// Which calls may reach the upstream again after something of them may have.
+    pub replay: Replay,
 }
 
 /// What is worth another try.

@@ -13,10 +13,10 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use jitney_core::codec::Chunks;
-use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep};
 
 use crate::headers::treat_trailers;
+use crate::memory::Gathering;
 use crate::send::Lease;
 use crate::waking;
 
@@ -63,6 +63,8 @@ struct Resumed {
     read: std::vec::IntoIter<Bytes>,
     rest: Body,
     trailers: Option<HeaderMap>,
+    /// What `read` takes of the memory for bodies, until it has gone.
+    gathering: Option<Gathering>,
 }
 
 /// Why a body ends before its end.
@@ -89,6 +91,8 @@ pub enum Taken {
     Whole(Bytes),
     /// The body exceeds the limit: what was read, and the rest, as one stream.
     Over(Body),
+    /// The same, as others take all the memory that there is for bodies that are waited for.
+    Crowded(Body),
     /// The body ended in trailers: the whole of it, to be passed on as it came.
     WithTrailers(Body),
 }
@@ -152,6 +156,17 @@ impl Body {
             read: read.into_iter(),
             rest,
             trailers,
+            gathering: None,
+        })))
+    }
+
+    /// What was read of a body that is gathered no longer, and its rest.
+    fn released(read: BytesMut, rest: Self, gathering: Option<Gathering>) -> Self {
+        Self(Kind::Resumed(Box::new(Resumed {
+            read: vec![read.freeze()].into_iter(),
+            rest,
+            trailers: None,
+            gathering,
         })))
     }
 
@@ -344,6 +359,8 @@ impl Resumed {
         if let Some(bytes) = self.read.next() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
+        // Whoever asks for more has sent it.
+        self.gathering = None;
         if let Some(trailers) = self.trailers.take() {
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
@@ -363,60 +380,64 @@ fn total(chunks: &[Bytes]) -> u64 {
 /// # Cancellation
 /// Dropping the future drops the body: its connection is closed, or its stream reset.
 pub async fn take(body: impl Into<Body>, limit: usize) -> Result<Taken, Broken> {
-    let mut body = body.into();
+    take_within(body.into(), limit, None).await
+}
+
+/// The same, while there is memory for all that is taken so. Nothing is counted of a body that came in one piece.
+pub(crate) async fn take_within(
+    mut body: Body,
+    limit: usize,
+    mut gathering: Option<Gathering>,
+) -> Result<Taken, Broken> {
     if let Kind::Full(bytes) = &mut body.0
         && bytes.len() <= limit
     {
         return Ok(Taken::Whole(std::mem::take(bytes)));
     }
-    let mut read: SmallVec<[Bytes; 4]> = SmallVec::new();
-    let mut size = 0_usize;
     if body.size_hint().lower() > limit as u64 {
         return Ok(Taken::Over(body));
     }
+    // What is announced is at most the limit, and memory that nothing is written to costs nothing.
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+    let mut read = BytesMut::new();
     while let Some(frame) = next_frame(&mut body).await {
         match frame?.into_data() {
             Ok(data) => {
-                size = size.saturating_add(data.len());
-                if !data.is_empty() {
-                    read.push(data);
+                let (length, is_last) = (data.len(), body.is_end_stream());
+                if is_last && read.is_empty() && length <= limit {
+                    return Ok(Taken::Whole(data));
                 }
-                if size > limit {
-                    return Ok(Taken::Over(Body::resumed(read.into_vec(), body, None)));
+                if read.is_empty() {
+                    read.reserve(announced.max(length));
                 }
-                if body.is_end_stream() {
+                // A piece that is waited with holds all that was read with it: a buffer for a byte.
+                read.extend_from_slice(&data);
+                drop(data);
+                if read.len() > limit {
+                    return Ok(Taken::Over(Body::released(read, body, gathering)));
+                }
+                if is_last {
                     break;
+                }
+                if gathering.as_mut().is_some_and(|memory| !memory.add(length)) {
+                    return Ok(Taken::Crowded(Body::released(read, body, gathering)));
                 }
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().ok();
                 return Ok(Taken::WithTrailers(Body::resumed(
-                    read.into_vec(),
+                    (!read.is_empty()).then(|| read.freeze()).into_iter().collect(),
                     Body::empty(),
                     trailers,
                 )));
             }
         }
     }
-    Ok(Taken::Whole(join(read, size)))
+    Ok(Taken::Whole(read.freeze()))
 }
 
 async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Broken>> {
     std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
-}
-
-fn join(mut read: SmallVec<[Bytes; 4]>, size: usize) -> Bytes {
-    match read.len() {
-        0 => Bytes::new(),
-        1 => read.swap_remove(0),
-        _ => {
-            let mut whole = BytesMut::with_capacity(size);
-            for chunk in &read {
-                whole.extend_from_slice(chunk);
-            }
-            whole.freeze()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,21 +4,60 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jitney_core::pressure::{Pressure, Usage};
 
 use crate::metrics::{Metrics, resident_bytes};
 
-/// How short of memory the process is. Clones are the same; none before it is watched.
+/// How short of memory the process is; none before it is watched. And what bodies take of it that have begun to
+/// come and are not whole. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<AtomicU8>);
+pub struct Memory(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    pressure: AtomicU8,
+    gathered: AtomicUsize,
+}
+
+/// What one body takes of the memory for all of them, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    memory: Memory,
+    bytes: usize,
+}
+
+impl Gathering {
+    /// Takes so many bytes more; false if all bodies together have as much as they may, or more.
+    pub(crate) fn add(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        let before = self.memory.0.gathered.fetch_add(bytes, Ordering::Relaxed);
+        before + bytes <= GATHERED_MAX
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.memory.0.gathered.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Memory {
+    /// For one body that is read whole.
+    pub(crate) fn gather(&self) -> Gathering {
+        Gathering {
+            memory: self.clone(),
+            bytes: 0,
+        }
+    }
+
     /// As of the last reading.
     pub fn pressure(&self) -> Pressure {
-        match self.0.load(Ordering::Relaxed) {
+        match self.0.pressure.load(Ordering::Relaxed) {
             0 => Pressure::None,
             1 => Pressure::Some,
             _ => Pressure::Full,
@@ -44,7 +83,7 @@ impl Memory {
     fn learn(&self, usage: Option<Usage>, metrics: &Metrics) {
         let before = self.pressure();
         let now = before.next(usage);
-        self.0.store(now as u8, Ordering::Relaxed);
+        self.0.pressure.store(now as u8, Ordering::Relaxed);
         metrics.process().memory_pressure.set(now as i64);
         if now > before {
             tracing::warn!(pressure = ?now, ?usage, "memory is short: less is queued, and calls are shed when it is full");
@@ -139,6 +178,9 @@ const V1: Names = Names {
     used: "memory.usage_in_bytes",
     idle: "total_inactive_file",
 };
+/// The most that bodies may take that are waited for: enough for hundreds of ordinary ones, and little beside the
+/// memory that a sidecar usually has. Beyond it their calls are not gathered, but pass through as they come.
+const GATHERED_MAX: usize = 32 << 20;
 /// Often enough to come before the kernel ends the process.
 const EVERY: Duration = Duration::from_secs(1);
 const NO_LIMIT: u64 = 1 << 60;

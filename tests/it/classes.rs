@@ -4,6 +4,7 @@
 mod batches;
 mod downgrade;
 mod floods;
+mod withheld;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -46,6 +46,8 @@ pub enum Bypass {
     SetCookie,
     /// Too many distinct keys are open.
     TooManyKeys,
+    /// The bodies that are waited for take as much memory as they may.
+    Memory,
     /// The policy's mode is `Disabled`.
     Disabled,
     /// The policy's mode is `Shadow`: a batch would have been formed.
@@ -75,6 +77,7 @@ impl Bypass {
         Self::Quarantined,
         Self::SetCookie,
         Self::TooManyKeys,
+        Self::Memory,
         Self::Disabled,
         Self::Shadow,
     ];
@@ -102,6 +105,7 @@ impl Bypass {
             Self::Quarantined => "quarantined",
             Self::SetCookie => "set_cookie",
             Self::TooManyKeys => "too_many_keys",
+            Self::Memory => "memory",
             Self::Disabled => "disabled",
             Self::Shadow => "shadow",
         }

@@ -76,7 +76,9 @@ async fn whole(seat: Seat) -> Result<(response::Parts, Bytes), Error> {
     let (head, body) = seat.answer().await.reply?.into_response().into_parts();
     match body::take(body, REPLY_CAP).await {
         Ok(Taken::Whole(body)) => Ok((head, body)),
-        Ok(Taken::Over(_) | Taken::WithTrailers(_)) => Err(ErrorKind::ReplyTooLarge.into()),
+        Ok(Taken::Over(_) | Taken::Crowded(_) | Taken::WithTrailers(_)) => {
+            Err(ErrorKind::ReplyTooLarge.into())
+        }
         Err(broken) => Err(Error::caused(ErrorKind::UpstreamReset, broken)),
     }
 }

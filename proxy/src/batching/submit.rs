@@ -18,6 +18,7 @@ use super::slot::Slot;
 use super::submission::{Submission, Understood};
 use crate::body::{self, Body, Taken};
 use crate::error::{Bound, Error, ErrorKind};
+use crate::memory::Gathering;
 use crate::metrics::{CancelStage, ItemOutcome};
 use crate::upstream::{RouteState, Upstream};
 
@@ -46,7 +47,8 @@ pub(crate) async fn submit(mut call: Box<Submission>, body: Body) -> Result<Answ
             announced.announce();
         }
     };
-    match read_body(body, call.route.limits.max_bytes, announce).await {
+    let memory = call.upstream.backend.memory.gather();
+    match read_body(body, call.route.limits.max_bytes, memory, announce).await {
         Ok(body) => call.body = body,
         Err(ReadError::Bypass(body, why)) => {
             return Err(GoesAlone {
@@ -95,8 +97,13 @@ enum ReadError {
 
 /// Reads a body up to the cap. While it is waited for, the call is announced: its companions may
 /// then wait for it.
-async fn read_body(body: Body, cap: usize, mut pending: impl FnMut()) -> Result<Bytes, ReadError> {
-    let mut taking = std::pin::pin!(body::take(body, cap));
+async fn read_body(
+    body: Body,
+    cap: usize,
+    memory: Gathering,
+    mut pending: impl FnMut(),
+) -> Result<Bytes, ReadError> {
+    let mut taking = std::pin::pin!(body::take_within(body, cap, Some(memory)));
     let taken = poll_fn(|cx| {
         let polled = taking.as_mut().poll(cx);
         if polled.is_pending() {
@@ -107,6 +114,7 @@ async fn read_body(body: Body, cap: usize, mut pending: impl FnMut()) -> Result<
     match taken.await {
         Ok(Taken::Whole(body)) => Ok(body),
         Ok(Taken::Over(body)) => Err(ReadError::Bypass(body, Bypass::TooLarge)),
+        Ok(Taken::Crowded(body)) => Err(ReadError::Bypass(body, Bypass::Memory)),
         Ok(Taken::WithTrailers(body)) => Err(ReadError::Bypass(body, Bypass::Trailers)),
         Err(error) => Err(ReadError::Broken(error)),
     }

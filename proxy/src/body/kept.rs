@@ -171,7 +171,13 @@ impl Source {
         match self.room.checked_sub(data.len() + EACH) {
             Some(room) => {
                 self.room = room;
-                self.past.push(data.clone());
+                // A short piece would hold the whole buffer that it was read into.
+                let is_short = data.len() < SHORT;
+                self.past.push(if is_short {
+                    Bytes::copy_from_slice(data)
+                } else {
+                    data.clone()
+                });
             }
             None => self.forget(),
         }
@@ -185,6 +191,8 @@ impl Source {
 
 /// What a piece counts beyond its bytes: tiny ones cost more to keep than they hold.
 const EACH: usize = 32;
+/// Less than this is copied.
+const SHORT: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use crate::shared::together;
 const TRAFFIC: &str = "  traffic:
     timeouts: {request: 15s, perTry: 300ms}
     loadBalancer: {type: RoundRobin}
-    retry: {attempts: 3, on: [connect-failure, reset, \"504\"], budget: {ratio: 0.2, minPerSecond: 0}}
+    retry: {attempts: 3, on: [connect-failure, reset], budget: {ratio: 0.2, minPerSecond: 0}}
     circuitBreaker: {consecutiveFailures: 5, baseEjectionTime: 1s}
 ";
 /// The share of calls that the policy lets be tried again.

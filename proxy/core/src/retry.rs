@@ -28,7 +28,7 @@ pub enum Cause {
     Unconnected,
     /// The upstream refused the call unread.
     Refused,
-    /// The connection ended.
+    /// The connection ended, or the try took too long.
     Reset,
     /// There is one, or something else went wrong.
     Other,

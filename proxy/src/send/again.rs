@@ -163,7 +163,7 @@ fn cause(error: &Error) -> Cause {
     match error.kind() {
         ErrorKind::Connect | ErrorKind::ConnectTimeout => Cause::Unconnected,
         ErrorKind::UpstreamReset if refused() => Cause::Refused,
-        ErrorKind::UpstreamReset => Cause::Reset,
+        ErrorKind::UpstreamReset | ErrorKind::TryTimeout => Cause::Reset,
         ErrorKind::BadRequest(_)
         | ErrorKind::Loop
         | ErrorKind::Denied
@@ -173,7 +173,6 @@ fn cause(error: &Error) -> Cause {
         | ErrorKind::RateLimited(_)
         | ErrorKind::DeadlineExceeded
         | ErrorKind::NoEndpoint
-        | ErrorKind::TryTimeout
         | ErrorKind::UpstreamProtocol(_)
         | ErrorKind::ReplyTooLarge
         | ErrorKind::Mismatch

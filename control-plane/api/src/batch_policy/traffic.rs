@@ -85,7 +85,8 @@ pub struct Retry {
     /// Tries after the first.
     #[schemars(range(min = 1, max = 10))]
     pub attempts: u32,
-    /// What is worth another try: `connect-failure`, `reset`, `refused-stream`, `gateway-error` (502,
+    /// What is worth another try: `connect-failure`, `reset` (no reply: the connection
+    /// ended, or the try took longer than `timeouts.perTry`), `refused-stream`, `gateway-error` (502,
     /// 503, 504), `5xx`, or a status; and of calls of gRPC `cancelled`, `deadline-exceeded`, `internal`,
     /// `resource-exhausted`, `unavailable`. A status or code also stands for errors that the caller would
     /// get with it; codes count in replies that are all head, and whoever names one declares that calls that end

@@ -77,7 +77,7 @@ pub struct Retry {
 pub struct RetryOn {
     /// No connection could be made: nothing was sent.
     pub connect_failure: bool,
-    /// The connection ended before the reply's head.
+    /// The connection ended before the reply's head, or the try took too long, as in Envoy.
     pub reset: bool,
     /// HTTP/2 `REFUSED_STREAM` or a `GOAWAY` that excludes the call: nothing was processed.
     pub refused_stream: bool,

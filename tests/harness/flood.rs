@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -59,7 +60,7 @@ impl Flood {
     ///
     /// # Errors
     /// When nobody listens there any more.
-    pub async fn run(self, address: SocketAddr) -> io::Result<Vec<tokio::net::TcpStream>> {
+    pub async fn run(self, address: SocketAddr) -> io::Result<Vec<TcpStream>> {
         match self {
             // 100,000 frames or 64 MiB each.
             Self::RapidReset => self.frames(address, 50, 2_000).await,
@@ -78,7 +79,7 @@ impl Flood {
     }
 
     /// Does for a while what keeps connections open: a further byte of each head.
-    pub async fn keep_up(self, open: &mut [tokio::net::TcpStream]) {
+    pub async fn keep_up(self, open: &mut [TcpStream]) {
         if self == Self::SlowHeads {
             for stream in open {
                 // Who is cut off is cut off.
@@ -94,7 +95,7 @@ impl Flood {
         address: SocketAddr,
         connections: usize,
         pieces: u32,
-    ) -> io::Result<Vec<tokio::net::TcpStream>> {
+    ) -> io::Result<Vec<TcpStream>> {
         let mut going = JoinSet::new();
         for _ in 0..connections {
             if going.len() == AT_ONCE {
@@ -150,11 +151,7 @@ impl Flood {
 }
 
 /// So many connections that begin with these bytes; a call that is whole is answered first.
-async fn connections(
-    address: SocketAddr,
-    count: usize,
-    begin: &'static [u8],
-) -> io::Result<Vec<tokio::net::TcpStream>> {
+async fn connections(address: SocketAddr, count: usize, begin: &'static [u8]) -> io::Result<Vec<TcpStream>> {
     let mut open = Vec::new();
     while open.len() < count {
         let mut going = JoinSet::new();
@@ -173,6 +170,25 @@ async fn connections(
         }
     }
     Ok(open)
+}
+
+/// Asks for a path a thousand and a half times on each of so many connections, and reads nothing.
+///
+/// # Errors
+/// When nobody listens there.
+pub async fn unread(address: SocketAddr, path: &str, connections: usize) -> io::Result<Vec<TcpStream>> {
+    let asked = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").repeat(1_500);
+    let mut held = Vec::new();
+    for _ in 0..connections {
+        let socket = TcpSocket::new_v4()?;
+        // The least that the system allows: its end is to be stuck soon.
+        socket.set_recv_buffer_size(1)?;
+        let stream = socket.connect(address).await?;
+        stream.writable().await?;
+        stream.try_write(asked.as_bytes())?;
+        held.push(stream);
+    }
+    Ok(held)
 }
 
 impl Polite {

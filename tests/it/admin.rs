@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use jitney_tests::caller::{call, connect, post, raw, request};
+use jitney_tests::flood::unread;
 use jitney_tests::wait::{PATIENCE, until};
 use jitney_tests::{Caller, Reply, TestProxy, TestUpstream};
 use serde_json::{Value, from_str};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const USERS: &str = r#"
 kind: BatchPolicy
@@ -293,4 +294,22 @@ async fn slow_and_broken_callers_of_the_admin_endpoint_do_not_shut_it() {
     }
     assert_eq!(proxy.admin("/live").await.status, 200);
     assert_eq!(get_user(&proxy, 1, &[]).await, 200);
+}
+
+#[tokio::test]
+async fn who_reads_no_answers_of_the_admin_endpoint_takes_it_from_nobody() {
+    let upstream = users().await;
+    let proxy = TestProxy::start(upstream.address, USERS).await;
+    let mut held = unread(proxy.admin, "/metrics", 64).await.unwrap();
+    for path in ["/live", "/ready", "/metrics"] {
+        let answer = timeout(PATIENCE, proxy.admin(path)).await;
+        assert_eq!(answer.expect("it is answered").status, 200, "{path}");
+    }
+    // Those whose places nobody needs, too.
+    until("they are cut off", || {
+        // An error is told once.
+        held.retain(|stream| matches!(stream.take_error(), Ok(None)));
+        held.is_empty()
+    })
+    .await;
 }

@@ -1,6 +1,9 @@
 //! Places: who may take how many, so that those who take all they can get starve nobody.
 
+use jitney_tests::caller::get;
+use jitney_tests::flood::unread;
 use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::client::{Identity, Sidecar};
@@ -28,7 +31,7 @@ async fn who_has_no_certificate_keeps_nobody_out_and_is_sent_away() {
     users.open(identity.connect(&plane).await.unwrap()).await.unwrap();
     for mut stranger in strangers {
         let mut rest = Vec::new();
-        let ended = tokio::time::timeout(PATIENCE, stranger.read_to_end(&mut rest));
+        let ended = timeout(PATIENCE, stranger.read_to_end(&mut rest));
         // With or without a word of TLS.
         drop(ended.await.expect("it is cut off"));
     }
@@ -79,4 +82,14 @@ async fn a_connection_has_one_stream() {
     drop(one);
     plane.until("it has ended", |status| status["sidecars"]["connected"] == 0);
     other.open(channel).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_no_answers_of_the_admin_endpoint_takes_it_from_nobody() {
+    let plane = Plane::start(&[]);
+    let _held = unread(plane.admin, "/status", 64).await.unwrap();
+    for path in ["/live", "/ready", "/status"] {
+        let answer = timeout(PATIENCE, get(plane.admin, path)).await;
+        assert_eq!(answer.expect("it is answered").unwrap().status, 200, "{path}");
+    }
 }

@@ -14,11 +14,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
-/// Serves `router` on `listener` until the process ends, or `until` does, when nobody new is let in: 64 connections at a time, 10 s for an answer.
-/// Handlers learn the peer's address as a [`ConnectInfo`].
+use super::flowing::Flowing;
+use super::seats::{Seat, Seats};
+
+/// Serves `router` on `listener` until the process ends, or `until` does, when nobody new is let in: 64
+/// connections at a time and 64 more of this machine's own, 10 s for an answer, 5 s for one that is not read.
+/// Where all are taken, the host with the most gives one to whoever comes. Handlers learn the peer's address as
+/// a [`ConnectInfo`].
 ///
 /// # Errors
 /// When the system grants no thread or no runtime.
@@ -47,19 +51,42 @@ pub fn serve_for(
         .build()?;
     std::thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
-            let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            let room = Room::new();
             tokio::select! {
                 () = accept(listener, router, patience, &room) => {}
                 () = until => {}
             }
             // Those who are in are answered.
-            drop(room.acquire_many(ALL_CONNECTIONS).await);
+            room.near.left().await;
+            room.far.left().await;
         });
     })?;
     Ok(())
 }
 
-async fn accept(listener: TcpListener, router: Router, patience: Duration, room: &Arc<Semaphore>) {
+/// Who may be in at once.
+struct Room {
+    /// Of this machine.
+    near: Arc<Seats>,
+    far: Arc<Seats>,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self {
+            near: Seats::new(CONNECTIONS_MAX),
+            far: Seats::new(CONNECTIONS_MAX),
+        }
+    }
+
+    fn seat(&self, peer: SocketAddr) -> Option<Seat> {
+        let is_near = peer.ip().to_canonical().is_loopback();
+        let seats = if is_near { &self.near } else { &self.far };
+        seats.take(peer.ip())
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, patience: Duration, room: &Room) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -67,15 +94,12 @@ async fn accept(listener: TcpListener, router: Router, patience: Duration, room:
             return;
         }
     };
-    // A closed semaphore is the only error, and nobody closes this one.
-    while let Ok(permit) = Arc::clone(room).acquire_owned().await {
+    loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    converse(stream, peer, router, patience).await;
-                    drop(permit);
-                });
+                // Nobody waits for one here, and so there always is one.
+                let Some(seat) = room.seat(peer) else { continue };
+                tokio::spawn(converse(stream, peer, router.clone(), patience, Arc::new(seat)));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: another try at once would spin.
@@ -86,17 +110,33 @@ async fn accept(listener: TcpListener, router: Router, patience: Duration, room:
     }
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, patience: Duration) {
-    let service =
-        service_fn(move |request: Request<Incoming>| answer(router.clone(), peer, patience, request));
-    let served = http1::Builder::new()
+async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, patience: Duration, seat: Arc<Seat>) {
+    let by = Arc::clone(&seat);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (router, seat) = (router.clone(), Arc::clone(&by));
+        async move {
+            let _served = seat.served();
+            answer(router, peer, patience, request).await
+        }
+    });
+    let mut served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%peer, %error, "connection to the admin endpoint ended");
+        .serve_connection(TokioIo::new(Flowing::new(stream, STALLED)), service);
+    let ended = tokio::select! {
+        ended = &mut served => Some(ended),
+        () = seat.lost() => None,
+    };
+    match &ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%peer, %error, "connection to the admin endpoint ended"),
+        None => tracing::debug!(%peer, "a connection to the admin endpoint gave way to another one"),
+    }
+    let stream = served.into_parts().io.into_inner();
+    if ended.is_none() || stream.is_stuck() {
+        // What it was to be told is dropped: the system would keep it in case that it is read some time.
+        drop(stream.into_inner().set_zero_linger());
     }
 }
 
@@ -115,13 +155,16 @@ async fn answer(
     })
 }
 
-/// A few browsers and scrapers; each costs a file descriptor that a call or a sidecar could need.
-const CONNECTIONS_MAX: usize = 64;
-const ALL_CONNECTIONS: u32 = 64;
+/// A few browsers, probes and scrapers, or as many programs of this machine and of who comes through a forwarded
+/// port; each costs a file descriptor that a call or a sidecar could need.
+const CONNECTIONS_MAX: u16 = 64;
 
-/// The longest that a head may take, and that a connection may idle: whoever holds them all open holds up
-/// probes for no longer. A scraper that comes less often connects again.
+/// The longest that a head may take, and that a connection may idle. A scraper that comes less often connects
+/// again.
 const IDLE: Duration = Duration::from_secs(3);
+
+/// The longest that a connection may read nothing of what it is told.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// The longest that one answer may take, the reading of its request included.
 const PATIENCE: Duration = Duration::from_secs(10);

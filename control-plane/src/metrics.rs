@@ -49,7 +49,7 @@ pub enum Signing {
 /// Why somebody was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// TLS could not agree, or the certificate is no good.
+    /// TLS could not agree, was not finished in time or gave way to somebody else, or the certificate is no good.
     Handshake,
     /// The call needs a certificate that names a workload.
     Unauthenticated,

@@ -4,6 +4,7 @@
 //! known whose it is, it takes up nothing that a sidecar with a certificate needs, and not for long.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +14,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use jitney_api::program::{Seat, Seats};
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 mod caller;
@@ -57,15 +60,16 @@ pub struct Port {
     pub apart: watch::Receiver<bool>,
 }
 
-/// Rooms on the way to a place. Whoever has no name has a place in one of these, and in no other.
+/// Rooms on the way to a place. Whoever has no name has a place in one of these, and in no other. Where one is
+/// full, those of the host with the most give way, so that no host keeps others out.
 #[derive(Debug)]
 struct Entrance {
-    /// For who has come and has not said who it is; others wait to be accepted.
-    arriving: Arc<Semaphore>,
+    /// For who has come and has not said who it is. Whoever has said nothing at all gives way first.
+    arriving: Arc<Seats>,
     /// For who is saying it.
-    handshakes: Semaphore,
+    handshakes: Arc<Seats>,
     /// For who has no certificate.
-    strangers: Semaphore,
+    strangers: Arc<Seats>,
 }
 
 impl Port {
@@ -81,20 +85,18 @@ impl Port {
         let numbers = AtomicU64::new(0);
         let mut draining = port.draining.clone();
         loop {
-            let accepted = async {
-                let permit = Arc::clone(&entrance.arriving).acquire_owned().await;
-                (permit, listener.accept().await)
-            };
             tokio::select! {
                 () = begun(&mut draining) => break,
                 // Keeps what is known of ended connections from growing.
                 Some(_) = connections.join_next() => {}
-                (permit, accepted) = accepted => match accepted {
+                accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => {
+                        // Nobody waits for one here, and so there always is one.
+                        let Some(arriving) = entrance.arriving.take(address.ip()) else { continue };
                         let number = numbers.fetch_add(1, Ordering::Relaxed);
                         let (port, entrance) = (Arc::clone(&port), Arc::clone(&entrance));
                         connections.spawn(async move {
-                            Box::pin(port.connection(stream, address, number, &entrance, permit.ok())).await;
+                            Box::pin(port.connection(stream, address, number, &entrance, arriving)).await;
                         });
                     }
                     Err(error) => {
@@ -118,28 +120,28 @@ impl Port {
         address: SocketAddr,
         number: u64,
         entrance: &Entrance,
-        arriving: Option<OwnedSemaphorePermit>,
+        arriving: Seat,
     ) {
         if *self.apart.borrow() {
             return;
         }
-        let Ok(handshake) = entrance.handshakes.acquire().await else {
+        let entered = tokio::select! {
+            entered = self.enter(stream, address, number, entrance, &arriving) => entered,
+            () = arriving.lost() => {
+                tracing::debug!(%address, "a caller who was not known yet gave way to another one");
+                self.counts.refused(Refusal::Handshake);
+                None
+            }
+        };
+        drop(arriving);
+        let Some((stream, caller, end)) = entered else {
             return;
         };
-        let Some(stream) = self.secured(stream, address).await else {
-            return;
-        };
-        drop(handshake);
-        let (end, term) = TermEnd::new();
-        let caller = Caller::new(self.peer(&stream), address, term, number);
         let Some(workload) = caller.workload() else {
-            return self.sign(stream, caller, end, entrance).await;
+            return;
         };
         match self.places.take(workload) {
-            Ok(_place) => {
-                drop(arriving);
-                self.converse(stream, caller, end).await;
-            }
+            Ok(_place) => self.converse(stream, caller, end).await,
             Err(error) => {
                 self.counts.refused(error.into());
                 tracing::debug!(%workload, %error, "a connection was refused");
@@ -147,36 +149,84 @@ impl Port {
         }
     }
 
+    /// Who has come, once it has said who it is; whoever has no name asks for one, and leaves.
+    async fn enter(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        number: u64,
+        entrance: &Entrance,
+        arriving: &Seat,
+    ) -> Option<(TlsStream<TcpStream>, Caller, TermEnd)> {
+        let stream = self.secured(stream, address, entrance, arriving).await?;
+        let _served = arriving.served();
+        let (end, term) = TermEnd::new();
+        let caller = Caller::new(self.peer(&stream), address, term, number);
+        if caller.workload().is_some() {
+            return Some((stream, caller, end));
+        }
+        self.sign(stream, caller, end, address, entrance).await;
+        None
+    }
+
     /// TLS with whoever has come; `None` when there is none.
-    async fn secured(&self, stream: TcpStream, address: SocketAddr) -> Option<TlsStream<TcpStream>> {
+    async fn secured(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        entrance: &Entrance,
+        arriving: &Seat,
+    ) -> Option<TlsStream<TcpStream>> {
         // Responses are small, and each is waited for.
         drop(stream.set_nodelay(true));
-        let accepting = TlsAcceptor::from(self.tls.config()).accept(stream);
-        match timeout(HANDSHAKE, accepting).await {
-            Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) => {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+        let accepting = async {
+            let hello = timeout(HANDSHAKE, hello).await??;
+            let _served = arriving.served();
+            let handshake = timeout(WAITING, entrance.handshakes.wait(address.ip())).await?;
+            let Some(handshake) = handshake else {
+                return Err(io::ErrorKind::TimedOut.into());
+            };
+            tokio::select! {
+                accepted = timeout(HANDSHAKE, hello.into_stream(self.tls.config())) => accepted?,
+                () = handshake.lost() => Err(io::ErrorKind::TimedOut.into()),
+            }
+        };
+        match accepting.await {
+            Ok(stream) => return Some(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                tracing::debug!(%address, "a caller did not finish its handshake");
+            }
+            Err(error) => {
                 self.handshakes.note(address, &error, SystemTime::now());
                 tracing::info!(%address, %error, "no TLS with a caller");
             }
-            Err(_) => tracing::debug!(%address, "a caller did not finish its handshake"),
         }
         self.counts.refused(Refusal::Handshake);
         None
     }
 
     /// Lets who has no name ask for one, which takes a moment: more time is not to be had.
-    async fn sign(&self, stream: TlsStream<TcpStream>, caller: Caller, end: TermEnd, entrance: &Entrance) {
-        let place = timeout(WAITING, entrance.strangers.acquire()).await;
-        let is_done = match place {
-            Ok(_place) => {
+    async fn sign(
+        &self,
+        stream: TlsStream<TcpStream>,
+        caller: Caller,
+        end: TermEnd,
+        address: SocketAddr,
+        entrance: &Entrance,
+    ) {
+        let place = timeout(WAITING, entrance.strangers.wait(address.ip())).await;
+        let is_done = match place.ok().flatten() {
+            Some(place) => {
                 let asked = caller.asked();
                 let served = self.converse(stream, caller, end);
                 tokio::select! {
                     () = served => true,
                     () = patience(asked) => false,
+                    () = place.lost() => false,
                 }
             }
-            Err(_) => false,
+            None => false,
         };
         if !is_done {
             self.counts.refused(Refusal::Stranger);
@@ -231,9 +281,9 @@ impl Port {
 impl Entrance {
     fn new() -> Self {
         Self {
-            arriving: Arc::new(Semaphore::new(ARRIVING_MAX)),
-            handshakes: Semaphore::new(HANDSHAKES_MAX),
-            strangers: Semaphore::new(STRANGERS_MAX),
+            arriving: Seats::new(ARRIVING_MAX),
+            handshakes: Seats::new(HANDSHAKES_MAX),
+            strangers: Seats::new(STRANGERS_MAX),
         }
     }
 }
@@ -267,14 +317,14 @@ fn spread(time: Duration) -> Duration {
 }
 
 /// Connections of whom nothing is known yet: after a restart all sidecars come at once.
-const ARRIVING_MAX: usize = 16 * 1024;
-/// Handshakes at once. Who only opens connections and says nothing takes a place for five seconds.
-const HANDSHAKES_MAX: usize = 1024;
-/// The longest that one may take.
+const ARRIVING_MAX: u16 = 16 * 1024;
+/// Handshakes at once, from the first word of TLS on. Who stops there takes a place for five seconds.
+const HANDSHAKES_MAX: u16 = 1024;
+/// The longest that one may take, and that the first word may.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections without a certificate: where thousands of sidecars are new at once, each has to come in
 /// before it loses its patience. Those who only hold a place keep nobody out but each other.
-const STRANGERS_MAX: usize = 4096;
+const STRANGERS_MAX: u16 = 4096;
 /// How long one waits for a place, and how long it has there to ask for a certificate.
 const WAITING: Duration = Duration::from_secs(5);
 const ASKING: Duration = Duration::from_secs(5);

@@ -15,7 +15,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, version,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::AsyncReadExt as _;
@@ -125,6 +127,16 @@ impl Identity {
         let mut preface = [0; 24];
         let read = stream.read_exact(&mut preface).await;
         read.map_or_else(|error| error.to_string(), |_| "accepted".to_owned())
+    }
+
+    /// The first word of TLS, after which the other end speaks.
+    pub(crate) fn hello(&self, plane: &Plane) -> Vec<u8> {
+        let name = ServerName::try_from("control-plane").unwrap();
+        let config = Arc::new(self.config(&plane.folder.roots()));
+        let mut hello = Vec::new();
+        let mut connection = ClientConnection::new(config, name).unwrap();
+        connection.write_tls(&mut hello).unwrap();
+        hello
     }
 
     fn config(&self, roots: &str) -> ClientConfig {

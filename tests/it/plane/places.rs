@@ -2,7 +2,9 @@
 
 use jitney_tests::caller::get;
 use jitney_tests::flood::unread;
-use tokio::io::AsyncReadExt as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -91,5 +93,34 @@ async fn who_reads_no_answers_of_the_admin_endpoint_takes_it_from_nobody() {
     for path in ["/live", "/ready", "/status"] {
         let answer = timeout(PATIENCE, get(plane.admin, path)).await;
         assert_eq!(answer.expect("it is answered").unwrap().status, 200, "{path}");
+    }
+}
+
+/// So many connections from a host, each of which says this and no more.
+async fn crowd(plane: &Plane, from: [u8; 4], says: &[u8]) -> Vec<TcpStream> {
+    let mut crowd = Vec::new();
+    for _ in 0..2_200 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(plane.address).await.unwrap();
+        stream.write_all(says).await.unwrap();
+        crowd.push(stream);
+    }
+    crowd
+}
+
+/// More than there may be handshakes, and to be waited for twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_or_stops_there_keeps_no_sidecar_out() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let hello = Identity::new().hello(&Plane::start(&[]));
+    // The silent ones are on the sidecar's own machine.
+    for (from, says) in [([127, 0, 0, 1], &[][..]), ([127, 0, 0, 2], &hello)] {
+        let plane = Plane::start(&[]);
+        let _crowd = crowd(&plane, from, says).await;
+        Identity::of(&plane, "users").await;
+        let sent_away = refused(&plane, "handshake");
+        assert!(sent_away < 1_024, "it had to wait until {sent_away} had gone");
     }
 }

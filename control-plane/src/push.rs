@@ -184,7 +184,10 @@ impl<R: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin> Responses<
             .request(request, &sight)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Some(kind) = Kind::of(&request.type_url) {
-            self.sidecar.dropped(kind, &request.resource_names_unsubscribe);
+            // What another name stands for as well stays, and is not sent again.
+            let is_kept = |name: &str| self.feed.covers(kind, name);
+            self.sidecar
+                .dropped(kind, &request.resource_names_unsubscribe, is_kept);
             self.sidecar.holds(kind, request.initial_resource_versions.iter());
         }
         if let Answer::Applied { kind, rejected, .. } = &answer {

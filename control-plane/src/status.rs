@@ -232,18 +232,18 @@ impl Connected {
         }
     }
 
-    /// It wants these no more, and so has dropped them, unless another pattern stands for them too:
-    /// then they are counted again with their next version.
-    pub fn dropped(&self, kind: Kind, patterns: &[String]) {
+    /// It wants these no more, and so has dropped them, but for what it keeps all the same.
+    pub fn dropped(&self, kind: Kind, patterns: &[String], is_kept: impl Fn(&str) -> bool) {
         if patterns.is_empty() {
             return;
         }
         let mut sidecar = self.sidecar.lock();
         let is_dropped = |name: &str| {
-            patterns.iter().any(|pattern| {
+            let is_meant = patterns.iter().any(|pattern| {
                 let prefix = pattern.strip_suffix('*').filter(|prefix| prefix.ends_with('/'));
                 *pattern == *name || prefix.is_some_and(|prefix| name.starts_with(prefix))
-            })
+            });
+            is_meant && !is_kept(name)
         };
         sidecar.runs[kind as usize].retain(|name, _| !is_dropped(name));
         sidecar

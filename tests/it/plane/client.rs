@@ -257,9 +257,18 @@ impl Sidecar {
         Ok(())
     }
 
+    /// Sends what there is to say.
+    pub(crate) async fn say(&mut self) {
+        let (requests, _) = self.stream.as_mut().unwrap();
+        while let Some(request) = self.subscriber.poll() {
+            // If the stream has ended meanwhile, the next response says how.
+            drop(requests.send(request).await);
+        }
+    }
+
     /// Takes in one response.
     pub(crate) async fn take(&mut self) -> Result<(), Status> {
-        let (requests, responses) = self.stream.as_mut().unwrap();
+        let (_, responses) = self.stream.as_mut().unwrap();
         let response = tokio::time::timeout(PATIENCE, responses.message());
         let response = response.await.expect("something comes")?;
         let response = response.ok_or_else(|| Status::unavailable("the stream has ended"))?;
@@ -276,10 +285,7 @@ impl Sidecar {
             }
         }
         self.subscriber.answer(delta);
-        while let Some(request) = self.subscriber.poll() {
-            // If the stream has ended meanwhile, the next response says how.
-            drop(requests.send(request).await);
-        }
+        self.say().await;
         Ok(())
     }
 

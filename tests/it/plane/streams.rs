@@ -59,6 +59,33 @@ async fn the_status_says_who_runs_what_and_who_cannot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_wanted_by_its_name_no_more_and_is_kept_goes_on_being_counted() {
+    let plane = Plane::start(&[]);
+    let (mut users, _) = Sidecar::running(&plane, "users").await;
+    let wanted = [(Kind::Policy, "shop/users"), (Kind::Route, "shop/users/by-id")];
+    for (kind, name) in wanted {
+        users.subscriber.subscribe(kind, name);
+    }
+    users.say().await;
+    // After the routes that it refers to.
+    users.take_until(Kind::Policy).await.unwrap();
+    plane.until("it runs the policy", |status| {
+        policy(status, "shop/users")["sidecars"]["acked"] == 1
+    });
+    for (kind, name) in wanted {
+        let dropped = users.subscriber.unsubscribe(kind, name);
+        assert_eq!(dropped, [""; 0], "it is its own");
+    }
+    // Answered after that.
+    users.subscriber.subscribe(Kind::Policy, "shop/orders");
+    users.say().await;
+    users.take().await.unwrap();
+    let status = plane.status();
+    let text = policy(&status, "shop/users")["text"].as_str().unwrap();
+    assert_eq!(text, "Programmed: 1 of 1 sidecar runs generation 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_has_reached_its_age_ends_and_the_next_brings_nothing_again() {
     let plane = Plane::start(&["--stream-age", "500ms"]);
     let (mut users, identity) = Sidecar::running(&plane, "users").await;

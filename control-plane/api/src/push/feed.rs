@@ -131,6 +131,11 @@ impl Feed {
         Ok(answer)
     }
 
+    /// Whether a name is wanted, by itself or by what stands for it too.
+    pub fn covers(&self, kind: Kind, name: &str) -> bool {
+        self.tracks[kind.index()].covers(name)
+    }
+
     /// A resource has changed, appeared, or is gone.
     pub fn changed(&mut self, kind: Kind, name: &Arc<str>) {
         self.tracks[kind.index()].changed(name);

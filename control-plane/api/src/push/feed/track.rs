@@ -59,6 +59,10 @@ impl Track {
         self.names.len() + self.held.len() + self.dirty.len()
     }
 
+    pub(super) fn covers(&self, name: &str) -> bool {
+        self.names.cover(name)
+    }
+
     pub(super) fn changed(&mut self, name: &Arc<str>) {
         if self.names.cover(name) || self.held.contains_key(name) {
             self.dirty.insert(Arc::clone(name));

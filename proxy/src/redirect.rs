@@ -80,17 +80,28 @@ pub fn remove() -> Result<ExitCode, ToolError> {
 }
 
 /// Tells whether the rules are those that [`install`] would write, and no others: 0, or 1 with what
-/// differs.
+/// differs. Without a tool those of the only one that has any.
 ///
 /// # Errors
 /// When there is no tool, or it cannot list rules.
 pub fn check(rules: &Rules, tool: Option<Tool>) -> Result<ExitCode, ToolError> {
-    let tool = Tools::find(tool)?;
-    let mut differences = tool.differences(rules)?;
+    let tool = match tool {
+        Some(_) => Tools::find(tool)?,
+        None => Tools::with_rules()?,
+    };
+    let (mut differences, has_rules) = (tool.differences(rules)?, tool.has_rules()?);
     let mut said = String::new();
     for other in tool.others() {
+        let (own, name) = (tool.name(), other.name());
         match other.has_rules() {
-            Ok(true) => differences.push(format!("{} has rules as well", other.name())),
+            Ok(true) if has_rules => differences.push(format!(
+                "{name} has rules as well: `redirect install` leaves only those of the tool that it is told"
+            )),
+            Ok(true) => {
+                differences = vec![format!(
+                    "{own} has no rules, and {name} has: --tool {name} checks those"
+                )];
+            }
             Ok(false) => {}
             Err(error) => said += &unknown(other.name(), &error),
         }

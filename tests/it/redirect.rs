@@ -169,13 +169,20 @@ fn rules_of_one_tool_take_the_place_of_those_of_the_other() {
         let told = run(&[
             &format!("redirect install --user 7 --outbound-port 15555 --tool {old}"),
             &format!("redirect install --user 7 --tool {new}"),
+            &format!("redirect check --user 7 --tool {old}"),
             &format!("redirect check --user 7 --tool {new}"),
+            // Whichever tool has them.
+            "redirect check --user 7",
             SAVED,
         ]);
-        assert_eq!(statuses(&told), ["0"; 4], "{told}");
+        assert_eq!(statuses(&told), ["0", "0", "1", "0", "0", "0"], "{told}");
+        let way_out =
+            format!("not in place ({old}):\n{old} has no rules, and {new} has: --tool {new} checks those");
+        assert!(told.contains(&way_out), "{told}");
         assert!(told.contains(&format!("removed those that {old} had")), "{told}");
         let (_, saved) = told.split_once("the rules are in place").unwrap();
         assert!(saved.contains(left), "{left:?} is missing: {saved}");
+        assert_eq!(saved.matches("the rules are in place").count(), 1, "{told}");
         let is_of_new = saved.contains("table inet jitney") == (new == "nftables");
         assert!(
             is_of_new && saved.contains("JITNEY") == (new == "iptables"),

@@ -63,6 +63,15 @@ impl Tools {
         }
     }
 
+    /// The first tool that has rules, or else the first one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn with_rules() -> Result<Self, ToolError> {
+        let has_rules = |tool: &Self| matches!(tool.has_rules(), Ok(true));
+        Self::all().find(has_rules).map_or_else(|| Self::find(None), Ok)
+    }
+
     /// Every tool that is there.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         Tool::ALL

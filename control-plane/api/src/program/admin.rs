@@ -5,10 +5,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Response, StatusCode};
+use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use super::flowing::Flowing;
+use super::local::ServedAt;
 use super::seats::{Seat, Seats};
 
 /// Serves `router` on `listener` until the process ends, or `until` does, when nobody new is let in: 64
@@ -46,6 +47,7 @@ pub fn serve_for(
 ) -> io::Result<()> {
     let patience = PATIENCE.max(longest.saturating_add(Duration::from_secs(1)));
     listener.set_nonblocking(true)?;
+    let router = router.layer(Extension(ServedAt(listener.local_addr()?)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

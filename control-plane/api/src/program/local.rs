@@ -11,6 +11,10 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+/// Where an admin endpoint listens; [`serve`](super::serve) gives it to every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServedAt(pub(super) SocketAddr);
+
 /// Lets requests through that only read, and those that may change something; 403 to others. A layer of
 /// a router that [`serve`](super::serve) serves.
 pub async fn only_local(
@@ -22,11 +26,25 @@ pub async fn only_local(
     if is_reading || may_change(peer.ip(), request.headers()) {
         return next.run(request).await;
     }
-    (
-        StatusCode::FORBIDDEN,
-        "only from this machine, to 127.0.0.1, [::1] or localhost, and neither by a web page nor through a proxy\n",
+    let at = request.extensions().get::<ServedAt>().map(|at| at.0);
+    (StatusCode::FORBIDDEN, refusal(at)).into_response()
+}
+
+/// Why somebody may not, and the way out where nobody may.
+fn refusal(at: Option<SocketAddr>) -> String {
+    let told = "only from this machine, to 127.0.0.1, [::1] or localhost, and neither by a web page nor through a proxy\n";
+    let is_beyond = |at: &SocketAddr| {
+        let address = at.ip().to_canonical();
+        !address.is_loopback() && !address.is_unspecified()
+    };
+    let Some(at) = at.filter(is_beyond) else {
+        return told.to_owned();
+    };
+    let (port, all) = (at.port(), if at.is_ipv4() { "0.0.0.0" } else { "[::]" });
+    format!(
+        "{told}here nobody can, as --admin {at} listens on no address of that kind: start with --admin {all}:{port}, or \
+         with 127.0.0.1:{port} if nobody else is to read it\n"
     )
-        .into_response()
 }
 
 fn may_change(peer: IpAddr, headers: &HeaderMap) -> bool {
@@ -69,6 +87,26 @@ mod tests {
             allowed,
             "{peer} {headers:?}"
         );
+    }
+
+    #[test]
+    fn an_endpoint_that_nobody_reaches_so_says_the_way_out() {
+        for (at, way_out) in [
+            ("127.0.0.1:9901", None),
+            ("0.0.0.0:9901", None),
+            ("[::]:9901", None),
+            ("[::ffff:127.0.0.1]:9901", None),
+            ("10.78.0.2:15014", Some("--admin 0.0.0.0:15014")),
+            ("[fd00::2]:15014", Some("--admin [::]:15014")),
+        ] {
+            let told = refusal(Some(at.parse().unwrap()));
+            assert!(told.starts_with("only from this machine"), "{at}: {told}");
+            assert_eq!(told.contains("nobody can"), way_out.is_some(), "{at}: {told}");
+            assert!(
+                way_out.is_none_or(|way_out| told.contains(way_out) && told.contains(at)),
+                "{at}: {told}"
+            );
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Admin {
     pub drain: Drain,
     /// The log level.
     pub log: LogControl,
+    /// There is a line for each call at any level that says nothing of those.
+    pub access_log: bool,
     /// The standing of the policy files.
     pub policy: Arc<PolicyStatus>,
     /// The backends.
@@ -156,6 +158,11 @@ async fn set_log_level(State(admin): State<Admin>, level: Bytes) -> Response {
     let level = std::str::from_utf8(&level).unwrap_or_default();
     match level.parse::<Level>() {
         Ok(level) => {
+            let level = if admin.access_log {
+                level.with_access_log()
+            } else {
+                level
+            };
             admin.log.set(level);
             tracing::info!(level = %admin.log.level(), "log level set");
             format!("{}\n", admin.log.level()).into_response()

@@ -26,6 +26,8 @@ pub use jitney_api::program::{Format, log_panics};
 pub struct Level {
     text: String,
     targets: Targets,
+    /// Whether it says what there is of access lines.
+    has_access: bool,
 }
 
 /// Why nothing can be logged.
@@ -63,6 +65,7 @@ impl std::str::FromStr for Level {
         let targets = filter(&level);
         let has_access = level.parts().any(|(target, _)| target == Some(access::TARGET));
         Ok(Self {
+            has_access,
             text: text.trim().to_owned(),
             targets: if has_access {
                 targets
@@ -80,10 +83,14 @@ impl fmt::Display for Level {
 }
 
 impl Level {
-    /// The same level, with one access line a call.
+    /// The same level, with one access line a call unless it says itself which of them there are.
     #[must_use]
     pub fn with_access_log(self) -> Self {
+        if self.has_access {
+            return self;
+        }
         Self {
+            has_access: true,
             text: format!("{},{}=info", self.text, access::TARGET),
             targets: self.targets.with_target(access::TARGET, LevelFilter::INFO),
         }

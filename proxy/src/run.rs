@@ -133,9 +133,7 @@ impl Process {
         runtime: &Runtime,
     ) -> Result<Self, RunError> {
         let _in_runtime = runtime.enter();
-        let failed = |error| RunError::System("listen for signals", error);
-        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let signals = signals()?;
         let in_common = in_common(&args);
         let (metrics, drain, views) = (Metrics::new(), Drain::new(), Views::default());
         let policy = Arc::new(PolicyStatus::new(metrics.clone()));
@@ -181,6 +179,7 @@ impl Process {
                 metrics: metrics.clone(),
                 drain: drain.clone(),
                 log,
+                access_log: args.access_log,
                 policy: Arc::clone(&policy),
                 backends: views,
                 listeners: fleet.listeners(),
@@ -200,7 +199,7 @@ impl Process {
             metrics,
             fleet,
             _watch: watch,
-            signals: (terminate, interrupt),
+            signals,
             succession,
         })
     }
@@ -238,6 +237,13 @@ impl Process {
             }
         }
     }
+}
+
+/// To be called within a runtime.
+fn signals() -> Result<(Signal, Signal), RunError> {
+    let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let failed = |error| RunError::System("listen for signals", error);
+    Ok((terminate.map_err(failed)?, interrupt.map_err(failed)?))
 }
 
 const fn bounds(args: &RunArgs) -> Bounds {

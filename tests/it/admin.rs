@@ -276,6 +276,35 @@ async fn access_lines_come_and_go_with_the_log_level() {
 }
 
 #[tokio::test]
+async fn an_access_log_outlives_a_change_of_the_level() {
+    let upstream = users().await;
+    let proxy = TestProxy::with()
+        .upstream(upstream.address)
+        .policy(USERS)
+        .arg("--access-log")
+        .start()
+        .await;
+    for (id, level, set) in [
+        (1, "debug", "debug,access=info\n"),
+        (2, "info", "info,access=info\n"),
+    ] {
+        let answer = post(proxy.admin, "/log-level", level).await.unwrap();
+        assert_eq!((answer.status, &*answer.text()), (200, set));
+        assert_eq!(get_user(&proxy, id, &[]).await, 200);
+        let line = format!("/users/{id}");
+        until("the line is there", || proxy.log().contains(&line)).await;
+    }
+    // Whoever names them has the last word.
+    let answer = post(proxy.admin, "/log-level", "info,access=off").await.unwrap();
+    assert_eq!(&*answer.text(), "info,access=off\n");
+    assert_eq!(get_user(&proxy, 3, &[]).await, 200);
+    post(proxy.admin, "/log-level", "info").await.unwrap();
+    assert_eq!(get_user(&proxy, 4, &[]).await, 200);
+    until("the line is there", || proxy.log().contains("/users/4")).await;
+    assert!(!proxy.log().contains("/users/3"), "{}", proxy.log());
+}
+
+#[tokio::test]
 async fn slow_and_broken_callers_of_the_admin_endpoint_do_not_shut_it() {
     let upstream = users().await;
     let proxy = TestProxy::start(upstream.address, USERS).await;

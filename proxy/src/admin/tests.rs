@@ -119,6 +119,7 @@ fn serve() -> Served {
         metrics,
         drain: Drain::new(),
         log,
+        access_log: false,
         backends,
         probes: Probes::default(),
         settings: json!({"listen": EVIL}),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use jitney_api::push::Kind;
 use jitney_control_plane::identity::Folder;
+use nix::sys::signal::Signal;
 use tonic::Code;
 
 use super::client::{Identity, Sidecar};
@@ -272,4 +273,30 @@ fn a_root_that_was_made_before_the_control_plane_ran_is_waited_for_no_longer_tha
         let answer = plane.post(&format!("/trust/{step}"));
         assert_eq!(answer.status, 200, "{step}: {}", answer.body);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_control_plane_that_ended_in_order() {
+    let plane = Plane::start(&[]);
+    let (mut users, identity) = Sidecar::running(&plane, "users").await;
+    let known = |plane: &Plane| {
+        let names = std::fs::read_dir(plane.folder.state().join("replicas")).unwrap();
+        names
+            .filter(|name| name.as_ref().unwrap().file_name() != "lock")
+            .count()
+    };
+    assert_eq!(known(&plane), 1);
+    let (status, folder) = plane.end(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0));
+    users.end().await;
+    let plane = Plane::start_in(folder, &[]);
+    assert_eq!(known(&plane), 1, "the first one has taken its name away");
+    users.open(identity.connect(&plane).await.unwrap()).await.unwrap();
+    assert_eq!(plane.post("/trust/add").status, 200);
+    users.take_until(Kind::TrustBundle).await.unwrap();
+    plane.until("it trusts the next root", |status| {
+        status["trust"]["rotation"]["isSafe"] == true
+    });
+    let switched = plane.post("/trust/switch");
+    assert_eq!(switched.status, 200, "{}", switched.body);
 }

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use http::Version;
-use jitney_tests::caller::{get, raw, request};
+use jitney_tests::caller::{self, get, raw, request};
 use jitney_tests::{
     Caller, Reply, Seen, TestControlPlane, TestProxy, TestUpstream, Wiretap, control_plane, model, wait,
 };
@@ -255,6 +255,27 @@ spec:
         let expected = format!("spiffe://cluster.local/ns/shop/sa/{name}");
         assert_eq!(batch.header("x-jitney-client-id"), expected);
     }
+}
+
+#[tokio::test]
+async fn a_workload_has_one_budget_whatever_credentials_its_calls_carry() {
+    let users = TestUpstream::start(echo).await;
+    let limit = r#"---
+kind: BatchPolicy
+metadata: {name: users, namespace: shop}
+spec:
+  targetRefs: [{kind: Backend, name: users}]
+  traffic: {rateLimit: {requestsPerSecond: 0.01, per: identity}}
+"#;
+    let mesh = Mesh::of(&users.address.to_string(), "workload: users", limit).await;
+    let mut statuses = Vec::new();
+    for n in 0..5 {
+        let call = request("GET", "/x", &[("authorization", &n.to_string())], "");
+        statuses.push(caller::call(mesh.caller.address, call).await.unwrap().status);
+    }
+    assert_eq!(statuses, [200, 429, 429, 429, 429]);
+    // Who has proven nothing has a budget of its own, at the same address.
+    assert_eq!(get(mesh.callee.address, "/x").await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -146,12 +146,17 @@ pub fn priority(route: &Route, headers: &HeaderMap) -> u8 {
         .unwrap_or(DEFAULT_PRIORITY)
 }
 
-/// A number for the caller's identity, for fairness between tenants: its credentials. Different callers may
-/// share a number; nothing else depends on it.
+/// A number for the caller's identity, for fairness between tenants: the workload that it has proven to be,
+/// whatever credentials it shows beside, or its credentials. Different callers may share a number; nothing else
+/// depends on it. Who may invent credentials has more turns with more of them, in a queue that is bounded.
 pub fn tenant(headers: &HeaderMap) -> u64 {
     use std::hash::{BuildHasher, Hasher};
 
     let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+    if let Some(workload) = headers.get(CLIENT_ID) {
+        hasher.write(workload.as_bytes());
+        return hasher.finish();
+    }
     for (name, value) in headers {
         if is_credential(name.as_str()) {
             hasher.write(value.as_bytes());

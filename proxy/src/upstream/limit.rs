@@ -45,7 +45,7 @@ impl Limit {
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Duration> {
         let caller = match self.setting.per {
             RatePer::Backend => None,
-            RatePer::Identity => caller::print(&self.hasher, headers),
+            RatePer::Identity => caller::counted(&self.hasher, headers),
         };
         self.limiter.lock().admit(caller, now())
     }

@@ -297,6 +297,8 @@ pub enum RatePer {
     /// One budget for all.
     #[default]
     Backend,
-    /// Every caller identity, which is its credentials; callers without any share one budget.
+    /// Every caller identity: the workload that mTLS has proven, whatever credentials its calls carry, or else their
+    /// credentials, which nobody has checked yet: whoever invents some has a budget for them. Callers without any
+    /// share one.
     Identity,
 }

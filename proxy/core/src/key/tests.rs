@@ -558,7 +558,13 @@ fn tenants_are_identities() {
     let anna = of(&[("authorization", "anna"), ("x-request-id", "1")]);
     assert_eq!(anna, of(&[("x-request-id", "2"), ("authorization", "anna")]));
     assert_ne!(anna, of(&[("authorization", "bert")]));
-    assert_ne!(anna, of(&[("authorization", "anna"), (CLIENT_ID, "spiffe://x")]));
+    let workload = of(&[("authorization", "anna"), (CLIENT_ID, "spiffe://x")]);
+    assert_ne!(anna, workload);
+    assert_eq!(
+        workload,
+        of(&[(CLIENT_ID, "spiffe://x"), ("x-api-key", "another")])
+    );
+    assert_ne!(workload, of(&[(CLIENT_ID, "spiffe://y")]));
 }
 
 /// Everything that a key must tell apart, in one comparable value.

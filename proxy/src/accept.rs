@@ -267,7 +267,7 @@ impl<D: Direct> Acceptor<D> {
         } = directed;
         let (stream, limits) = (spoken.stream, &self.limits);
         let counted = || open.speaks(spoken.counted);
-        let overstays = guard::overstays(info.clone(), limits.bare_timeout);
+        let overstays = guard::overstays(info.clone(), Arc::clone(&seat), limits.bare_timeout);
         match spoken.then {
             Then::Http1(ahead) => {
                 counted();
@@ -365,7 +365,7 @@ impl<D: Direct> Acceptor<D> {
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         };
         let info = ConnInfo {
-            identity: Some(Identity::new(&accepted.peer)),
+            identity: Some(Identity::new(&accepted.peer, accepted.standing)),
             ..directed.info
         };
         let directed = Directed { info, ..directed };

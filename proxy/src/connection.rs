@@ -30,6 +30,7 @@ use crate::error::{Error, ErrorKind};
 use crate::guard::{Guard, Leave};
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
+use crate::mtls::Standing;
 use crate::passage::Passages;
 use crate::reply;
 pub use crate::reply::Reply;
@@ -72,27 +73,38 @@ pub struct ConnInfo {
 impl ConnInfo {
     /// Whether a call is let in; without one, bytes that are not HTTP.
     pub(crate) fn admits(&self, call: Option<(&Method, &str)>) -> bool {
-        let guard = self.guard.as_ref();
-        guard.is_none_or(|guard| guard.admits(self, call))
+        match &self.guard {
+            Some(guard) => guard.admits(self, call),
+            None => !self.has_lapsed(),
+        }
+    }
+
+    /// Whether who it has proven to be is not proven any more.
+    pub(crate) fn has_lapsed(&self) -> bool {
+        let identity = self.identity.as_ref();
+        identity.is_some_and(|identity| identity.standing.is_over())
     }
 }
 
 /// Who has proven to be at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// A SPIFFE ID.
     pub id: Arc<str>,
     /// The same for a field.
     value: HeaderValue,
+    /// For how long it is proven.
+    pub(crate) standing: Standing,
 }
 
 impl Identity {
-    pub(crate) fn new(id: &SpiffeId) -> Self {
+    pub(crate) fn new(id: &SpiffeId, standing: Standing) -> Self {
         let id = id.to_string();
         Self {
             // Its characters are those of a field, too.
             value: HeaderValue::try_from(&id).unwrap_or_else(|_| HeaderValue::from_static("")),
             id: id.into(),
+            standing,
         }
     }
 
@@ -119,7 +131,8 @@ pub struct Limits {
     /// How long a caller of HTTP/2 may take to say that it has heard that its connection is to end, until streams are
     /// refused, and then to take the last reply. Default: 5 s, as Envoy's `drain_timeout`.
     pub heard_timeout: Duration,
-    /// How long the calls of a bare connection may go on once its port is strict. Default: 20 s.
+    /// How long the calls of a bare connection may go on once its port is strict, and those of a secured one once its
+    /// caller's certificate proves nothing any more. Default: 20 s.
     pub bare_timeout: Duration,
 }
 

@@ -12,8 +12,10 @@ use jitney_core::access::{Access, Asked};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::accept::Seat;
 use crate::connection::ConnInfo;
 use crate::metrics::{Metrics, Unauthorized};
+use crate::mtls::Standing;
 
 /// The rules in force, which change while connections are open. Clones are the same.
 #[derive(Clone, Debug)]
@@ -86,7 +88,7 @@ impl Guard {
         let rules = self.rules.load();
         let caller = connection.identity.as_ref().map(|identity| &*identity.id);
         let port = connection.local.port();
-        if caller.is_none() && self.is_strict(&rules, port) {
+        if connection.has_lapsed() || caller.is_none() && self.is_strict(&rules, port) {
             self.metrics.process().unauthorized.inc(Unauthorized::Enforced);
             return false;
         }
@@ -107,15 +109,18 @@ impl Guard {
     }
 }
 
-/// Returns when a connection has been bare for so long on a port that is strict. Calls that began before are let
-/// finish until then, and others are not let in.
+/// Returns when a connection has been bare for so long on a port that is strict, or what its caller had proven is no
+/// longer. Calls that began before are let finish until then, and others are not let in.
 ///
 /// # Cancellation
 /// Nothing is lost.
-pub(crate) async fn overstays(connection: ConnInfo, grace: Duration) {
-    let guard = match &connection.guard {
-        Some(guard) if connection.identity.is_none() => guard,
-        Some(_) | None => return pending().await,
+pub(crate) async fn overstays(connection: ConnInfo, seat: Arc<Seat>, grace: Duration) {
+    if let Some(identity) = &connection.identity {
+        // Boxed as it holds timers, which bare connections have none of.
+        return Box::pin(lapses(&connection, &identity.standing, &seat, grace)).await;
+    }
+    let Some(guard) = &connection.guard else {
+        return pending().await;
     };
     let mut changed = guard.changed();
     let is_strict = || guard.is_strict(&guard.rules.load(), connection.local.port());
@@ -130,6 +135,16 @@ pub(crate) async fn overstays(connection: ConnInfo, grace: Duration) {
             return;
         }
     }
+}
+
+/// Tells the caller before that it is to come again: one that has another certificate by then loses no call.
+async fn lapses(connection: &ConnInfo, standing: &Standing, seat: &Seat, grace: Duration) {
+    standing.nears_its_end().await;
+    seat.close();
+    standing.ended().await;
+    tokio::time::sleep(grace).await;
+    let (peer, destination) = (connection.peer, connection.local);
+    tracing::debug!(%peer, %destination, "calls are cut off: what their caller had proven is over");
 }
 
 async fn until(changed: &mut watch::Receiver<()>, fact: impl Fn() -> bool) {
@@ -153,8 +168,11 @@ impl Leave {
 
     /// For what a call may switch to that is let in; `None` where nobody guards it.
     pub(crate) fn of_call<B>(connection: &Arc<ConnInfo>, call: &Request<B>) -> Option<Self> {
+        if connection.guard.is_none() && connection.identity.is_none() {
+            return None;
+        }
         Some(Self {
-            changed: Some(connection.guard.as_ref()?.changed()),
+            changed: connection.guard.as_ref().map(Guard::changed),
             connection: Arc::clone(connection),
             call: Some((call.method().clone(), call.uri().path().to_owned())),
         })
@@ -165,7 +183,24 @@ impl Leave {
     /// # Cancellation
     /// Nothing is lost.
     pub(crate) async fn revoked(mut self) {
-        let (Some(guard), Some(mut changed)) = (&self.connection.guard, self.changed.take()) else {
+        let changed = self.changed.take();
+        tokio::select! {
+            () = self.is_taken_back(changed) => {}
+            () = self.lapses() => {}
+        }
+    }
+
+    async fn lapses(&self) {
+        match &self.connection.identity {
+            Some(identity) => identity.standing.ended().await,
+            None => return pending().await,
+        }
+        let (peer, destination) = (self.connection.peer, self.connection.local);
+        tracing::debug!(%peer, %destination, "a connection of bytes ends: what its caller had proven is over");
+    }
+
+    async fn is_taken_back(&self, changed: Option<watch::Receiver<()>>) {
+        let (Some(guard), Some(mut changed)) = (&self.connection.guard, changed) else {
             return pending().await;
         };
         loop {

@@ -7,37 +7,57 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use jitney_api::{SpiffeId, Workload};
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
     AlertDescription, ClientConfig, CommonState, InvalidMessage, RootCertStore, ServerConfig, version,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub(crate) mod hello;
+mod standing;
 mod verify;
 
+pub(crate) use standing::Standing;
 pub(crate) use verify::{OneOfMesh, spiffe_id};
 
 use crate::transport::Transport;
 use crate::wire::Wire;
+use standing::{Before, By};
 
 /// Who this sidecar is to others, as of now. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Mesh(Arc<ArcSwapOption<Present>>);
+pub struct Mesh(Arc<Shown>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    present: ArcSwapOption<Present>,
+    /// How often it was another certificate, or were other roots.
+    times: AtomicU64,
+    /// Told of other roots.
+    roots_changed: watch::Sender<()>,
+}
 
 /// A certificate, and what it is used with.
 struct Present {
     id: SpiffeId,
     not_after: SystemTime,
+    chain: Vec<CertificateDer<'static>>,
+    roots: Arc<RootCertStore>,
+    callers: Arc<dyn ClientCertVerifier>,
+    callees: Arc<OneOfMesh>,
     server: Arc<ServerConfig>,
     /// By [`Inside`].
     clients: [Arc<ClientConfig>; 3],
@@ -94,7 +114,17 @@ pub(crate) struct Accepted {
     pub(crate) stream: Transport<TcpStream>,
     /// Who made it.
     pub(crate) peer: SpiffeId,
+    /// For how long that is proven.
+    pub(crate) standing: Standing,
     pub(crate) inside: Inside,
+}
+
+/// A connection that was made to another sidecar.
+#[derive(Debug)]
+pub(crate) struct Connected<S> {
+    pub(crate) stream: Transport<S>,
+    /// For how long it is proven who took it.
+    pub(crate) standing: Standing,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -137,9 +167,43 @@ impl Mesh {
     /// # Errors
     /// When TLS cannot use them; then all stays as it was.
     pub(crate) fn show(&self, credentials: &Credentials, roots: RootCertStore) -> io::Result<()> {
+        let before = self.0.present.load_full();
+        let has_same = |before: &Arc<Present>| before.roots.roots == roots.roots;
+        let has_same_roots = before.as_ref().is_some_and(has_same);
+        if has_same_roots && before.is_some_and(|before| before.chain == credentials.chain) {
+            return Ok(());
+        }
         let present = Present::new(credentials, roots).map_err(io::Error::other)?;
-        self.0.store(Some(Arc::new(present)));
+        self.0.present.store(Some(Arc::new(present)));
+        self.0.times.fetch_add(1, Ordering::Release);
+        if !has_same_roots {
+            self.0.roots_changed.send_replace(());
+        }
         Ok(())
+    }
+
+    /// Which certificate and roots these are, of all that there were.
+    fn shown(&self) -> u64 {
+        self.0.times.load(Ordering::Acquire)
+    }
+
+    fn before(&self) -> Before {
+        Before {
+            shown: self.shown(),
+            roots_changed: self.0.roots_changed.subscribe(),
+        }
+    }
+
+    /// Whether certificates that were shown would be taken now.
+    fn vouches_for(&self, chain: &[CertificateDer<'static>], by: By) -> bool {
+        let (Some(present), Some((leaf, between))) = (self.0.present.load_full(), chain.split_first()) else {
+            return false;
+        };
+        let now = UnixTime::now();
+        match by {
+            By::Caller => present.callers.verify_client_cert(leaf, between, now).is_ok(),
+            By::Callee => present.callees.verify(leaf, between, now).is_ok(),
+        }
     }
 
     /// Whether there is a certificate that is good.
@@ -148,7 +212,7 @@ impl Mesh {
     }
 
     fn present(&self) -> Result<Arc<Present>, MtlsError> {
-        let present = self.0.load_full().ok_or(MtlsError::NoCertificate)?;
+        let present = self.0.present.load_full().ok_or(MtlsError::NoCertificate)?;
         let is_good = SystemTime::now() < present.not_after;
         is_good.then_some(present).ok_or(MtlsError::NoCertificate)
     }
@@ -158,6 +222,7 @@ impl Mesh {
     /// # Errors
     /// Why it does not. Whoever connects is told when it is this side that has no certificate.
     pub(crate) async fn accept(&self, mut stream: Wire<TcpStream>) -> Result<Accepted, MtlsError> {
+        let before = self.before();
         let present = match self.present() {
             Ok(present) => present,
             Err(error) => {
@@ -172,9 +237,11 @@ impl Mesh {
         let inside = state.alpn_protocol().and_then(Inside::of);
         let inside = inside.ok_or_else(|| io::Error::other("it does not say what it speaks"))?;
         let peer = present.peer(state)?;
+        let standing = Standing::of(self, before, state, By::Caller);
         Ok(Accepted {
             stream: Transport::Secured(Box::new(stream.into())),
             peer,
+            standing,
             inside,
         })
     }
@@ -188,7 +255,8 @@ impl Mesh {
         stream: S,
         peer: &Workload,
         inside: Inside,
-    ) -> Result<Transport<S>, MtlsError> {
+    ) -> Result<Connected<S>, MtlsError> {
+        let before = self.before();
         let present = self.present()?;
         let config = Arc::clone(&present.clients[inside as usize]);
         // The certificate is checked for the workload's name, not for one of a host.
@@ -202,7 +270,11 @@ impl Mesh {
                 expected: peer.to_string(),
             });
         }
-        Ok(Transport::Secured(Box::new(stream.into())))
+        let standing = Standing::of(self, before, stream.get_ref().1, By::Callee);
+        Ok(Connected {
+            stream: Transport::Secured(Box::new(stream.into())),
+            standing,
+        })
     }
 }
 
@@ -229,12 +301,19 @@ impl Present {
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let roots = Arc::new(roots);
-        let server = server(&provider, credentials, &roots)?;
-        let client = |inside| client(&provider, credentials, &roots, inside).map(Arc::new);
+        let callers =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
+        let callees = Arc::new(OneOfMesh::new(Arc::clone(&roots), Arc::clone(&provider)));
+        let server = server(&provider, credentials, &callers)?;
+        let client = |inside| client(&provider, credentials, &callees, inside).map(Arc::new);
         let [http2, http1, bytes] = Inside::ALL.map(client);
         Ok(Self {
             id: credentials.id.clone(),
             not_after: credentials.not_after,
+            chain: credentials.chain.clone(),
+            roots,
+            callers,
+            callees,
             server: Arc::new(server),
             clients: [http2?, http1?, bytes?],
         })
@@ -256,13 +335,11 @@ impl Present {
 fn server(
     provider: &Arc<CryptoProvider>,
     credentials: &Credentials,
-    roots: &Arc<RootCertStore>,
-) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider)).build()?;
+    callers: &Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&version::TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::clone(callers))
         .with_single_cert(credentials.chain.clone(), credentials.private_key())?;
     config.alpn_protocols = Inside::ALL.map(|inside| inside.alpn().to_vec()).into();
     config.send_tls13_tickets = 0;
@@ -273,14 +350,14 @@ fn server(
 fn client(
     provider: &Arc<CryptoProvider>,
     credentials: &Credentials,
-    roots: &Arc<RootCertStore>,
+    callees: &Arc<OneOfMesh>,
     inside: Inside,
 ) -> Result<ClientConfig, rustls::Error> {
-    let verifier = OneOfMesh::new(Arc::clone(roots), Arc::clone(provider));
+    let verifier: Arc<dyn ServerCertVerifier> = callees.clone();
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(credentials.chain.clone(), credentials.private_key())?;
     config.alpn_protocols = vec![inside.alpn().to_vec()];
     config.enable_sni = false;

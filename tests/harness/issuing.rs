@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 
 /// A certificate that may sign others, and its key.
@@ -53,6 +54,24 @@ impl Ca {
             pem: certificate.pem(),
             issuer: Issuer::new(params, key),
         }
+    }
+
+    /// The certificate of a workload that is good until then, and its key, PEM.
+    ///
+    /// # Panics
+    /// If it cannot be signed for.
+    pub fn workload(&self, id: &str, until: SystemTime) -> String {
+        let (mut params, key) = (params("workload"), key());
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.subject_alt_names = vec![SanType::URI(id.try_into().expect("an ID is ASCII"))];
+        params.not_after = until.into();
+        let certificate = params.signed_by(&key, &self.issuer).expect("an authority signs");
+        certificate.pem() + &key.serialize_pem()
     }
 
     /// With which this one signs, under that root.

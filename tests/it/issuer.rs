@@ -28,7 +28,7 @@ fn flags(outer: &Path) -> Vec<String> {
     vec!["--issuer".to_owned(), mounted(outer).display().to_string()]
 }
 
-async fn plane(documents: &str, secret: &Secret) -> TestControlPlane {
+pub(crate) async fn plane(documents: &str, secret: &Secret) -> TestControlPlane {
     let before = |outer: &Path| {
         mount(&mounted(outer), secret);
         flags(outer)
@@ -72,14 +72,14 @@ fn shown(plane: &TestControlPlane, node: &str) -> Vec<String> {
 }
 
 /// Somebody who calls all the time.
-struct Callers {
+pub(crate) struct Callers {
     is_over: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
     calling: JoinHandle<()>,
 }
 
 impl Callers {
-    fn of(proxy: &TestProxy) -> Self {
+    pub(crate) fn of(proxy: &TestProxy) -> Self {
         let (is_over, served, address) = (
             Arc::<AtomicBool>::default(),
             Arc::<AtomicUsize>::default(),
@@ -101,7 +101,7 @@ impl Callers {
     }
 
     /// Panics if one of the calls failed.
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         let so_far = self.served.load(Ordering::Acquire);
         let (calling, served) = (&self.calling, &self.served);
         wait::until("another call", || {

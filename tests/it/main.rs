@@ -36,6 +36,7 @@ mod hand_over;
 mod heads;
 mod interception;
 mod issuer;
+mod lapsing;
 mod mesh;
 mod mtls;
 mod plane;

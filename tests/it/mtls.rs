@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::pushed::free_ports;
 
-const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
+pub(crate) const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
 
 /// Fronts call users, whose endpoint is `endpoint`; more may be said of the backend.
 pub(crate) fn mesh(users: &str, ports: [u16; 2], endpoint: &str, more: &str) -> String {
@@ -47,7 +47,7 @@ pub(crate) async fn start(plane: &TestControlPlane, workload: &str, node: &str) 
     settings.pushed().start().await
 }
 
-fn echo(seen: &Seen) -> Reply {
+pub(crate) fn echo(seen: &Seen) -> Reply {
     Reply::json(200, format!("{} {}", seen.target, seen.text()))
 }
 

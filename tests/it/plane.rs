@@ -2,7 +2,7 @@
 //! the command line, by a sidecar's end that can be whatever it should not be.
 
 // Both ends of the connection.
-mod client;
+pub(crate) mod client;
 mod process;
 
 mod identities;

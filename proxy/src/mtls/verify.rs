@@ -37,6 +37,26 @@ impl OneOfMesh {
             ..self
         }
     }
+
+    /// Whether a certificate is that of a workload.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        let id = spiffe_id(end_entity).ok_or(CertificateError::NotValidForName)?;
+        match &self.only {
+            Some(only) if id.workload != *only => Err(CertificateError::NotValidForName.into()),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 impl ServerCertVerifier for OneOfMesh {
@@ -48,14 +68,8 @@ impl ServerCertVerifier for OneOfMesh {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        let id = spiffe_id(end_entity).ok_or(CertificateError::NotValidForName)?;
-        match &self.only {
-            Some(only) if id.workload != *only => Err(CertificateError::NotValidForName.into()),
-            Some(_) | None => Ok(ServerCertVerified::assertion()),
-        }
+        self.verify(end_entity, intermediates, now)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

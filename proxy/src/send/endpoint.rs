@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http1};
 use jitney_core::bias::{is_plea, retry_after};
 use jitney_core::breaker::Outcome;
 use jitney_core::concurrency::Answer;
@@ -18,7 +18,7 @@ use super::balance::Load;
 use super::breaker::verdict;
 use super::gate::Gate;
 use super::http1::Idle;
-use super::http2::Shared;
+use super::http2::{Made, Shared};
 use super::lease::{Held, Lease, Place};
 use super::ours::{Ours, Outgoing};
 use super::secured::{Secured, Via};
@@ -27,7 +27,7 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::metrics::{BackendMetrics, OpenConnection};
-use crate::mtls::Inside;
+use crate::mtls::{Connected, Inside};
 use crate::transport::Transport;
 
 /// One address of a backend.
@@ -309,12 +309,15 @@ impl Endpoint {
         }
     }
 
-    async fn new_http2(&self, via: Via) -> Result<http2::SendRequest<Body>, Error> {
-        let stream = match via {
-            Via::Bare => self.connect_bare().await?,
-            Via::Secured => self.connect_secured(Inside::Http2).await?,
+    async fn new_http2(&self, via: Via) -> Result<Made, Error> {
+        let (stream, standing) = match via {
+            Via::Bare => (self.connect_bare().await?, None),
+            Via::Secured => {
+                let Connected { stream, standing } = self.connect_secured(Inside::Http2).await?;
+                (stream, Some(standing))
+            }
         };
-        super::http2::handshake(stream, OpenConnection::count(&self.metrics)).await
+        super::http2::handshake(stream, standing, OpenConnection::count(&self.metrics)).await
     }
 
     /// Sends a request that asks to switch protocols, over a connection of its own.
@@ -348,13 +351,13 @@ impl Endpoint {
         if self.secured.is_used() {
             match self.connect_secured(inside).await {
                 Err(error) if self.secured.gives_way(&error) => {}
-                connected => return connected,
+                connected => return connected.map(|connected| connected.stream),
             }
         }
         self.connect_bare().await
     }
 
-    async fn connect_secured(&self, inside: Inside) -> Result<Transport<Outgoing>, Error> {
+    async fn connect_secured(&self, inside: Inside) -> Result<Connected<Outgoing>, Error> {
         self.in_time(async { self.secured.connect(self.dial().await?, inside).await })
             .await
     }

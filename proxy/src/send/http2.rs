@@ -14,6 +14,7 @@ use super::ours::Outgoing;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::OpenConnection;
+use crate::mtls::Standing;
 use crate::transport::Transport;
 use crate::wire::Wire;
 
@@ -32,8 +33,16 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 struct Connection {
-    sender: SendRequest<Body>,
+    made: Made,
     streams: Arc<AtomicUsize>,
+}
+
+/// A connection that was made.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    sender: SendRequest<Body>,
+    /// For how long it is proven who is there; `None`: nobody proves it.
+    standing: Option<Standing>,
 }
 
 /// Streams on one connection before another one is made (RFC 9113 section 6.5.2: servers allow at least 100).
@@ -53,15 +62,25 @@ const YES: u8 = 1;
 const NO: u8 = 2;
 
 impl Shared {
-    /// A sender with room for a stream; `connect` makes a connection when there is none.
+    /// A sender with room for a stream; `connect` makes a connection when there is none. One that was made with an
+    /// earlier certificate of this side's is used while no other can be made, as long as who is there is proven.
     pub(super) async fn sender<C, F>(&self, connect: C) -> Result<(SendRequest<Body>, Stream), Error>
     where
         C: FnOnce() -> F + Send,
-        F: Future<Output = Result<SendRequest<Body>, Error>> + Send,
+        F: Future<Output = Result<Made, Error>> + Send,
     {
         if let Some(found) = self.find() {
             return Ok(found);
         }
+        let made = self.make(connect).await;
+        made.or_else(|error| self.find_outdated().ok_or(error))
+    }
+
+    async fn make<C, F>(&self, connect: C) -> Result<(SendRequest<Body>, Stream), Error>
+    where
+        C: FnOnce() -> F + Send,
+        F: Future<Output = Result<Made, Error>> + Send,
+    {
         let before = self.failed.lock().0;
         let connecting = self.connecting.lock().await;
         if let Some(found) = self.find() {
@@ -73,32 +92,43 @@ impl Shared {
         {
             return Err(kind.into());
         }
-        let sender = connect().await.inspect_err(|error| {
+        let made = connect().await.inspect_err(|error| {
             let mut failed = self.failed.lock();
             *failed = (failed.0 + 1, Some(error.kind()));
         })?;
         let streams = Arc::new(AtomicUsize::new(0));
         let stream = Stream::open(&streams);
+        let sender = made.sender.clone();
         let mut connections = self.connections.lock();
+        // Those that are outdated end with their last streams.
+        let outdated: Vec<_> = connections
+            .extract_if(.., |other| other.made.is_outdated())
+            .collect();
         if !self.is_closed.load(Ordering::Relaxed) {
-            connections.push(Connection {
-                sender: sender.clone(),
-                streams,
-            });
+            connections.push(Connection { made, streams });
         }
-        drop((connections, connecting));
+        drop(connections);
+        drop((outdated, connecting));
         Ok((sender, stream))
     }
 
     fn find(&self) -> Option<(SendRequest<Body>, Stream)> {
         let mut connections = self.connections.lock();
-        connections.retain(|connection| !connection.sender.is_closed());
-        let is_full = connections.len() >= MAX_CONNECTIONS;
-        let least = connections
-            .iter()
-            .min_by_key(|connection| connection.streams.load(Ordering::Relaxed))?;
-        (is_full || least.streams.load(Ordering::Relaxed) < MAX_STREAMS)
-            .then(|| (least.sender.clone(), Stream::open(&least.streams)))
+        connections.retain(|connection| connection.made.is_good());
+        let current = || {
+            let connections = connections.iter();
+            connections.filter(|connection| !connection.made.is_outdated())
+        };
+        let is_full = current().count() >= MAX_CONNECTIONS;
+        let least = current().min_by_key(|connection| connection.streams.load(Ordering::Relaxed))?;
+        (is_full || least.streams.load(Ordering::Relaxed) < MAX_STREAMS).then(|| least.open())
+    }
+
+    fn find_outdated(&self) -> Option<(SendRequest<Body>, Stream)> {
+        let connections = self.connections.lock();
+        let good = connections.iter().filter(|connection| connection.made.is_good());
+        good.min_by_key(|connection| connection.streams.load(Ordering::Relaxed))
+            .map(Connection::open)
     }
 
     /// Lets go of all connections: each ends with the last stream on it. Those made later are not shared.
@@ -150,6 +180,24 @@ impl Shared {
     }
 }
 
+impl Connection {
+    fn open(&self) -> (SendRequest<Body>, Stream) {
+        (self.made.sender.clone(), Stream::open(&self.streams))
+    }
+}
+
+impl Made {
+    /// Whether calls may be sent on it.
+    fn is_good(&self) -> bool {
+        !self.sender.is_closed() && self.standing.as_ref().is_none_or(|standing| !standing.is_over())
+    }
+
+    /// Whether the next call is better sent on another one.
+    fn is_outdated(&self) -> bool {
+        self.standing.as_ref().is_some_and(Standing::is_outdated)
+    }
+}
+
 /// An HTTP/2 server's first frame is SETTINGS (RFC 9113 section 3.4); anything else is no HTTP/2.
 async fn probe(mut stream: Transport<Outgoing>) -> bool {
     const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
@@ -164,8 +212,9 @@ async fn probe(mut stream: Transport<Outgoing>) -> bool {
 /// Makes an HTTP/2 connection of a TCP connection.
 pub(super) async fn handshake(
     stream: Transport<Outgoing>,
+    standing: Option<Standing>,
     open: OpenConnection,
-) -> Result<SendRequest<Body>, Error> {
+) -> Result<Made, Error> {
     let keep_alive = match stream {
         Transport::Bare(_) => KEEP_ALIVE,
         Transport::Secured(_) => KEEP_ALIVE_OF_SIDECAR,
@@ -181,13 +230,23 @@ pub(super) async fn handshake(
         .handshake(TokioIo::new(Wire::new(stream)))
         .await
         .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
+    // A task of its own, which nothing wakes that happens on the connection.
+    let watching = standing.clone().map(|standing| {
+        tokio::spawn(async move {
+            // It is shared no more then, and ends with the last stream on it.
+            standing.ended().await;
+        })
+    });
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "upstream connection ended");
         }
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         drop(open);
     });
-    Ok(sender)
+    Ok(Made { sender, standing })
 }
 
 #[cfg(test)]

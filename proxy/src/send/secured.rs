@@ -10,8 +10,7 @@ use super::http2::Shared;
 use super::ours::Outgoing;
 use crate::batching::alarm::now;
 use crate::error::{Error, ErrorKind};
-use crate::mtls::{Inside, Mesh, MtlsError};
-use crate::transport::Transport;
+use crate::mtls::{Connected, Inside, Mesh, MtlsError};
 
 /// How an HTTP/2 connection is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +55,7 @@ impl Secured {
         &self,
         stream: Outgoing,
         inside: Inside,
-    ) -> Result<Transport<Outgoing>, Error> {
+    ) -> Result<Connected<Outgoing>, Error> {
         let failed = |error: MtlsError| Error::caused(ErrorKind::Connect, error);
         let peer = self
             .peer

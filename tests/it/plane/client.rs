@@ -140,31 +140,40 @@ impl Identity {
     }
 
     fn config(&self, roots: &str) -> ClientConfig {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut trusted = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
-            trusted.add(root.unwrap()).unwrap();
-        }
-        let verifier = Roots {
-            roots: trusted,
-            provider: Arc::clone(&provider),
-        };
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match &self.certificate {
-            None => config.with_no_client_auth(),
-            Some(certificate) => {
-                let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-                let chain = vec![CertificateDer::from(certificate.clone())];
-                config.with_client_auth_cert(chain, key).unwrap()
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        config
+        let shown = self.certificate.as_ref().map(|certificate| {
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+            (vec![CertificateDer::from(certificate.clone())], key)
+        });
+        config(roots, shown, "h2")
     }
+}
+
+/// TLS with somebody of a mesh, in which a certificate is shown and a protocol is named.
+pub(crate) fn config(
+    roots: &str,
+    shown: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    protocol: &str,
+) -> ClientConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut trusted = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+        trusted.add(root.unwrap()).unwrap();
+    }
+    let verifier = Roots {
+        roots: trusted,
+        provider: Arc::clone(&provider),
+    };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match shown {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+    };
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    config
 }
 
 impl ServerCertVerifier for Roots {

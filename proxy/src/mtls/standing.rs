@@ -129,3 +129,6 @@ const NOTICE: Duration = Duration::from_secs(30);
 
 /// The longest sleep between two looks at the clock.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Two sidecars, a connection between them, and what they hold of each other.
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rustls::RootCertStore;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::{Credentials, Inside};
+use super::*;
+use crate::wire::Wire;
+
+struct Authority {
+    root: rcgen::Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let root = params.self_signed(&key).unwrap();
+        let issuer = Issuer::new(params, key);
+        Self { root, issuer }
+    }
+
+    fn credentials(&self, workload: &str, life: Duration) -> Credentials {
+        let id = format!("spiffe://cluster.local/ns/shop/sa/{workload}");
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let not_after = SystemTime::now() + life;
+        params.not_before = (SystemTime::now() - HOUR).into();
+        params.not_after = not_after.into();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        Credentials {
+            id: id.parse().unwrap(),
+            chain: vec![leaf.der().clone()],
+            key: key.serialize_der(),
+            not_after,
+        }
+    }
+}
+
+fn roots(of: &[&Authority]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for authority in of {
+        roots.add(authority.root.der().clone()).unwrap();
+    }
+    roots
+}
+
+/// What a caller holds of a callee, and the callee of the caller.
+async fn met(caller: &Mesh, callee: &Mesh) -> (Standing, Standing) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let users = "shop/users".parse().unwrap();
+    let (connected, accepted) = tokio::join!(
+        caller.connect(stream, &users, Inside::Http2),
+        callee.accept(Wire::new(accepted))
+    );
+    (connected.unwrap().standing, accepted.unwrap().standing)
+}
+
+/// Two sidecars that show these and trust one authority.
+fn pair(authority: &Authority, lives: [Duration; 2]) -> [Mesh; 2] {
+    let shown = |(workload, life)| {
+        let mesh = Mesh::default();
+        let credentials = authority.credentials(workload, life);
+        mesh.show(&credentials, roots(&[authority])).unwrap();
+        mesh
+    };
+    [("front", lives[0]), ("users", lives[1])].map(shown)
+}
+
+#[tokio::test]
+async fn what_is_proven_ends_when_a_certificate_does_on_whichever_side() {
+    let authority = Authority::new();
+    let [front, users] = pair(&authority, [HOUR, Duration::from_secs(3)]);
+    let (of_users, of_front) = met(&front, &users).await;
+    of_users.nears_its_end().await;
+    assert!(!of_users.is_over());
+    of_users.ended().await;
+    assert!(of_users.is_over() && !of_front.is_over());
+    assert!(SystemTime::now() >= of_users.0.not_after);
+}
+
+#[tokio::test]
+async fn what_is_proven_ends_with_its_root_and_not_with_another() {
+    let [one, two] = [(); 2].map(|()| Authority::new());
+    let [front, users] = pair(&one, [HOUR; 2]);
+    let (of_users, of_front) = met(&front, &users).await;
+    assert!(!of_users.is_outdated());
+    let credentials = one.credentials("front", HOUR);
+    front.show(&credentials, roots(&[&one, &two])).unwrap();
+    assert!(of_users.is_outdated(), "another connection shows the new one");
+    let ended = of_users.ended();
+    tokio::pin!(ended);
+    // Enough for it to see that the roots have changed, which all is right with.
+    for _ in 0..100 {
+        tokio::select! {
+            biased;
+            () = &mut ended => panic!("the root is trusted still"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    let (again, _) = met(&front, &users).await;
+    front.show(&credentials, roots(&[&one, &two])).unwrap();
+    assert!(!again.is_outdated(), "the same were shown a second time");
+    front
+        .show(&two.credentials("front", HOUR), roots(&[&two]))
+        .unwrap();
+    ended.await;
+    again.nears_its_end().await;
+    assert!(of_users.is_over() && !of_front.is_over());
+}
+
+const HOUR: Duration = Duration::from_secs(3600);

@@ -1,10 +1,12 @@
 //! Bytes that are not HTTP, passed between a caller and the backend, each direction ended on its own.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::detect::{self, Protocol};
 use crate::guard::Leave;
@@ -24,18 +26,18 @@ pub(crate) enum First {
 }
 
 /// Lets a server speak that expects to be first, and goes on listening to the caller. As long as the server
-/// was silent, a caller of HTTP is served as such, and that connection to the server is dropped unused. Without a
-/// backend only the caller may speak.
+/// was silent, a caller of HTTP is served as such, and that connection to the server is dropped unused; as it is after
+/// [`GREETING`], while the caller may still speak. Of such connections there are at most as many at once as there may
+/// be requests; more wait to be made. Without a backend, or with one that speaks HTTP, only the caller may speak.
 pub(crate) async fn who_speaks_first(
     caller: &mut Transport<TcpStream>,
     read: &mut BytesMut,
     backend: Option<&Backend>,
 ) -> First {
     let server = async {
-        let mut stream = backend?.connect().await.ok()?;
-        let mut first = [0; FIRST_READ];
-        let length = stream.read(&mut first).await.ok().filter(|length| *length > 0)?;
-        Some(Wire::resuming(Bytes::copy_from_slice(&first[..length]), stream))
+        let backend = backend.filter(|backend| backend.may_speak_first())?;
+        let _hearing = backend.gate.hear().await;
+        timeout(GREETING, greeting(backend)).await.ok().flatten()
     };
     tokio::pin!(server);
     let mut is_open = true;
@@ -55,6 +57,14 @@ pub(crate) async fn who_speaks_first(
             },
         }
     }
+}
+
+/// What a server says first.
+async fn greeting(backend: &Backend) -> Option<Wire<Transport<Outgoing>>> {
+    let mut stream = backend.connect().await.ok()?;
+    let mut first = [0; FIRST_READ];
+    let length = stream.read(&mut first).await.ok().filter(|length| *length > 0)?;
+    Some(Wire::resuming(Bytes::copy_from_slice(&first[..length]), stream))
 }
 
 /// Passes bytes both ways until both sides have ended, or one has failed, or leave is revoked: then both are reset.
@@ -85,6 +95,10 @@ async fn copy(
     server.flush().await?;
     copy_bidirectional(caller, server).await.map(|_| ())
 }
+
+/// How long a server may take that speaks first. Whoever pools connections and has not spoken on them yet keeps
+/// theirs: they go on to a server when they do.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// What is read at once of a server that speaks first: greetings are short.
 const FIRST_READ: usize = 512;

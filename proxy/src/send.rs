@@ -104,6 +104,8 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Connections to it are passed on without a look at what they speak.
     pub is_opaque: bool,
+    /// It is said to speak HTTP, in which callers speak first.
+    is_http: bool,
     roster: ArcSwap<Roster>,
     balancer: Balancer,
     pub(crate) gate: Arc<Gate>,
@@ -164,6 +166,7 @@ impl Backend {
         let backend = Self {
             name: Arc::clone(&settings.name),
             is_opaque: settings.speaks == Speaks::Bytes,
+            is_http: matches!(settings.speaks, Speaks::Http1 | Speaks::Http2),
             roster: ArcSwap::default(),
             balancer: Balancer::default(),
             gate: Arc::new(Gate::open()),
@@ -333,6 +336,11 @@ impl Backend {
         // A connection that comes about says nothing of the calls on others.
         let (endpoint, _watch) = self.choose(None, &Tried::new(), None)?;
         endpoint.connect(Inside::Bytes).await
+    }
+
+    /// Whether its endpoints may be something that speaks before it is spoken to.
+    pub(crate) const fn may_speak_first(&self) -> bool {
+        !self.is_http
     }
 
     /// What is known of each endpoint.

@@ -19,6 +19,7 @@ mod faults;
 mod http1;
 mod http1_rfc;
 mod http2;
+mod silence;
 mod wire;
 
 // What fuzzers found about codecs.

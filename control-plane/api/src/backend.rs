@@ -38,7 +38,7 @@ pub struct BackendSpec {
     /// Addresses as `host:port`, an IPv6 address in brackets; or maps of an address and where it is.
     #[schemars(length(min = 1, max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub endpoints: Vec<BackendEndpoint>,
-    /// The protocol.
+    /// The protocol. Where it is HTTP, a caller who says nothing is connected to nobody: no server speaks first.
     #[serde(default)]
     pub protocol: Protocol,
     /// The longest that a connection may take to come about.

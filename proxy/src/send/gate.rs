@@ -25,7 +25,14 @@ pub(crate) struct Gate {
     /// The dispatcher has batches for which there is no room.
     is_awaited: AtomicBool,
     freed: Notify,
+    /// Connections on which nobody has spoken yet. Not among those in flight: whoever is silent keeps no call out.
+    silent: AtomicUsize,
+    heard: Notify,
 }
+
+/// A connection to the backend on which nobody has spoken yet. Counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Hearing(Arc<Gate>);
 
 /// A request that the learned bound let in. Counted until this is dropped.
 #[derive(Debug)]
@@ -54,6 +61,8 @@ impl Gate {
             learned: ArcSwapOption::empty(),
             is_awaited: AtomicBool::new(false),
             freed: Notify::new(),
+            silent: AtomicUsize::new(0),
+            heard: Notify::new(),
         }
     }
 
@@ -61,6 +70,28 @@ impl Gate {
     pub(super) fn limit(&self, most: Option<u32>) {
         let most = most.and_then(|most| usize::try_from(most).ok());
         self.most.store(most.unwrap_or(usize::MAX), Ordering::Relaxed);
+        self.heard.notify_waiters();
+    }
+
+    /// Waits until one more connection may be made to hear whether the backend speaks first: at most as many at
+    /// once as requests, and [`SILENT_MAX`].
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    pub(crate) async fn hear(self: &Arc<Self>) -> Hearing {
+        loop {
+            let heard = self.heard.notified();
+            let most = self.most.load(Ordering::Relaxed).min(SILENT_MAX);
+            let counted = self
+                .silent
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                    (now < most).then_some(now + 1)
+                });
+            if counted.is_ok() {
+                return Hearing(Arc::clone(self));
+            }
+            heard.await;
+        }
     }
 
     /// Has a bound be learned by these rules from now on; what was learned by them stays.
@@ -150,6 +181,13 @@ impl Probe {
     }
 }
 
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.0.silent.fetch_sub(1, Ordering::Relaxed);
+        self.0.heard.notify_one();
+    }
+}
+
 impl Drop for Probe {
     fn drop(&mut self) {
         let Some(stay) = self.stay.as_ref().filter(|_| !self.is_told) else {
@@ -171,6 +209,9 @@ impl Drop for Stay {
         }
     }
 }
+
+/// Connections on which nobody has spoken yet, where the policy sets no bound: as many as it sets by default.
+const SILENT_MAX: usize = 1024;
 
 /// The least that `Retry-After` can say: when a request will be done is not known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

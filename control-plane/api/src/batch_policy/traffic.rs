@@ -223,7 +223,8 @@ pub enum LoadBalancerType {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CircuitBreaker {
-    /// Requests in flight to the backend, a batch being one; more are shed with 503.
+    /// Requests in flight to the backend, a batch being one; more are shed with 503. Beside them, as many connections
+    /// may be open to hear whether the backend speaks first, for callers who are silent; others wait.
     #[schemars(range(min = 1))]
     pub max_requests: u32,
     /// Failures in a row after which an endpoint rests; then one call finds out whether it is well. At

@@ -66,9 +66,11 @@ impl Received {
     }
 }
 
-/// Removes from the trailers of a request what no caller may say: some upstreams add them to its head.
+/// Removes from the trailers of a request what no caller may say, and what tells of callers, whatever the listener does
+/// to that in heads: some upstreams add trailers to the head, where it would come last and so be believed. It has
+/// no place there (RFC 9110 section 6.5.1).
 pub(crate) fn treat_trailers(trailers: &mut HeaderMap) {
-    remove(trailers, is_of_the_mesh);
+    remove(trailers, |name| is_of_the_mesh(name) || tells_of_the_caller(name));
 }
 
 /// Removes all fields whose names are such.
@@ -260,6 +262,18 @@ mod tests {
             treated(r#"{"forwarded": "Remove"}"#, &CLAIMS).unwrap(),
             ["host: shop"]
         );
+    }
+
+    #[test]
+    fn trailers_tell_nothing_of_callers() {
+        let mut trailers: HeaderMap = CLAIMS
+            .iter()
+            .chain(&[("x-jitney-client-id", "spiffe://admin"), ("x-sum", "1")])
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect();
+        treat_trailers(&mut trailers);
+        let left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["host", "x-sum"]);
     }
 
     #[test]

@@ -405,7 +405,8 @@ impl<D: Direct> Acceptor<D> {
         directed: &Directed<D::Service>,
     ) -> Option<Spoken> {
         // Nobody is let hear a server who may not speak to it.
-        let may_hear = directed.info.admits(None);
+        let guard = directed.info.guard.as_ref();
+        let may_hear = guard.is_none_or(|guard| guard.would_admit_bytes(&directed.info));
         let server = may_hear.then(|| directed.opaque.for_bytes());
         let first = opaque::who_speaks_first(&mut stream, &mut read, server.as_deref());
         let first = tokio::time::timeout(self.limits.idle_timeout, first);
@@ -427,6 +428,21 @@ impl<D: Direct> Acceptor<D> {
 
     fn refuse(&self, why: Refusal, info: &ConnInfo, reason: &dyn Display) {
         self.metrics.process().refused_connections.inc(why);
+        let told = match why {
+            Refusal::NotSecured => Some("refused: the caller shows no certificate"),
+            Refusal::Untrusted => {
+                Some("refused: the caller does not prove who it is, or this sidecar cannot")
+            }
+            // Told where it was asked for.
+            Refusal::NotRedirected
+            | Refusal::Forbidden
+            | Refusal::Denied
+            | Refusal::TooMany
+            | Refusal::Own => None,
+        };
+        if let (Some(told), Some(guard)) = (told, &info.guard) {
+            guard.tell(info, None, told);
+        }
         tracing::debug!(peer = %info.peer, destination = %info.local, why = why.text(), %reason, "a connection was refused");
     }
 }

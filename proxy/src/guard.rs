@@ -2,6 +2,7 @@
 //! and again whenever the rules change.
 
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::accept::Seat;
+use crate::batching::alarm::now;
 use crate::connection::ConnInfo;
+use crate::log::Seldom;
 use crate::metrics::{Metrics, Unauthorized};
 use crate::mtls::Standing;
 
@@ -26,6 +29,21 @@ pub struct Guard {
     metrics: Metrics,
     /// Connections may be older than what is asked of them now.
     asks_again: bool,
+    refusals: Arc<Seldom<Refused>>,
+}
+
+/// Refusals of which one stands for all.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Refused {
+    port: u16,
+    caller: Caller,
+    why: &'static str,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Caller {
+    Proven(Arc<str>),
+    Unproven(IpAddr),
 }
 
 /// Who may call; nobody else is let in.
@@ -57,6 +75,7 @@ impl Guard {
             changed: watch::Sender::default(),
             metrics: metrics.clone(),
             asks_again: false,
+            refusals: Arc::default(),
         }
     }
 
@@ -83,29 +102,64 @@ impl Guard {
         self.changed.subscribe()
     }
 
-    /// Whether a call is let in; without `call`, bytes that are not HTTP.
+    /// Whether a call is let in; without `call`, bytes that are not HTTP. One that is not, or would not be if the
+    /// rules were enforced, is counted and told of.
     pub(crate) fn admits(&self, connection: &ConnInfo, call: Option<(&Method, &str)>) -> bool {
+        let Some((mode, why)) = self.objects(connection, call) else {
+            return true;
+        };
+        self.metrics.process().unauthorized.inc(mode);
+        self.tell(connection, call, why);
+        mode == Unauthorized::DryRun
+    }
+
+    /// Whether bytes would be let in, of a caller who has not sent any yet.
+    pub(crate) fn would_admit_bytes(&self, connection: &ConnInfo) -> bool {
+        let objection = self.objects(connection, None);
+        objection.is_none_or(|(mode, _)| mode == Unauthorized::DryRun)
+    }
+
+    fn objects(
+        &self,
+        connection: &ConnInfo,
+        call: Option<(&Method, &str)>,
+    ) -> Option<(Unauthorized, &'static str)> {
         let rules = self.rules.load();
         let caller = connection.identity.as_ref().map(|identity| &*identity.id);
         let port = connection.local.port();
-        if connection.has_lapsed() || caller.is_none() && self.is_strict(&rules, port) {
-            self.metrics.process().unauthorized.inc(Unauthorized::Enforced);
-            return false;
+        if connection.has_lapsed() {
+            return Some((
+                Unauthorized::Enforced,
+                "refused: what the caller had proven is over",
+            ));
         }
-        let Some(access) = &rules.access else { return true };
-        let asked = Asked { caller, port, call };
-        if access.allows(&asked).is_some() {
-            return true;
+        if caller.is_none() && self.is_strict(&rules, port) {
+            return Some((Unauthorized::Enforced, "refused: the caller shows no certificate"));
         }
-        let mode = match access.is_enforced {
-            true => Unauthorized::Enforced,
-            false => Unauthorized::DryRun,
+        let access = rules.access.as_ref()?;
+        match (access.allows(&Asked { caller, port, call }), access.is_enforced) {
+            (Some(_), _) => None,
+            (None, true) => Some((Unauthorized::Enforced, "refused: no rule allows it")),
+            (None, false) => Some((Unauthorized::DryRun, "served (DryRun): no rule allows it")),
+        }
+    }
+
+    /// Says who is refused, or would be, and why: of each caller, port and reason seldom, so that a flood of refused
+    /// calls is none of lines. `call` is `None` for what is not HTTP, or was not let say what it is.
+    pub(crate) fn tell(&self, connection: &ConnInfo, call: Option<(&Method, &str)>, why: &'static str) {
+        let (peer, port) = (connection.peer, connection.local.port());
+        let id = connection.identity.as_ref().map(|identity| &identity.id);
+        let caller = match id {
+            Some(id) => Caller::Proven(Arc::clone(id)),
+            None => Caller::Unproven(peer.ip().to_canonical()),
         };
-        self.metrics.process().unauthorized.inc(mode);
-        let peer = connection.peer;
+        let Some(left_out) = self.refusals.tell(Refused { port, caller, why }, now()) else {
+            return;
+        };
+        let caller = id.map_or("unauthenticated", |id| &**id);
         let (method, path) = call.unzip();
-        tracing::debug!(%peer, caller, port, ?method, path, enforced = access.is_enforced, "no rule allows it");
-        !access.is_enforced
+        let (method, path) = (method.map(Method::as_str), path.map(beginning));
+        tracing::info!(caller, %peer, port, method, path, left_out, "{why}");
     }
 }
 
@@ -145,6 +199,13 @@ async fn lapses(connection: &ConnInfo, standing: &Standing, seat: &Seat, grace: 
     tokio::time::sleep(grace).await;
     let (peer, destination) = (connection.peer, connection.local);
     tracing::debug!(%peer, %destination, "calls are cut off: what their caller had proven is over");
+}
+
+/// As much of a path as a line of the log may hold.
+fn beginning(path: &str) -> &str {
+    path.char_indices()
+        .nth(PATH_MAX)
+        .map_or(path, |(end, _)| &path[..end])
 }
 
 async fn until(changed: &mut watch::Receiver<()>, fact: impl Fn() -> bool) {
@@ -220,3 +281,5 @@ impl Leave {
         guard.admits(&self.connection, call)
     }
 }
+
+const PATH_MAX: usize = 256;

@@ -15,9 +15,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
 mod access;
+mod seldom;
 
 pub use access::{Access, Asked, InBatch};
 pub use jitney_api::program::{Format, log_panics};
+pub(crate) use seldom::Seldom;
 
 /// What is logged: a level, and levels of their own for single targets.
 ///

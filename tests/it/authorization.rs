@@ -129,6 +129,14 @@ async fn a_call_that_no_rule_allows_is_refused_and_joins_no_batch() {
     }
     let bare = get(mesh.callee.address, "/users/2").await.unwrap();
     assert_eq!(bare.status, 403, "nothing was proven");
+    for part in [
+        "caller=\"spiffe://cluster.local/ns/shop/sa/orders\"",
+        "caller=\"unauthenticated\"",
+    ] {
+        let is_told = |line: &str| line.contains("refused: no rule allows it") && line.contains(part);
+        let told = || mesh.callee.log().lines().any(is_told);
+        wait::until("the log says who was refused", told).await;
+    }
     assert!((mesh.unauthorized("enforced").await - 10.0).abs() < 0.1);
 }
 
@@ -164,9 +172,29 @@ async fn a_dry_run_serves_and_counts() {
     let authorization = FRONT_READS.replace("{rules", "{mode: DryRun, rules");
     let mesh = Mesh::of(&authorization).await;
     assert_eq!(get(mesh.front.address, "/users/2").await.unwrap().status, 200);
-    assert_eq!(get(mesh.orders.address, "/users/2").await.unwrap().status, 200);
-    assert!((mesh.unauthorized("dry_run").await - 1.0).abs() < 0.1);
+    for _ in 0..5 {
+        assert_eq!(
+            get(mesh.orders.address, "/users/2?a=b").await.unwrap().status,
+            200
+        );
+    }
+    assert!((mesh.unauthorized("dry_run").await - 5.0).abs() < 0.1);
     assert!(mesh.unauthorized("enforced").await.abs() < 0.1);
+    let told = "served (DryRun): no rule allows it";
+    wait::until("the log says so", || mesh.callee.log().contains(told)).await;
+    let log = mesh.callee.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(told)).collect();
+    // The next one would come after ten seconds.
+    assert_eq!(lines.len(), 1, "{log}");
+    for part in [
+        "INFO",
+        "sa/orders\"",
+        "method=\"GET\"",
+        "path=\"/users/2\"",
+        "left_out=0",
+    ] {
+        assert!(lines[0].contains(part), "{part}: {log}");
+    }
 }
 
 #[tokio::test]

@@ -153,6 +153,8 @@ async fn a_strict_port_takes_secured_calls_and_no_others() {
         .await;
     assert!((count - 2.0).abs() < 0.1, "{count}");
     assert_eq!(users.seen().len(), 1);
+    let told = "refused: the caller shows no certificate caller=\"unauthenticated\" peer=127.0.0.1:";
+    wait::until("the log says so", || mesh.callee.log().contains(told)).await;
 }
 
 #[tokio::test]

@@ -105,9 +105,17 @@ impl Guard {
     /// Whether a call is let in; without `call`, bytes that are not HTTP. One that is not, or would not be if the
     /// rules were enforced, is counted and told of.
     pub(crate) fn admits(&self, connection: &ConnInfo, call: Option<(&Method, &str)>) -> bool {
-        let Some((mode, why)) = self.objects(connection, call) else {
-            return true;
-        };
+        self.lets(connection, call, self.objects(connection, call))
+    }
+
+    /// Counts and tells of what there is against a call, or would be; whether it is let in all the same.
+    fn lets(
+        &self,
+        connection: &ConnInfo,
+        call: Option<(&Method, &str)>,
+        objection: Option<(Unauthorized, &'static str)>,
+    ) -> bool {
+        let Some((mode, why)) = objection else { return true };
         self.metrics.process().unauthorized.inc(mode);
         self.tell(connection, call, why);
         mode == Unauthorized::DryRun
@@ -124,15 +132,24 @@ impl Guard {
         connection: &ConnInfo,
         call: Option<(&Method, &str)>,
     ) -> Option<(Unauthorized, &'static str)> {
-        let rules = self.rules.load();
-        let caller = connection.identity.as_ref().map(|identity| &*identity.id);
-        let port = connection.local.port();
         if connection.has_lapsed() {
             return Some((
                 Unauthorized::Enforced,
                 "refused: what the caller had proven is over",
             ));
         }
+        self.rules_object(connection, call)
+    }
+
+    /// The same of one whose caller is who it was when it was let in first.
+    fn rules_object(
+        &self,
+        connection: &ConnInfo,
+        call: Option<(&Method, &str)>,
+    ) -> Option<(Unauthorized, &'static str)> {
+        let rules = self.rules.load();
+        let caller = connection.identity.as_ref().map(|identity| &*identity.id);
+        let port = connection.local.port();
         if caller.is_none() && self.is_strict(&rules, port) {
             return Some((Unauthorized::Enforced, "refused: the caller shows no certificate"));
         }
@@ -163,8 +180,8 @@ impl Guard {
     }
 }
 
-/// Returns when a connection has been bare for so long on a port that is strict, or what its caller had proven is no
-/// longer. Calls that began before are let finish until then, and others are not let in.
+/// Returns when a connection has been bare for so long on a port that is strict, or the root of its caller has been
+/// dropped for so long. Calls that began before are let finish until then, and others are not let in.
 ///
 /// # Cancellation
 /// Nothing is lost.
@@ -195,10 +212,12 @@ pub(crate) async fn overstays(connection: ConnInfo, seat: Arc<Seat>, grace: Dura
 async fn lapses(connection: &ConnInfo, standing: &Standing, seat: &Seat, grace: Duration) {
     standing.nears_its_end().await;
     seat.close();
+    // From then on no call is let in. Those that are under way may go on, unless their caller's root is dropped.
     standing.ended().await;
+    standing.disowned().await;
     tokio::time::sleep(grace).await;
     let (peer, destination) = (connection.peer, connection.local);
-    tracing::debug!(%peer, %destination, "calls are cut off: what their caller had proven is over");
+    tracing::debug!(%peer, %destination, "calls are cut off: the root of their caller was dropped");
 }
 
 /// As much of a path as a line of the log may hold.
@@ -253,11 +272,11 @@ impl Leave {
 
     async fn lapses(&self) {
         match &self.connection.identity {
-            Some(identity) => identity.standing.ended().await,
+            Some(identity) => identity.standing.disowned().await,
             None => return pending().await,
         }
         let (peer, destination) = (self.connection.peer, self.connection.local);
-        tracing::debug!(%peer, %destination, "a connection of bytes ends: what its caller had proven is over");
+        tracing::debug!(%peer, %destination, "a connection of bytes ends: the root of its caller was dropped");
     }
 
     async fn is_taken_back(&self, changed: Option<watch::Receiver<()>>) {
@@ -278,7 +297,7 @@ impl Leave {
 
     fn is_given(&self, guard: &Guard) -> bool {
         let call = self.call.as_ref().map(|(method, path)| (method, &**path));
-        guard.admits(&self.connection, call)
+        guard.lets(&self.connection, call, guard.rules_object(&self.connection, call))
     }
 }
 

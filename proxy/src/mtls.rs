@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use jitney_api::{SpiffeId, Workload};
@@ -194,15 +194,16 @@ impl Mesh {
         }
     }
 
-    /// Whether certificates that were shown would be taken now.
-    fn vouches_for(&self, chain: &[CertificateDer<'static>], by: By) -> bool {
+    /// Whether the roots of now would have taken certificates that were shown then.
+    fn vouches_for(&self, chain: &[CertificateDer<'static>], by: By, then: SystemTime) -> bool {
         let (Some(present), Some((leaf, between))) = (self.0.present.load_full(), chain.split_first()) else {
             return false;
         };
-        let now = UnixTime::now();
+        let then = then.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let then = UnixTime::since_unix_epoch(then);
         match by {
-            By::Caller => present.callers.verify_client_cert(leaf, between, now).is_ok(),
-            By::Callee => present.callees.verify(leaf, between, now).is_ok(),
+            By::Caller => present.callers.verify_client_cert(leaf, between, then).is_ok(),
+            By::Callee => present.callees.verify(leaf, between, then).is_ok(),
         }
     }
 

@@ -116,8 +116,13 @@ async fn an_expired_certificate_lets_nobody_in_and_no_call_fails_before() {
 }
 
 #[tokio::test]
-async fn bytes_end_with_the_certificate_of_their_caller() {
-    let callee = Callee::of(&echoing().await).await;
+async fn bytes_outlive_the_certificate_of_their_caller() {
+    // Who speaks something else than HTTP cannot be told to come again, and a direct connection would not end.
+    let (users, callee) = (
+        TestUpstream::start(echo).await,
+        Callee::of(&echoing().await).await,
+    );
+    let other = Callee::of(&users.address.to_string()).await;
     let front = callee.front();
     let mut connections = Vec::new();
     for (protocol, first) in [
@@ -129,9 +134,17 @@ async fn bytes_end_with_the_certificate_of_their_caller() {
         assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
         connections.push(stream);
     }
+    // Of another callee's caller, whose certificate ends later.
+    let mut calls = over_http1(other.secured(&other.front(), "jitney-http/1.1").await).await;
+    calls_until_it_ends(&mut calls).await;
     for mut stream in connections {
-        let ended = timeout(PATIENCE, stream.read(&mut [0; 64])).await;
-        assert_eq!(ended.expect("it ends").unwrap_or(0), 0);
+        stream.write_all(b"still here").await.unwrap();
+        let mut read = [0; 10];
+        timeout(PATIENCE, stream.read_exact(&mut read))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&read, b"still here");
     }
 }
 

@@ -1,6 +1,7 @@
 //! For how long that holds which the other end of a connection has proven: as long as its certificate is good and
 //! a root that is in force has signed it. Clocks are looked at here, so that no call has to.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -109,12 +110,34 @@ impl Standing {
                 () = tokio::time::sleep(left.min(LOOK_EVERY)) => {}
                 // Its other end is in the mesh, which is held here.
                 Ok(()) = changed.changed() => {
-                    if !proof.mesh.vouches_for(&proof.chain, proof.by) {
+                    if self.is_disowned() {
                         return;
                     }
                 }
             }
         }
+    }
+
+    /// Returns when no root that is in force has signed what was proven. That a certificate expires is no reason:
+    /// it was good when the connection was made, and its owner has another one by then.
+    ///
+    /// # Cancellation
+    /// Nothing is lost.
+    pub(crate) async fn disowned(&self) {
+        let mut changed = self.0.roots_changed.clone();
+        while changed.changed().await.is_ok() {
+            if self.is_disowned() {
+                self.0.is_over.store(true, Ordering::Relaxed);
+                return;
+            }
+        }
+        // Its other end is in the mesh, which is held here.
+        pending().await
+    }
+
+    fn is_disowned(&self) -> bool {
+        let proof = &*self.0;
+        !proof.mesh.vouches_for(&proof.chain, proof.by, proof.since)
     }
 }
 
@@ -128,7 +151,7 @@ fn not_after(certificate: &[u8]) -> Option<SystemTime> {
 const NOTICE: Duration = Duration::from_secs(30);
 
 /// The longest sleep between two looks at the clock.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,24 @@ async fn what_is_proven_ends_when_a_certificate_does_on_whichever_side() {
     of_users.ended().await;
     assert!(of_users.is_over() && !of_front.is_over());
     assert!(SystemTime::now() >= of_users.0.not_after);
+    // It was good when the connection was made, and so is what cannot be told to come again.
+    let disowned = of_users.disowned();
+    tokio::pin!(disowned);
+    let next = Authority::new();
+    let (credentials, next_one) = (
+        authority.credentials("front", HOUR),
+        next.credentials("front", HOUR),
+    );
+    front.show(&credentials, roots(&[&authority, &next])).unwrap();
+    for _ in 0..100 {
+        tokio::select! {
+            biased;
+            () = &mut disowned => panic!("the root is trusted still"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    front.show(&next_one, roots(&[&next])).unwrap();
+    disowned.await;
 }
 
 #[tokio::test]

@@ -158,12 +158,7 @@ async fn set_log_level(State(admin): State<Admin>, level: Bytes) -> Response {
     let level = std::str::from_utf8(&level).unwrap_or_default();
     match level.parse::<Level>() {
         Ok(level) => {
-            let level = if admin.access_log {
-                level.with_access_log()
-            } else {
-                level
-            };
-            admin.log.set(level);
+            admin.log.set(level.with_access_log(admin.access_log));
             tracing::info!(level = %admin.log.level(), "log level set");
             format!("{}\n", admin.log.level()).into_response()
         }

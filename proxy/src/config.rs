@@ -322,12 +322,7 @@ impl From<UpstreamProtocol> for Speaks {
 impl RunArgs {
     /// The level and what the access log adds to it.
     pub fn level(&self) -> Level {
-        let level = self.log_level.clone();
-        if self.access_log {
-            level.with_access_log()
-        } else {
-            level
-        }
+        self.log_level.clone().with_access_log(self.access_log)
     }
 
     /// With those addresses of the kernel and of the admin endpoint that this machine can have.

@@ -85,10 +85,10 @@ impl fmt::Display for Level {
 }
 
 impl Level {
-    /// The same level, with one access line a call unless it says itself which of them there are.
+    /// The same level, if it is `wanted` with one access line a call, unless it says itself which of them there are.
     #[must_use]
-    pub fn with_access_log(self) -> Self {
-        if self.has_access {
+    pub fn with_access_log(self, wanted: bool) -> Self {
+        if !wanted || self.has_access {
             return self;
         }
         Self {

@@ -38,7 +38,7 @@ fn access_lines_are_off_unless_asked_for() {
     let level: Level = "warn".parse().unwrap();
     assert!(
         level
-            .with_access_log()
+            .with_access_log(true)
             .targets
             .would_enable("access", &tracing::Level::INFO)
     );

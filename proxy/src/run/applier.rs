@@ -80,8 +80,7 @@ impl Applier {
             return;
         }
         let level = match level {
-            Some(level) if self.args.access_log => level.with_access_log(),
-            Some(level) => level,
+            Some(level) => level.with_access_log(self.args.access_log),
             None => self.args.level(),
         };
         tracing::info!(%level, "log level set");

@@ -26,6 +26,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+#[cfg(test)]
+pub(crate) mod authority;
 pub(crate) mod hello;
 mod standing;
 mod verify;

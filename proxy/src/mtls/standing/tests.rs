@@ -1,48 +1,16 @@
 //! Two sidecars, a connection between them, and what they hold of each other.
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use rustls::RootCertStore;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::super::authority::Authority;
 use super::super::{Credentials, Inside};
 use super::*;
 use crate::wire::Wire;
 
-struct Authority {
-    root: rcgen::Certificate,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let root = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        Self { root, issuer }
-    }
-
-    fn credentials(&self, workload: &str, life: Duration) -> Credentials {
-        let id = format!("spiffe://cluster.local/ns/shop/sa/{workload}");
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let not_after = SystemTime::now() + life;
-        params.not_before = (SystemTime::now() - HOUR).into();
-        params.not_after = not_after.into();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        Credentials {
-            id: id.parse().unwrap(),
-            chain: vec![leaf.der().clone()],
-            key: key.serialize_der(),
-            not_after,
-        }
-    }
+fn signed(authority: &Authority, workload: &str, life: Duration) -> Credentials {
+    let now = SystemTime::now();
+    authority.sign(workload, now - HOUR, now + life)
 }
 
 fn roots(of: &[&Authority]) -> RootCertStore {
@@ -70,7 +38,7 @@ async fn met(caller: &Mesh, callee: &Mesh) -> (Standing, Standing) {
 fn pair(authority: &Authority, lives: [Duration; 2]) -> [Mesh; 2] {
     let shown = |(workload, life)| {
         let mesh = Mesh::default();
-        let credentials = authority.credentials(workload, life);
+        let credentials = signed(authority, workload, life);
         mesh.show(&credentials, roots(&[authority])).unwrap();
         mesh
     };
@@ -91,10 +59,7 @@ async fn what_is_proven_ends_when_a_certificate_does_on_whichever_side() {
     let disowned = of_users.disowned();
     tokio::pin!(disowned);
     let next = Authority::new();
-    let (credentials, next_one) = (
-        authority.credentials("front", HOUR),
-        next.credentials("front", HOUR),
-    );
+    let (credentials, next_one) = (signed(&authority, "front", HOUR), signed(&next, "front", HOUR));
     front.show(&credentials, roots(&[&authority, &next])).unwrap();
     for _ in 0..100 {
         tokio::select! {
@@ -113,7 +78,7 @@ async fn what_is_proven_ends_with_its_root_and_not_with_another() {
     let [front, users] = pair(&one, [HOUR; 2]);
     let (of_users, of_front) = met(&front, &users).await;
     assert!(!of_users.is_outdated());
-    let credentials = one.credentials("front", HOUR);
+    let credentials = signed(&one, "front", HOUR);
     front.show(&credentials, roots(&[&one, &two])).unwrap();
     assert!(of_users.is_outdated(), "another connection shows the new one");
     let ended = of_users.ended();
@@ -129,9 +94,7 @@ async fn what_is_proven_ends_with_its_root_and_not_with_another() {
     let (again, _) = met(&front, &users).await;
     front.show(&credentials, roots(&[&one, &two])).unwrap();
     assert!(!again.is_outdated(), "the same were shown a second time");
-    front
-        .show(&two.credentials("front", HOUR), roots(&[&two]))
-        .unwrap();
+    front.show(&signed(&two, "front", HOUR), roots(&[&two])).unwrap();
     ended.await;
     again.nears_its_end().await;
     assert!(of_users.is_over() && !of_front.is_over());

@@ -3,51 +3,19 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rcgen::KeyPair;
 use tempfile::TempDir;
 
 use super::*;
+use crate::mtls::authority::Authority;
 
-/// Somebody who signs.
-struct Authority {
-    root: rcgen::Certificate,
-    issuer: Issuer<'static, KeyPair>,
+fn der(authority: &Authority) -> Bytes {
+    authority.root.der().to_vec().into()
 }
 
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let root = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        Self { root, issuer }
-    }
-
-    fn der(&self) -> Bytes {
-        self.root.der().to_vec().into()
-    }
-
-    /// The users' certificate, which is good for a day.
-    fn credentials(&self) -> Credentials {
-        let id = "spiffe://cluster.local/ns/shop/sa/users";
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.not_before = (expiry() - DAY).into();
-        params.not_after = expiry().into();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        Credentials {
-            id: id.parse().unwrap(),
-            chain: vec![leaf.der().clone()],
-            key: key.serialize_der(),
-            not_after: expiry(),
-        }
-    }
+/// The users' certificate, which is good for a day.
+fn credentials(authority: &Authority) -> Credentials {
+    authority.sign("users", expiry() - DAY, expiry())
 }
 
 /// A sidecar's disk, and the roots that it trusts.
@@ -66,7 +34,7 @@ impl Sidecar {
         let roots = folder.path().join("roots.pem");
         fs::write(&roots, authority.root.pem()).unwrap();
         let kept = Kept::new(Disk::new(folder.path().join("made/snapshot")));
-        kept.save("users-1", &authority.credentials()).unwrap();
+        kept.save("users-1", &credentials(&authority)).unwrap();
         Self {
             kept,
             trust: Trust::read(&roots).unwrap(),
@@ -112,7 +80,7 @@ fn set_mode(path: &Path, mode: u32) {
 #[test]
 fn what_was_kept_last_is_brought_back_and_nobody_else_can_read_it() {
     let sidecar = Sidecar::new();
-    let credentials = sidecar.authority.credentials();
+    let credentials = credentials(&sidecar.authority);
     sidecar.kept.save("users-1", &credentials).unwrap();
     let (signed, key) = sidecar.load().unwrap().unwrap();
     assert_eq!(key, credentials.key);
@@ -144,7 +112,7 @@ fn a_name_of_any_form_is_that_name() {
         "a \"b\"\n-----BEGIN CERTIFICATE-----\nc",
         "café",
     ] {
-        sidecar.kept.save(node, &sidecar.authority.credentials()).unwrap();
+        sidecar.kept.save(node, &credentials(&sidecar.authority)).unwrap();
         let found = sidecar.load_as(node, None, expiry() - DAY / 2);
         assert!(found.unwrap().is_some(), "{node}");
     }
@@ -155,15 +123,15 @@ fn the_root_that_signed_it_is_told_from_the_others() {
     let sidecar = Sidecar::new();
     let other = Authority::new();
     let bundle = |roots: &[&Authority]| TrustBundle {
-        roots: roots.iter().map(|root| root.der()).collect(),
-        issuer: other.der(),
+        roots: roots.iter().map(|root| der(root)).collect(),
+        issuer: der(&other),
     };
     sidecar
         .trust
         .remember(bundle(&[&other, &sidecar.authority]))
         .unwrap();
     let issuer = |sidecar: &Sidecar| sidecar.load().unwrap().unwrap().0.trust.unwrap().issuer;
-    assert_eq!(issuer(&sidecar), sidecar.authority.der());
+    assert_eq!(issuer(&sidecar), der(&sidecar.authority));
     // The file's root, which the last push did not name.
     sidecar.trust.remember(bundle(&[&other])).unwrap();
     assert_eq!(issuer(&sidecar), Bytes::new());
@@ -214,7 +182,7 @@ fn one_that_expires_within_a_minute_is_refused() {
 #[test]
 fn one_with_another_key_is_refused() {
     let sidecar = Sidecar::new();
-    let mut credentials = sidecar.authority.credentials();
+    let mut credentials = credentials(&sidecar.authority);
     credentials.key = KeyPair::generate().unwrap().serialize_der();
     sidecar.kept.save("users-1", &credentials).unwrap();
     is_refused(sidecar.load(), "its key is not that of its certificate: ");
@@ -226,7 +194,7 @@ fn one_with_another_key_is_refused() {
 #[test]
 fn one_of_another_authority_is_refused() {
     let sidecar = Sidecar::new();
-    let stranger = Authority::new().credentials();
+    let stranger = credentials(&Authority::new());
     sidecar.kept.save("users-1", &stranger).unwrap();
     is_refused(sidecar.load(), "no root that is trusted has signed it for now: ");
     // Nor does a root help that lies beside it in the same file.
@@ -249,7 +217,7 @@ fn one_of_another_name_or_workload_is_refused() {
         "it is shop/users's, and the token is for shop/orders",
     );
     let nobodys = Authority::new().root.der().clone();
-    let mut credentials = sidecar.authority.credentials();
+    let mut credentials = credentials(&sidecar.authority);
     credentials.chain = vec![nobodys];
     sidecar.kept.save("users-1", &credentials).unwrap();
     is_refused(sidecar.load(), "its certificate names no workload");
@@ -270,7 +238,7 @@ fn one_that_others_may_read_is_refused_and_none_is_kept_where_they_may() {
         set_mode(&folder, open);
         let why = format!("others than its owner have access to its folder, whose mode is {open:03o}");
         is_refused(sidecar.load(), &why);
-        let saved = sidecar.kept.save("users-1", &sidecar.authority.credentials());
+        let saved = sidecar.kept.save("users-1", &credentials(&sidecar.authority));
         assert!(saved.unwrap_err().to_string().contains(&why));
     }
     assert_eq!(fs::read(&file).unwrap(), before);
@@ -287,7 +255,7 @@ fn one_of_another_user_is_refused() {
         owner + 1
     );
     is_refused(sidecar.load(), &why);
-    let saved = sidecar.kept.save("users-1", &sidecar.authority.credentials());
+    let saved = sidecar.kept.save("users-1", &credentials(&sidecar.authority));
     assert!(saved.unwrap_err().to_string().contains(&why));
 }
 

@@ -16,7 +16,7 @@ use jitney_core::codec::Chunks;
 use tokio::time::{Sleep, sleep};
 
 use crate::headers::treat_trailers;
-use crate::memory::Gathering;
+use crate::memory::{Gathering, Memory};
 use crate::send::Lease;
 use crate::waking;
 
@@ -387,7 +387,7 @@ pub async fn take(body: impl Into<Body>, limit: usize) -> Result<Taken, Broken> 
 pub(crate) async fn take_within(
     mut body: Body,
     limit: usize,
-    mut gathering: Option<Gathering>,
+    memory: Option<&Memory>,
 ) -> Result<Taken, Broken> {
     if let Kind::Full(bytes) = &mut body.0
         && bytes.len() <= limit
@@ -399,7 +399,7 @@ pub(crate) async fn take_within(
     }
     // What is announced is at most the limit, and memory that nothing is written to costs nothing.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
-    let mut read = BytesMut::new();
+    let (mut read, mut gathering) = (BytesMut::new(), None);
     while let Some(frame) = next_frame(&mut body).await {
         match frame?.into_data() {
             Ok(data) => {
@@ -419,7 +419,9 @@ pub(crate) async fn take_within(
                 if is_last {
                     break;
                 }
-                if gathering.as_mut().is_some_and(|memory| !memory.add(length)) {
+                if let Some(memory) = memory
+                    && !gathering.get_or_insert_with(|| memory.gather()).add(length)
+                {
                     return Ok(Taken::Crowded(Body::released(read, body, gathering)));
                 }
             }

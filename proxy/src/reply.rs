@@ -45,9 +45,7 @@ impl Reply {
             Self::Share(status, ..) => *status,
         }
     }
-}
 
-impl Reply {
     /// The head, if it is its own.
     pub(crate) fn headers(&self) -> Option<&HeaderMap> {
         match self {

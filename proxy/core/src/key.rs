@@ -152,12 +152,14 @@ pub fn priority(route: &Route, headers: &HeaderMap) -> u8 {
 pub fn tenant(headers: &HeaderMap) -> u64 {
     use std::hash::{BuildHasher, Hasher};
 
-    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
-    if let Some(workload) = headers.get(CLIENT_ID) {
-        hasher.write(workload.as_bytes());
-        return hasher.finish();
-    }
+    let seeded = foldhash::fast::FixedState::with_seed(0);
+    let mut hasher = seeded.build_hasher();
     for (name, value) in headers {
+        if name == CLIENT_ID {
+            hasher = seeded.build_hasher();
+            hasher.write(value.as_bytes());
+            break;
+        }
         if is_credential(name.as_str()) {
             hasher.write(value.as_bytes());
         }

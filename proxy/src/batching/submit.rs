@@ -18,7 +18,7 @@ use super::slot::Slot;
 use super::submission::{Submission, Understood};
 use crate::body::{self, Body, Taken};
 use crate::error::{Bound, Error, ErrorKind};
-use crate::memory::Gathering;
+use crate::memory::Memory;
 use crate::metrics::{CancelStage, ItemOutcome};
 use crate::upstream::{RouteState, Upstream};
 
@@ -47,7 +47,7 @@ pub(crate) async fn submit(mut call: Box<Submission>, body: Body) -> Result<Answ
             announced.announce();
         }
     };
-    let memory = call.upstream.backend.memory.gather();
+    let memory = &call.upstream.backend.memory;
     match read_body(body, call.route.limits.max_bytes, memory, announce).await {
         Ok(body) => call.body = body,
         Err(ReadError::Bypass(body, why)) => {
@@ -100,7 +100,7 @@ enum ReadError {
 async fn read_body(
     body: Body,
     cap: usize,
-    memory: Gathering,
+    memory: &Memory,
     mut pending: impl FnMut(),
 ) -> Result<Bytes, ReadError> {
     let mut taking = std::pin::pin!(body::take_within(body, cap, Some(memory)));

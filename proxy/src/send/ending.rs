@@ -91,10 +91,8 @@ impl Body {
 
     /// Has the account of a call learn how its reply ends: now, if it is at hand.
     pub(crate) fn account(&mut self, mut account: impl Told + 'static) {
-        if http_body::Body::is_end_stream(self) {
-            return account.ended(Ending::Whole(None));
-        }
-        match self.lease() {
+        let has_ended = http_body::Body::is_end_stream(self);
+        match self.lease().filter(|_| !has_ended) {
             Some(lease) => lease.account(Box::new(account)),
             None => account.ended(Ending::Whole(None)),
         }

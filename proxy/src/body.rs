@@ -191,6 +191,25 @@ impl Body {
         }
     }
 
+    /// Its bytes, when they are at hand in one piece and no more than `limit`.
+    ///
+    /// # Errors
+    /// The body, as it is.
+    pub(crate) fn into_whole(self, limit: usize) -> Result<Bytes, Self> {
+        let Self(Kind::Full(bytes)) = self else {
+            return if self.is_empty() {
+                Ok(Bytes::new())
+            } else {
+                Err(self)
+            };
+        };
+        if bytes.len() <= limit {
+            Ok(bytes)
+        } else {
+            Err(Self::full(bytes))
+        }
+    }
+
     /// The same body once more, when its bytes are at hand.
     pub fn try_clone(&self) -> Option<Self> {
         match &self.0 {
@@ -384,16 +403,11 @@ pub async fn take(body: impl Into<Body>, limit: usize) -> Result<Taken, Broken> 
 }
 
 /// The same, while there is memory for all that is taken so. Nothing is counted of a body that came in one piece.
-pub(crate) async fn take_within(
-    mut body: Body,
-    limit: usize,
-    memory: Option<&Memory>,
-) -> Result<Taken, Broken> {
-    if let Kind::Full(bytes) = &mut body.0
-        && bytes.len() <= limit
-    {
-        return Ok(Taken::Whole(std::mem::take(bytes)));
-    }
+pub(crate) async fn take_within(body: Body, limit: usize, memory: Option<&Memory>) -> Result<Taken, Broken> {
+    let mut body = match body.into_whole(limit) {
+        Ok(bytes) => return Ok(Taken::Whole(bytes)),
+        Err(body) => body,
+    };
     if body.size_hint().lower() > limit as u64 {
         return Ok(Taken::Over(body));
     }

@@ -14,8 +14,9 @@ use jitney_core::policy::{Replay, Timeouts};
 use jitney_core::route::{Head, Route};
 
 use crate::batching::alarm::now;
+use crate::batching::pending::Answer;
 use crate::batching::submission::Submission;
-use crate::batching::submit::{GoesAlone, submit};
+use crate::batching::submit::{GoesAlone, submit, submit_whole};
 use crate::body::Body;
 use crate::connection::{ConnInfo, Serve, Serving};
 use crate::error::ErrorKind;
@@ -157,13 +158,28 @@ fn together(
     let (timeouts, replay) = (route.timeouts, route.on_failure.replay);
     let sending = sending(timeouts, replay, account.began, request.headers());
     let (call, body) = Submission::new(&account.upstream, route, state, request, set_out, &sending);
-    Box::pin(async move {
-        match submit(call, body).await {
-            Ok(answer) => account.close(answer.reply, None, answer.journey),
-            // Boxed as it is rarer, and larger.
-            Err(left) => Box::pin(unbatched(account, left, &sending)).await,
-        }
-    })
+    match body.into_whole(call.route.limits.max_bytes) {
+        // What is at hand needs nothing of what waits for the rest of a body.
+        Ok(body) => match submit_whole(call, body) {
+            Ok(seat) => Box::pin(async move { answered(account, seat.answer().await) }),
+            Err(declined) => {
+                Box::pin(async move { settled(account, declined.settle().await, &sending).await })
+            }
+        },
+        Err(body) => Box::pin(async move { settled(account, submit(call, body).await, &sending).await }),
+    }
+}
+
+fn answered(account: Account, answer: Answer) -> Reply {
+    account.close(answer.reply, None, answer.journey)
+}
+
+async fn settled(account: Account, settled: Result<Answer, GoesAlone>, sending: &Sending) -> Reply {
+    match settled {
+        Ok(answer) => answered(account, answer),
+        // Boxed as it is rarer, and larger.
+        Err(left) => Box::pin(unbatched(account, left, sending)).await,
+    }
 }
 
 /// A call that turned out, once its body had come, to be none for a batch.
@@ -195,6 +211,7 @@ const CLIENT_ID: HeaderName = HeaderName::from_static(key::CLIENT_ID);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batching::submit::Seat;
 
     fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
         size_of::<F>()
@@ -202,8 +219,10 @@ mod tests {
 
     #[test]
     fn what_a_call_holds_while_it_waits_stays_small() {
-        let of_member = size(|(call, body)| submit(call, body));
-        assert!(of_member < 768, "{of_member} bytes");
+        let of_member = size(|seat: Seat| seat.answer());
+        assert!(of_member <= 160, "{of_member} bytes");
+        let of_gathered = size(|(call, body)| submit(call, body));
+        assert!(of_gathered < 768, "{of_gathered} bytes");
         let of_lone = size(|(account, call, sending)| alone(account, call, sending, None));
         assert!(of_lone < 3072, "{of_lone} bytes");
     }

@@ -9,6 +9,7 @@ use http::Request;
 use jitney_core::Bypass;
 use jitney_core::batch::{Queued, Refused, Ticket};
 use jitney_core::policy::Mode;
+use tokio::time::timeout_at;
 
 use super::alarm::now;
 use super::divide;
@@ -66,25 +67,47 @@ pub(crate) async fn submit(mut call: Box<Submission>, body: Body) -> Result<Answ
     }
     match enqueue(call, announced) {
         Ok(seat) => Ok(seat.answer().await),
-        // Boxed as it is rare, and large.
-        Err(Declined::TooLarge(call)) => Box::pin(divide::submit(call)).await,
-        Err(Declined::Alone(call, why, running)) => Err(GoesAlone {
-            request: call.into_request(),
-            why,
-            running,
-        }),
-        Err(Declined::Refused(kind)) => Ok(Answer::error(kind.into())),
+        Err(declined) => declined.settle().await,
     }
 }
 
+/// Submits a call whose body is at hand, at once. Dropping the seat gives it up, as dropping [`submit`] does.
+///
+/// # Errors
+/// What is to be done with the call, when it has no seat.
+pub(crate) fn submit_whole(mut call: Box<Submission>, body: Bytes) -> Result<Seat, Declined> {
+    call.body = body;
+    let announced = Announced::not(Arc::clone(&call.upstream), call.state.class);
+    enqueue(call, announced)
+}
+
 /// A call that got no seat.
-pub(super) enum Declined {
+pub(crate) enum Declined {
     /// It carries more than one batch may have.
     TooLarge(Box<Submission>),
     /// It travels alone.
     Alone(Box<Submission>, Bypass, Option<Running>),
     /// A bound was reached.
     Refused(ErrorKind),
+}
+
+impl Declined {
+    /// The answer to the call.
+    ///
+    /// # Errors
+    /// The call itself, when it is not for a batch.
+    pub(crate) async fn settle(self) -> Result<Answer, GoesAlone> {
+        match self {
+            // Boxed as it is rare, and large.
+            Self::TooLarge(call) => Box::pin(divide::submit(call)).await,
+            Self::Alone(call, why, running) => Err(GoesAlone {
+                request: call.into_request(),
+                why,
+                running,
+            }),
+            Self::Refused(kind) => Ok(Answer::error(kind.into())),
+        }
+    }
 }
 
 /// Why a body was not read to its end.
@@ -179,7 +202,7 @@ fn push(
 
 /// A place in the queue or in a batch, for as long as the caller waits. Dropped before the answer
 /// came, it gives the place up.
-pub(super) struct Seat {
+pub(crate) struct Seat {
     upstream: Arc<Upstream>,
     state: Arc<RouteState>,
     ticket: Ticket,
@@ -191,15 +214,17 @@ pub(super) struct Seat {
 
 impl Seat {
     /// Waits for the answer, no longer than the caller does.
-    pub(super) async fn answer(mut self) -> Answer {
+    pub(crate) async fn answer(mut self) -> Answer {
         let answer = match self.deadline {
             None => self.slot.wait().await,
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), self.slot.wait()).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    return Answer::error(ErrorKind::DeadlineExceeded.into());
+            Some(deadline) => {
+                let waiting = timeout_at(deadline.into(), self.slot.wait());
+                // Boxed as a timer is large, and has its place in lines of its own.
+                match Box::pin(waiting).await {
+                    Ok(answer) => answer,
+                    Err(_) => return Answer::error(ErrorKind::DeadlineExceeded.into()),
                 }
-            },
+            }
         };
         self.waiting = false;
         answer

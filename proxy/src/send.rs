@@ -72,7 +72,7 @@ pub struct BackendSettings {
     pub endpoints: Vec<Target>,
     /// What they speak.
     pub speaks: Speaks,
-    /// The longest that making a connection may take.
+    /// The longest that making a connection may take. Default: 5 s, as a Backend has it, and as Envoy.
     pub connect_timeout: Duration,
     /// The most idle connections kept to one endpoint.
     pub max_idle: usize,
@@ -152,7 +152,7 @@ impl BackendSettings {
             name,
             endpoints,
             speaks: Speaks::Auto,
-            connect_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(5),
             max_idle: 1024,
             idle_timeout: Duration::from_secs(45),
             in_common: InCommon::default(),

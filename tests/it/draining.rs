@@ -263,3 +263,15 @@ async fn connections_that_are_not_http_end_when_the_time_of_a_drain_is_over() {
         assert!(proxy.log().contains("drain time is over"), "{}", proxy.log());
     }
 }
+
+#[tokio::test]
+async fn a_second_signal_ends_a_drain() {
+    let mut proxy = echoing_through("10m").await;
+    let mut stream = talking(proxy.address, BYTES[0]).await;
+    proxy.terminate();
+    wait::until("it drains", || proxy.log().contains("draining")).await;
+    proxy.terminate();
+    let status = proxy.ended(wait::PATIENCE).await;
+    assert!(!status.success(), "{status}: {}", proxy.log());
+    assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
+}

@@ -285,11 +285,8 @@ impl<D: Direct> Acceptor<D> {
                     return Ok(());
                 };
                 counted();
-                let server = match server {
-                    Some(server) => *server,
-                    None => Wire::new(opaque.for_bytes().connect().await.map_err(io::Error::other)?),
-                };
-                opaque::join(stream, &ahead, server, leave).await?;
+                let backend = opaque.for_bytes();
+                opaque::serve(stream, &ahead, server, &backend, leave).await?;
             }
         }
         Ok(())

@@ -236,6 +236,11 @@ async fn until(changed: &mut watch::Receiver<()>, fact: impl Fn() -> bool) {
 }
 
 impl Leave {
+    /// Whose they are.
+    pub(crate) fn connection(&self) -> &ConnInfo {
+        &self.connection
+    }
+
     /// For bytes that are not HTTP; `None`: there is none.
     pub(crate) fn of_bytes(connection: ConnInfo) -> Option<Self> {
         let leave = Self {

@@ -14,6 +14,7 @@ mod control_plane;
 mod exposition;
 mod families;
 mod labels;
+mod open;
 mod process;
 mod trouble;
 
@@ -23,6 +24,7 @@ pub use labels::{
     BatchFailure, CancelStage, Fault, ItemOutcome, MirrorOutcome, Protocol, Refusal, StatusClass,
     Unauthorized, UpstreamCall,
 };
+pub use open::{OpenConnection, OpenDownstream};
 pub use trouble::Trouble;
 
 use crate::error::ErrorKind;
@@ -90,6 +92,10 @@ pub struct BackendMetrics {
     pub upstream_connections: Gauge,
     /// Connections made since start.
     pub upstream_connects: Counter,
+    /// Bytes read from endpoints.
+    pub upstream_received: Counter,
+    /// Bytes written to endpoints.
+    pub upstream_sent: Counter,
     /// Replies that came for a caller, or for a batch, that was gone.
     pub late_replies: Counter,
     /// Errors and sheds of calls to this backend, by reason.
@@ -138,48 +144,6 @@ pub struct RouteMetrics {
     pub cost_fixed: Measure,
     /// Learned cost of one more item, in seconds. Set when gauges are read.
     pub cost_per_item: Measure,
-}
-
-/// Counts a connection to an endpoint as open until it is dropped.
-#[derive(Debug)]
-pub struct OpenConnection(Arc<BackendMetrics>);
-
-impl OpenConnection {
-    /// Counts a connection that was made.
-    pub fn count(metrics: &Arc<BackendMetrics>) -> Self {
-        metrics.upstream_connects.inc();
-        metrics.upstream_connections.inc();
-        Self(Arc::clone(metrics))
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.upstream_connections.dec();
-    }
-}
-
-/// Counts a connection of a caller as open until it is dropped.
-#[derive(Debug)]
-pub struct OpenDownstream(Metrics);
-
-impl OpenDownstream {
-    /// Counts a connection that was accepted.
-    pub fn count(metrics: &Metrics) -> Self {
-        metrics.process().downstream_connections.inc();
-        Self(metrics.clone())
-    }
-
-    /// Counts what it turned out to speak.
-    pub fn speaks(&self, protocol: Protocol) {
-        self.0.process().downstream_connections_total.inc(protocol);
-    }
-}
-
-impl Drop for OpenDownstream {
-    fn drop(&mut self) {
-        self.0.process().downstream_connections.dec();
-    }
 }
 
 /// Downstream calls and how they ended.
@@ -365,6 +329,8 @@ impl BackendMetrics {
             upstream_duration: Histogram::new(&SECONDS),
             upstream_connections: Gauge::default(),
             upstream_connects: Counter::default(),
+            upstream_received: Counter::default(),
+            upstream_sent: Counter::default(),
             late_replies: Counter::default(),
             errors: Labelled::default(),
             mirrored: Labelled::default(),

@@ -8,8 +8,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::batching::alarm::now;
 use crate::detect::{self, Protocol};
 use crate::guard::Leave;
+use crate::log::{Access, Connection};
 use crate::send::{Backend, Outgoing};
 use crate::transport::Transport;
 use crate::wire::Wire;
@@ -67,9 +69,53 @@ async fn greeting(backend: &Backend) -> Option<Wire<Transport<Outgoing>>> {
     Some(Wire::resuming(Bytes::copy_from_slice(&first[..length]), stream))
 }
 
-/// Passes bytes both ways until both sides have ended, or one has failed, or leave is revoked: then both are reset.
+/// Passes bytes between a caller and a server: the one that spoke first, or else one of the backend.
 /// `read` is what the caller already sent.
-pub(crate) async fn join(
+///
+/// # Errors
+/// There is no server; it is counted as an error of the backend, and the caller's connection ends. Or one side has
+/// failed, or leave was revoked: then both are reset.
+pub(crate) async fn serve(
+    caller: Transport<TcpStream>,
+    read: &[u8],
+    server: Option<Box<Wire<Transport<Outgoing>>>>,
+    backend: &Backend,
+    leave: Leave,
+) -> io::Result<()> {
+    let line = Access::is_on().then(|| leave.connection().clone());
+    let began = now();
+    let server = match server {
+        Some(server) => Ok(*server),
+        None => backend.connect().await.map(Wire::new),
+    };
+    let (ended, reason) = match server {
+        Ok(server) => match join(caller, read, server, leave).await {
+            Ok(()) => (Ok(()), None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (Err(error), Some("denied")),
+            Err(error) => (Err(error), Some("reset")),
+        },
+        Err(error) => {
+            backend.failed(error.kind());
+            let reason = error.kind().as_str();
+            (Err(io::Error::other(error)), Some(reason))
+        }
+    };
+    if let Some(info) = line {
+        Connection {
+            peer: info.peer,
+            destination: info.local,
+            caller: info.identity.as_ref().map(|identity| &*identity.id),
+            backend: &backend.name,
+            duration: now().saturating_duration_since(began),
+            reason,
+        }
+        .log();
+    }
+    ended
+}
+
+/// Passes bytes both ways until both sides have ended, or one has failed, or leave is revoked: then both are reset.
+async fn join(
     mut caller: Transport<TcpStream>,
     read: &[u8],
     mut server: Wire<Transport<Outgoing>>,

@@ -338,6 +338,11 @@ impl Backend {
         endpoint.connect(Inside::Bytes).await
     }
 
+    /// Counts a connection for which there was none.
+    pub(crate) fn failed(&self, kind: ErrorKind) {
+        self.settings.lock().metrics.errors.inc(kind);
+    }
+
     /// Whether its endpoints may be something that speaks before it is spoken to.
     pub(crate) const fn may_speak_first(&self) -> bool {
         !self.is_http

@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::mtls::{echoing, talking};
+
 fn policy(traffic: &str) -> String {
     format!("kind: BatchPolicy\nmetadata: {{name: users}}\nspec:\n  traffic: {traffic}\n")
 }
@@ -150,9 +152,9 @@ fn timers(pid: u32, is_meant: impl Fn(u16, u16) -> bool) -> Vec<String> {
 
 #[tokio::test]
 async fn peers_that_are_silent_are_asked_whether_they_are_there() {
-    let upstream = crate::mtls::echoing().await.parse::<SocketAddr>().unwrap();
+    let upstream = echoing().await.parse::<SocketAddr>().unwrap();
     let proxy = TestProxy::with().upstream(upstream).start().await;
-    let _talking = crate::mtls::talking(proxy.address, b"\0\0\0\x08some bytes").await;
+    let _talking = talking(proxy.address, b"\0\0\0\x08some bytes").await;
     // An acknowledgement may be under way, which has a timer of its own.
     let (own, to) = (proxy.address.port(), upstream.port());
     until("its caller is asked", || {
@@ -163,4 +165,54 @@ async fn peers_that_are_silent_are_asked_whether_they_are_there() {
         timers(proxy.pid(), |_, peer| peer == to) == ["02"]
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_http_is_counted_and_told_of_when_it_has_ended() {
+    let service = echoing().await;
+    let settings = TestProxy::with().upstream(service.parse().unwrap());
+    let proxy = settings.arg("--access-log").start().await;
+    let mut stream = talking(proxy.address, b"\0\0\0\x08some bytes").await;
+    stream.write_all(b" and more").await.unwrap();
+    assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 9);
+    for (metric, expected) in [
+        ("jitney_upstream_connects_total", 1.0),
+        ("jitney_upstream_connections", 1.0),
+        ("jitney_upstream_sent_bytes_total", 23.0),
+        ("jitney_upstream_received_bytes_total", 23.0),
+    ] {
+        assert_eq!(
+            proxy.metric(metric, "backend=\"upstream\"").await,
+            expected,
+            "{metric}"
+        );
+    }
+    assert!(!proxy.log().contains("protocol=\"opaque\""), "{}", proxy.log());
+    let peer = format!("peer={}", stream.local_addr().unwrap());
+    drop(stream);
+    until("it is told of", || proxy.log().contains("protocol=\"opaque\"")).await;
+    let log = proxy.log();
+    let line = log.lines().find(|line| line.contains("opaque")).unwrap();
+    let destination = format!("destination={}", proxy.address);
+    for expected in [&*peer, &destination, "backend=\"upstream\"", "duration_ms="] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+    assert!(!line.contains("reason"), "{line}");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_http_and_finds_no_server_is_an_error_of_its_backend() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let settings = TestProxy::with().upstream(address);
+    let proxy = settings.arg("--access-log").start().await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(b"\0\0\0\x08some bytes").await.unwrap();
+    assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
+    until("it is told of", || proxy.log().contains("reason=\"connect\"")).await;
+    assert_eq!(
+        proxy.metric("jitney_errors_total", "reason=\"connect\"").await,
+        1.0
+    );
 }

@@ -1,5 +1,6 @@
-//! One line per call: off by default, and then it costs one atomic load.
+//! One line per call, and per connection that carries none: off by default, and then it costs one atomic load.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -82,6 +83,39 @@ impl Access<'_> {
             size = self.batch.map(|batch| batch.size),
             wait_ms = self.batch.map(|batch| batch.wait.as_secs_f64() * 1e3),
             left = self.batch.map(|batch| batch.reason),
+            reason = self.reason,
+        );
+    }
+}
+
+/// What is said about a connection that carried no calls, at its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection<'a> {
+    /// The caller's address.
+    pub peer: SocketAddr,
+    /// The address that it connected to.
+    pub destination: SocketAddr,
+    /// Whose sidecar called, if that is proven.
+    pub caller: Option<&'a str>,
+    /// The backend's name.
+    pub backend: &'a str,
+    /// From when it was known that it carries no calls.
+    pub duration: Duration,
+    /// What went wrong.
+    pub reason: Option<&'a str>,
+}
+
+impl Connection<'_> {
+    /// Logs the line. Ask [`Access::is_on`] before gathering what it needs.
+    pub fn log(&self) {
+        tracing::info!(
+            target: TARGET,
+            protocol = "opaque",
+            peer = %self.peer,
+            destination = %self.destination,
+            caller = self.caller.map(tracing::field::debug),
+            duration_ms = self.duration.as_secs_f64() * 1e3,
+            backend = self.backend,
             reason = self.reason,
         );
     }

@@ -6,6 +6,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 
+mod connections;
+
 use super::cell::{Histogram, Label, Labelled, Measure};
 use super::families::{Families, Family, Written};
 use super::{BackendMetrics, CallMetrics, Gauges, Metrics, ProcessMetrics, RouteMetrics, process};
@@ -88,27 +90,6 @@ impl Scrape {
                     family.histogram(&[("backend", backend), ("route", route)], &calls.duration)
                 })
             },
-        )?;
-        let process = self.metrics.process();
-        to.gauge(
-            "jitney_downstream_connections",
-            "Open connections of callers",
-            process.downstream_connections.value(),
-        )?;
-        to.counters(
-            "jitney_downstream_connections_total",
-            "Connections of callers",
-            |family| family.each(&[], "protocol", &process.downstream_connections_total),
-        )?;
-        to.counters(
-            "jitney_refused_connections_total",
-            "Connections of callers that were closed as soon as they were accepted",
-            |family| family.each(&[], "reason", &process.refused_connections),
-        )?;
-        to.counters(
-            "jitney_unauthorized_total",
-            "Calls, and connections that are not HTTP, that no rule of the workload's authorization allows",
-            |family| family.each(&[], "mode", &process.unauthorized),
         )
     }
 
@@ -236,18 +217,6 @@ impl Scrape {
             "jitney_late_replies_total",
             "Replies nobody waited for any more",
             |backend, _| backend.late_replies.value(),
-        )?;
-        self.tally(
-            to,
-            "jitney_upstream_connects_total",
-            "Connections made to endpoints",
-            |backend, _| backend.upstream_connects.value(),
-        )?;
-        self.level(
-            to,
-            "jitney_upstream_connections",
-            "Open connections to endpoints",
-            |backend, _| backend.upstream_connections.value() as f64,
         )
     }
 
@@ -491,6 +460,7 @@ impl Collector for Scrape {
         self.downstream(&mut to)?;
         self.batches(&mut to)?;
         self.upstream(&mut to)?;
+        self.connections(&mut to)?;
         self.dispatcher(&mut to)?;
         self.process(&mut to)
     }

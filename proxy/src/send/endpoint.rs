@@ -262,7 +262,7 @@ impl Endpoint {
 
     async fn new_http1(&self) -> Result<http1::SendRequest<Body>, Error> {
         let stream = self.connect_bare().await?;
-        super::http1::handshake(stream, OpenConnection::count(&self.metrics), false).await
+        super::http1::handshake(stream, false).await
     }
 
     async fn send_http2(
@@ -317,7 +317,7 @@ impl Endpoint {
                 (stream, Some(standing))
             }
         };
-        super::http2::handshake(stream, standing, OpenConnection::count(&self.metrics)).await
+        super::http2::handshake(stream, standing).await
     }
 
     /// Sends a request that asks to switch protocols, over a connection of its own.
@@ -329,8 +329,7 @@ impl Endpoint {
         // What is switched to may last for hours, and says nothing of load.
         let place = Place::take(self)?;
         let stream = self.connect(Inside::Http1).await?;
-        let open = OpenConnection::count(&self.metrics);
-        let mut sender = super::http1::handshake(stream, open, true).await?;
+        let mut sender = super::http1::handshake(stream, true).await?;
         let (mut head, stream) = sender
             .try_send_request(request)
             .await
@@ -375,7 +374,7 @@ impl Endpoint {
     async fn dial(&self) -> Result<Outgoing, Error> {
         let dialled = self.target.address.connect().await;
         let stream = dialled.map_err(|error| Error::caused(ErrorKind::Connect, error))?;
-        Ok(self.ours.remember(stream))
+        Ok(self.ours.remember(stream, OpenConnection::count(&self.metrics)))
     }
 
     pub(super) fn view(&self) -> EndpointView {

@@ -12,7 +12,6 @@ use tokio::sync::Notify;
 use super::ours::Outgoing;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::metrics::OpenConnection;
 use crate::transport::Transport;
 use crate::waking;
 use crate::wire::Wire;
@@ -138,7 +137,6 @@ impl Drop for Idle {
 /// Makes an HTTP/1.1 connection of a TCP connection; one for an upgrade may switch protocols.
 pub(super) async fn handshake(
     stream: Transport<Outgoing>,
-    open: OpenConnection,
     is_for_upgrade: bool,
 ) -> Result<SendRequest<Body>, Error> {
     let (sender, connection) = http1::Builder::new()
@@ -148,15 +146,14 @@ pub(super) async fn handshake(
         .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
     // The task ends when its sender is dropped and the last reply was read, or when the peer closes.
     if is_for_upgrade {
-        tokio::spawn(async move { log_end(waking::run(connection.with_upgrades()).await, &open) });
+        tokio::spawn(async move { log_end(waking::run(connection.with_upgrades()).await) });
     } else {
-        tokio::spawn(async move { log_end(waking::run(connection).await, &open) });
+        tokio::spawn(async move { log_end(waking::run(connection).await) });
     }
     Ok(sender)
 }
 
-/// Takes what counts the connection as open, so that it is held until here.
-fn log_end(ended: hyper::Result<()>, _: &OpenConnection) {
+fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "upstream connection ended");
     }

@@ -13,7 +13,6 @@ use super::lease::Stream;
 use super::ours::Outgoing;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::metrics::OpenConnection;
 use crate::mtls::Standing;
 use crate::transport::Transport;
 use crate::wire::Wire;
@@ -213,7 +212,6 @@ async fn probe(mut stream: Transport<Outgoing>) -> bool {
 pub(super) async fn handshake(
     stream: Transport<Outgoing>,
     standing: Option<Standing>,
-    open: OpenConnection,
 ) -> Result<Made, Error> {
     let keep_alive = match stream {
         Transport::Bare(_) => KEEP_ALIVE,
@@ -244,7 +242,6 @@ pub(super) async fn handshake(
         if let Some(watching) = watching {
             watching.abort();
         }
-        drop(open);
     });
     Ok(Made { sender, standing })
 }

@@ -1,5 +1,5 @@
-//! The connections that this sidecar has made, known by their two ends: one that the kernel hands back to
-//! it is not a caller's, and serving it would never end.
+//! The connections that this sidecar has made: counted, with their bytes, and known by their two ends: one that the
+//! kernel hands back to it is not a caller's, and serving it would never end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +13,8 @@ use dashmap::DashSet;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::metrics::OpenConnection;
+
 /// The connections to endpoints that are open. Cheap to clone. Bounded by the files a process may open.
 #[derive(Clone, Debug, Default)]
 pub struct Ours(Arc<DashSet<Ends>>);
@@ -21,6 +23,7 @@ pub struct Ours(Arc<DashSet<Ends>>);
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     stream: TcpStream,
+    open: OpenConnection,
     remembered: Option<(Ours, Ends)>,
 }
 
@@ -29,14 +32,18 @@ type Ends = (SocketAddr, SocketAddr);
 
 impl Ours {
     /// Remembers a connection that was just made; before its first byte, which whoever asks has seen.
-    pub(super) fn remember(&self, stream: TcpStream) -> Outgoing {
+    pub(super) fn remember(&self, stream: TcpStream, open: OpenConnection) -> Outgoing {
         let ends = (stream.local_addr().ok()).zip(stream.peer_addr().ok());
         let remembered = ends.map(|(local, peer)| {
             let ends = canonical(local, peer);
             self.0.insert(ends);
             (self.clone(), ends)
         });
-        Outgoing { stream, remembered }
+        Outgoing {
+            stream,
+            open,
+            remembered,
+        }
     }
 
     /// Whether a connection from `peer` that was meant for `destination` is one of these.
@@ -49,6 +56,16 @@ impl Ours {
 fn canonical(local: SocketAddr, peer: SocketAddr) -> Ends {
     let [local, peer] = [local, peer].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
     (local, peer)
+}
+
+impl Outgoing {
+    #[inline]
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(length)) = polled {
+            self.open.sent(length);
+        }
+        polled
+    }
 }
 
 impl Drop for Outgoing {
@@ -80,14 +97,18 @@ impl AsyncRead for Outgoing {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.open.received(buf.filled().len() - before);
+        polled
     }
 }
 
 impl AsyncWrite for Outgoing {
     #[inline]
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -104,7 +125,8 @@ impl AsyncWrite for Outgoing {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -117,13 +139,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     #[tokio::test]
     async fn a_connection_is_ours_as_long_as_it_is_open() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let destination = listener.local_addr().unwrap();
         let ours = Ours::default();
-        let made = ours.remember(TcpStream::connect(destination).await.unwrap());
+        let open = OpenConnection::count(&Metrics::new().backend("users"));
+        let made = ours.remember(TcpStream::connect(destination).await.unwrap(), open);
         let (_accepted, peer) = listener.accept().await.unwrap();
         assert!(ours.include(peer, destination));
         let SocketAddr::V4(v4) = peer else {

@@ -66,8 +66,8 @@ pub struct RunArgs {
     #[arg(long, env = "JITNEY_INBOUND", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address)]
     pub inbound: Vec<SocketAddr>,
 
-    /// Where the kernel hands over connections that leave; each goes to the backend that has its
-    /// destination as an endpoint, or on to there.
+    /// Where the kernel hands over connections that leave; each goes on to where it was meant to go, by the policy
+    /// of the backend that has that as an endpoint; one to a Service's address to the Service's endpoints.
     #[arg(long, env = "JITNEY_OUTBOUND", value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = address)]
     pub outbound: Vec<SocketAddr>,
 

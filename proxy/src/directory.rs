@@ -2,7 +2,7 @@
 //! for that.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
-use crate::send::{Backend, BackendSettings, InCommon};
+use crate::send::{Backend, BackendSettings, InCommon, Speaks, Target};
 use crate::serve::Sidecar;
 use crate::upstream::{Others, Upstream};
 
@@ -36,8 +36,10 @@ pub enum Direction {
 /// What is known of destinations.
 #[derive(Clone, Debug, Default)]
 pub struct Map {
-    /// Those that are endpoints of a backend, or stand for one.
+    /// Those that stand for a backend, or are all of its endpoints.
     pub backends: HashMap<SocketAddr, Arc<Upstream>>,
+    /// Those that are one endpoint of a backend: what is meant for it goes nowhere else.
+    pub endpoints: HashMap<SocketAddr, Named>,
     /// The policies for others.
     pub policies: HashMap<SocketAddr, Arc<Policy>>,
     /// Those for others on these ports.
@@ -54,6 +56,29 @@ pub struct Map {
     pub forbidden: Vec<SocketAddr>,
 }
 
+/// One endpoint of a backend, for those who have named it and not the backend.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The backend's name, under which its calls are counted.
+    pub backend: Arc<str>,
+    /// What it speaks.
+    pub speaks: Speaks,
+    /// The longest that making a connection may take.
+    pub connect_timeout: Duration,
+    /// The endpoint.
+    pub target: Target,
+    /// The backend's policy. What it says of other backends to go to is not for these calls.
+    pub policy: Arc<Policy>,
+}
+
+/// A destination that no backend stands for.
+#[derive(Debug)]
+struct Made {
+    upstream: Arc<Upstream>,
+    /// What it was made as: an endpoint of this backend, reached in this way.
+    reach: Option<(Arc<str>, Speaks, Duration)>,
+}
+
 /// The destinations of one direction.
 #[derive(Debug)]
 pub struct Directory {
@@ -64,8 +89,8 @@ pub struct Directory {
     others: Others,
     warned: Mutex<Option<Instant>>,
     map: ArcSwap<Map>,
-    /// Destinations that no backend is known for. At most [`MADE_MAX`].
-    made: Mutex<HashMap<SocketAddr, Arc<Upstream>>>,
+    /// Destinations that no backend stands for. At most [`MADE_MAX`].
+    made: Mutex<HashMap<SocketAddr, Made>>,
 }
 
 /// A listener's way to the directory.
@@ -80,6 +105,11 @@ pub(crate) struct Redirected {
 
 impl Map {
     fn policy_for(&self, address: SocketAddr) -> Policy {
+        if let Some(named) = self.endpoints.get(&address) {
+            let mut policy = (*named.policy).clone();
+            policy.traffic.detours.split = None;
+            return policy;
+        }
         let by_port = || self.policies_by_port.get(&address.port());
         let policy = self.policies.get(&address).or_else(by_port);
         (**policy.unwrap_or(&self.policy)).clone()
@@ -94,6 +124,12 @@ impl Map {
     }
 }
 
+impl Named {
+    fn reach(&self) -> (Arc<str>, Speaks, Duration) {
+        (Arc::clone(&self.backend), self.speaks, self.connect_timeout)
+    }
+}
+
 impl Direct for Redirected {
     type Service = Sidecar;
 
@@ -103,7 +139,7 @@ impl Direct for Redirected {
         let meant = canonical(original::destination(stream).unwrap_or(local));
         let found = match meant == local {
             true => Err(Refusal::NotRedirected),
-            false => directory.find(meant),
+            false => directory.find(meant, info.peer.ip()),
         };
         let map = directory.map.load();
         match found {
@@ -143,7 +179,7 @@ impl Direct for Redirected {
 impl MoreBackends for Directory {
     fn backends(&self) -> Vec<Arc<dyn BackendView>> {
         let made = self.made.lock();
-        let view = |upstream: &Arc<Upstream>| Arc::clone(upstream) as Arc<dyn BackendView>;
+        let view = |made: &Made| Arc::clone(&made.upstream) as Arc<dyn BackendView>;
         made.values().map(view).collect()
     }
 }
@@ -170,17 +206,27 @@ impl Directory {
     /// Has connections that come from now on go by this map; those that are open go on as they are, with
     /// the policies of now. Must be called within a tokio runtime.
     pub(crate) fn install(&self, map: Map) {
-        let made = self.made.lock();
+        let mut made = self.made.lock();
         let map = Arc::new(map);
-        for (address, upstream) in made.iter() {
-            upstream.install(map.policy_for(*address));
-        }
+        made.retain(|address, made| {
+            let named = map.endpoints.get(address);
+            if let Some(named) = named {
+                made.upstream.backend.reach(std::slice::from_ref(&named.target));
+            }
+            made.upstream.install(map.policy_for(*address));
+            let stays = made.reach == named.map(Named::reach) && !map.backends.contains_key(address);
+            if !stays {
+                // Whoever is connected goes on; who comes is led elsewhere.
+                made.upstream.drain();
+            }
+            stays
+        });
         self.map.store(map);
     }
 
     /// From now on no call is held back for companions.
     pub(crate) fn drain(&self) {
-        self.made.lock().values().for_each(|upstream| upstream.drain());
+        self.made.lock().values().for_each(|made| made.upstream.drain());
     }
 
     /// Says how to mend it, now and then: whoever is handed its own connections is handed many.
@@ -198,38 +244,72 @@ impl Directory {
         }
     }
 
-    /// What serves the connections to an address.
-    fn find(&self, address: SocketAddr) -> Result<Arc<Upstream>, Refusal> {
+    /// What serves the connections to an address that somebody makes from another one.
+    fn find(&self, address: SocketAddr, from: IpAddr) -> Result<Arc<Upstream>, Refusal> {
         let map = self.map.load();
-        if map.forbidden.iter().any(|one| is_within(address, *one)) {
+        if map
+            .forbidden
+            .iter()
+            .any(|one| self.is_within(address, from, *one))
+        {
             return Err(Refusal::Forbidden);
         }
         if let Some(upstream) = map.backends.get(&address) {
             return Ok(Arc::clone(upstream));
         }
         let mut made = self.made.lock();
-        if let Some(upstream) = made.get(&address) {
-            return Ok(Arc::clone(upstream));
+        if let Some(made) = made.get(&address) {
+            return Ok(Arc::clone(&made.upstream));
         }
         // It may be another one by now; whoever replaces it waits for the lock that is held here.
         let map = self.map.load();
         if made.len() == MADE_MAX {
             // Whoever is connected holds a handle.
-            made.retain(|_, upstream| Arc::strong_count(upstream) > 1);
+            made.retain(|_, made| Arc::strong_count(&made.upstream) > 1);
         }
         if made.len() == MADE_MAX {
             return Err(Refusal::TooMany);
         }
-        let name = self.name(address, &map);
-        let settings = BackendSettings {
-            metrics: self.metrics.backend(&name),
-            in_common: self.in_common.clone(),
-            ..BackendSettings::new(name, vec![address.into()])
-        };
-        let upstream = Upstream::start(Arc::new(Backend::new(&settings)), &self.metrics, &self.others);
+        let backend = Arc::new(Backend::new(&self.settings(address, &map)));
+        let upstream = Upstream::start(backend, &self.metrics, &self.others);
         upstream.install(map.policy_for(address));
-        made.insert(address, Arc::clone(&upstream));
+        let reach = map.endpoints.get(&address).map(Named::reach);
+        made.insert(
+            address,
+            Made {
+                upstream: Arc::clone(&upstream),
+                reach,
+            },
+        );
         Ok(upstream)
+    }
+
+    fn settings(&self, address: SocketAddr, map: &Map) -> BackendSettings {
+        let settings = match map.endpoints.get(&address) {
+            Some(named) => BackendSettings {
+                speaks: named.speaks,
+                connect_timeout: named.connect_timeout,
+                ..BackendSettings::new(Arc::clone(&named.backend), vec![named.target.clone()])
+            },
+            None => BackendSettings::new(self.name(address, map), vec![address.into()]),
+        };
+        BackendSettings {
+            metrics: self.metrics.backend(&settings.name),
+            in_common: self.in_common.clone(),
+            ..settings
+        }
+    }
+
+    /// Whether a destination is this one of this machine, which may stand for all of the machine's addresses. What
+    /// comes in is for this machine; of what leaves, that is which has a machine's own address at both ends.
+    fn is_within(&self, destination: SocketAddr, from: IpAddr, one: SocketAddr) -> bool {
+        let one = canonical(one);
+        let is_here = || match self.direction {
+            Direction::Inbound => true,
+            Direction::Outbound => destination.ip().is_loopback() || destination.ip() == from.to_canonical(),
+        };
+        let is_it = destination.ip() == one.ip() || (one.ip().is_unspecified() && is_here());
+        destination.port() == one.port() && is_it
     }
 
     /// What is declared is told apart. Whatever else somebody connects to is counted as one: a scan of all ports
@@ -241,12 +321,6 @@ impl Directory {
             Direction::Outbound => "passthrough".into(),
         }
     }
-}
-
-/// Whether a destination is this one, which may stand for all addresses of the machine.
-fn is_within(destination: SocketAddr, one: SocketAddr) -> bool {
-    let one = canonical(one);
-    destination.port() == one.port() && (destination.ip() == one.ip() || one.ip().is_unspecified())
 }
 
 /// IPv4 in the form of IPv6 is IPv4.
@@ -267,6 +341,8 @@ mod tests {
 
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
     fn directory(direction: Direction) -> Arc<Directory> {
         Directory::new(
             direction,
@@ -284,15 +360,15 @@ mod tests {
     #[tokio::test]
     async fn destinations_are_told_apart_and_found_again() {
         let directory = directory(Direction::Inbound);
-        let one = directory.find(address(1)).unwrap();
-        assert!(Arc::ptr_eq(&one, &directory.find(address(1)).unwrap()));
-        assert!(!Arc::ptr_eq(&one, &directory.find(address(2)).unwrap()));
+        let one = directory.find(address(1), HERE).unwrap();
+        assert!(Arc::ptr_eq(&one, &directory.find(address(1), HERE).unwrap()));
+        assert!(!Arc::ptr_eq(&one, &directory.find(address(2), HERE).unwrap()));
         assert_eq!(&*one.backend.name, "inbound");
         directory.install(Map {
             policies: HashMap::from([(address(3), Arc::default())]),
             ..Map::default()
         });
-        let declared = directory.find(address(3)).unwrap();
+        let declared = directory.find(address(3), HERE).unwrap();
         assert_eq!(&*declared.backend.name, "inbound/80");
     }
 
@@ -300,33 +376,36 @@ mod tests {
     async fn only_what_nobody_uses_makes_room() {
         let directory = directory(Direction::Outbound);
         let mut used: Vec<_> = (0..MADE_MAX)
-            .map(|n| directory.find(address(n)).unwrap())
+            .map(|n| directory.find(address(n), HERE).unwrap())
             .collect();
-        let full = directory.find(address(MADE_MAX)).unwrap_err();
+        let full = directory.find(address(MADE_MAX), HERE).unwrap_err();
         assert_eq!(full, Refusal::TooMany);
         used.pop();
-        assert!(directory.find(address(MADE_MAX)).is_ok());
+        assert!(directory.find(address(MADE_MAX), HERE).is_ok());
         assert_eq!(directory.backends().len(), MADE_MAX);
     }
 
     #[tokio::test]
     async fn what_only_this_machine_may_reach_is_refused() {
-        let directory = directory(Direction::Inbound);
+        let directories = [Direction::Inbound, Direction::Outbound].map(directory);
         let everywhere: SocketAddr = "0.0.0.0:9901".parse().unwrap();
         let here: SocketAddr = "127.0.0.1:9902".parse().unwrap();
-        directory.install(Map {
-            forbidden: vec![everywhere, here],
-            ..Map::default()
-        });
         for (destination, refused) in [
-            ("10.0.0.1:9901", true),
-            ("[::1]:9901", true),
-            ("127.0.0.1:9902", true),
-            ("10.0.0.1:9902", false),
-            ("10.0.0.1:9903", false),
+            ("10.0.0.1:9901", [true, true]),
+            ("10.0.0.2:9901", [true, false]),
+            ("[::1]:9901", [true, true]),
+            ("127.0.0.1:9902", [true, true]),
+            ("10.0.0.1:9902", [false, false]),
+            ("10.0.0.1:9903", [false, false]),
         ] {
-            let found = directory.find(destination.parse().unwrap());
-            assert_eq!(found.is_err(), refused, "{destination}");
+            for (directory, refused) in directories.iter().zip(refused) {
+                directory.install(Map {
+                    forbidden: vec![everywhere, here],
+                    ..Map::default()
+                });
+                let found = directory.find(destination.parse().unwrap(), HERE);
+                assert_eq!(found.is_err(), refused, "{:?} {destination}", directory.direction);
+            }
         }
     }
 }

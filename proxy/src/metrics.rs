@@ -104,7 +104,7 @@ pub struct BackendMetrics {
     pub mirrored: Labelled<MirrorOutcome>,
     /// Calls that came to this backend and waited or failed on purpose.
     pub faults: Labelled<Fault>,
-    source: Mutex<Option<Weak<dyn GaugeSource>>>,
+    sources: Mutex<Vec<Weak<dyn GaugeSource>>>,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
 }
 
@@ -180,6 +180,25 @@ pub struct Gauges {
     pub keys: usize,
     /// Idle keys forgotten since start, to make room.
     pub key_evictions: u64,
+}
+
+impl Gauges {
+    /// Those of two dispatchers for one backend.
+    fn and(self, other: Self) -> Self {
+        Self {
+            queue_items: self.queue_items + other.queue_items,
+            queue_oldest_age: self.queue_oldest_age.max(other.queue_oldest_age),
+            batches_in_flight: self.batches_in_flight + other.batches_in_flight,
+            window: self.window + other.window,
+            concurrency_limit: match (self.concurrency_limit, other.concurrency_limit) {
+                (Some(one), Some(other)) => Some(one + other),
+                (one, other) => one.or(other),
+            },
+            latency_inflation: self.latency_inflation.max(other.latency_inflation),
+            keys: self.keys + other.keys,
+            key_evictions: self.key_evictions + other.key_evictions,
+        }
+    }
 }
 
 impl From<&Snapshot> for Gauges {
@@ -335,7 +354,7 @@ impl BackendMetrics {
             errors: Labelled::default(),
             mirrored: Labelled::default(),
             faults: Labelled::default(),
-            source: Mutex::default(),
+            sources: Mutex::default(),
             routes: Mutex::default(),
         }
     }
@@ -350,14 +369,17 @@ impl BackendMetrics {
         self.routes.lock().clone()
     }
 
-    /// Says where the state is read at each scrape from now on.
+    /// Says where the state is read at each scrape from now on: from all that live of those that were named.
     pub fn read_from(&self, source: Weak<dyn GaugeSource>) {
-        *self.source.lock() = Some(source);
+        let mut sources = self.sources.lock();
+        sources.retain(|known| known.strong_count() > 0);
+        sources.push(source);
     }
 
     fn gauges(&self) -> Gauges {
-        let source = self.source.lock().as_ref().and_then(Weak::upgrade);
-        source.map(|source| source.gauges()).unwrap_or_default()
+        let sources: Vec<_> = self.sources.lock().iter().filter_map(Weak::upgrade).collect();
+        let gauges = sources.iter().map(|source| source.gauges());
+        gauges.reduce(Gauges::and).unwrap_or_default()
     }
 }
 

@@ -72,7 +72,7 @@ pub struct BackendSettings {
     pub endpoints: Vec<Target>,
     /// What they speak.
     pub speaks: Speaks,
-    /// The longest that making a connection may take. Default: 5 s, as a Backend has it, and as Envoy.
+    /// The longest that making a connection may take. Default: [`CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
     /// The most idle connections kept to one endpoint.
     pub max_idle: usize,
@@ -140,6 +140,9 @@ impl Sending {
     }
 }
 
+/// The longest that making a connection may take where nobody says otherwise: as a Backend has it, and as Envoy.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A call whose connection failed is tried on so many other endpoints.
 const OTHER_ENDPOINTS: usize = 3;
 
@@ -152,7 +155,7 @@ impl BackendSettings {
             name,
             endpoints,
             speaks: Speaks::Auto,
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: CONNECT_TIMEOUT,
             max_idle: 1024,
             idle_timeout: Duration::from_secs(45),
             in_common: InCommon::default(),

@@ -122,7 +122,11 @@ impl Facts<'_> {
         let told = |conflict: &&&Conflict| format!("{}: {}", conflict.target, conflict.reason);
         let texts = lost.iter().map(told).collect::<Vec<_>>().join("; ");
         match (places, lost.len()) {
-            (_, 0) => said(Reason::Accepted, "valid, and in force for this target".to_owned()),
+            (None, 0) => {
+                let message = "valid, and in force for every service that has no policy of its own";
+                said(Reason::Accepted, message.to_owned())
+            }
+            (Some(_), 0) => said(Reason::Accepted, "valid, and in force for this target".to_owned()),
             (Some(places), count) if count < places.len() => said(
                 Reason::Accepted,
                 format!("in force for a part of the target: not for {texts}"),

@@ -18,7 +18,7 @@ use crate::directory::Direction;
 use crate::headers::Received;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
-use crate::send::{Address, BackendSettings, InCommon, Speaks, Target};
+use crate::send::{Address, BackendSettings, CONNECT_TIMEOUT, InCommon, Speaks, Target};
 
 /// Listeners and backends, each with its policy.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ pub(super) struct PlannedBackend {
 pub(super) struct Reach {
     pub(super) name: Arc<str>,
     pub(super) speaks: Speaks,
-    pub(super) connect_timeout: Option<Duration>,
+    pub(super) connect_timeout: Duration,
 }
 
 impl Plan {
@@ -273,7 +273,7 @@ pub(super) fn by_flags(
         reach: Reach {
             name: Arc::clone(&name),
             speaks: args.upstream_protocol.into(),
-            connect_timeout: None,
+            connect_timeout: CONNECT_TIMEOUT,
         },
         endpoints: args.upstream.iter().cloned().map(Target::from).collect(),
         addresses: Vec::new(),
@@ -376,7 +376,7 @@ impl From<CompiledBackend> for PlannedBackend {
         let reach = Reach {
             name: backend.name,
             speaks,
-            connect_timeout: Some(backend.connect_timeout),
+            connect_timeout: backend.connect_timeout,
         };
         Self {
             reach,
@@ -399,7 +399,7 @@ impl PlannedBackend {
             metrics: metrics.backend(name),
             in_common: in_common.clone(),
             speaks: *speaks,
-            connect_timeout: connect_timeout.unwrap_or(defaults.connect_timeout),
+            connect_timeout: *connect_timeout,
             ..defaults
         }
     }

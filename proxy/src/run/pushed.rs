@@ -221,7 +221,7 @@ fn planned(
         reach: Reach {
             name,
             speaks: speaks(destination.spec.protocol),
-            connect_timeout: Some(destination.spec.connect_timeout.0),
+            connect_timeout: destination.spec.connect_timeout.0,
         },
         endpoints,
         addresses: destination.addresses.clone(),

@@ -1,6 +1,7 @@
 //! Where the connections of a listener go: to one backend, or each to where it was meant to go.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use std::time::Duration;
 use jitney_api::Mtls;
 use tokio::net::TcpListener;
 
-use super::plan::{Plan, Reach, To};
+use super::plan::{Plan, PlannedBackend, Reach, To};
 use crate::accept::{Acceptor, Always};
 use crate::admin::inspect::{MoreBackends, Views};
-use crate::directory::{Direction, Directory, Map, Redirected};
+use crate::directory::{Direction, Directory, Map, Named, Redirected};
 use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::Metrics;
-use crate::send::{Address, InCommon, Speaks};
+use crate::send::{Address, InCommon, Peer, Speaks, Target};
 use crate::serve::Sidecar;
 use crate::upstream::{Others, Upstream};
 
@@ -78,7 +79,8 @@ impl Destinations {
 
     /// Has connections that come from now on go by this plan, whose backends are these.
     ///
-    /// What leaves for an endpoint of a backend goes to the backend. What comes in for one goes to that
+    /// What leaves for an endpoint of a backend goes to that endpoint, in the backend's way: whoever names one of a
+    /// primary and its replicas, or a member of a StatefulSet, means it. What comes in for one goes to that
     /// endpoint, which is here, with the backend's policy.
     pub(super) fn install(&self, plan: &Plan, upstreams: &[(Reach, Arc<Upstream>)]) {
         let ports = plan.inbound_ports.iter();
@@ -95,40 +97,20 @@ impl Destinations {
                 .fold(plan.opaque_ports.clone(), |opaque, port| opaque.with(port.number)),
             ..Map::default()
         };
-        let mut backends: HashMap<_, (u8, Arc<Upstream>)> = HashMap::new();
-        for (planned, (_, upstream)) in plan.backends.iter().zip(upstreams) {
-            // Whoever is connected to one of these has named the backend.
-            let stand_in = (u8::MAX, Arc::clone(upstream));
-            let addresses = planned.addresses.iter();
-            backends.extend(addresses.map(|address| (*address, stand_in.clone())));
-            for endpoint in &planned.endpoints {
-                // A name stands for addresses that only its resolver knows.
-                if let Address::Socket(address) = &endpoint.address {
-                    if planned.reach.speaks == Speaks::Bytes {
-                        inbound.opaque.insert(*address);
-                    }
-                    // Of several, the one that is the most careful, or the first.
-                    let care = match &endpoint.peer {
-                        None => 0,
-                        Some(peer) => 1 + u8::from(peer.is_strict),
-                    };
-                    let known = backends.entry(*address);
-                    let known = known.or_insert_with(|| (care, Arc::clone(upstream)));
-                    if care > known.0 {
-                        *known = (care, Arc::clone(upstream));
-                    }
-                    if plan.is_by_backend {
-                        let policy = inbound.policies.entry(*address);
-                        policy.or_insert_with(|| Arc::clone(&planned.policy));
-                    }
+        for planned in &plan.backends {
+            for (address, _) in named(planned) {
+                if planned.reach.speaks == Speaks::Bytes {
+                    inbound.opaque.insert(address);
+                }
+                if plan.is_by_backend {
+                    let policy = inbound.policies.entry(address);
+                    policy.or_insert_with(|| Arc::clone(&planned.policy));
                 }
             }
         }
         self.outbound.install(Map {
-            backends: backends
-                .into_iter()
-                .map(|(address, (_, upstream))| (address, upstream))
-                .collect(),
+            backends: standing_in(plan, upstreams),
+            endpoints: endpoints(plan),
             forbidden: plan.forbidden.clone(),
             opaque_ports: plan.opaque_ports.clone(),
             // Whoever is beside this sidecar has no other.
@@ -142,6 +124,49 @@ impl Destinations {
         self.inbound.drain();
         self.outbound.drain();
     }
+}
+
+/// The endpoints of a backend whose addresses are known; that of a name only its resolver knows.
+fn named(planned: &PlannedBackend) -> impl Iterator<Item = (SocketAddr, &Target)> {
+    let endpoints = planned.endpoints.iter();
+    endpoints.filter_map(|target| match &target.address {
+        Address::Socket(address) => Some((*address, target)),
+        Address::Name(_) => None,
+    })
+}
+
+/// The addresses of which whoever is connected to one has named the backend.
+fn standing_in(plan: &Plan, upstreams: &[(Reach, Arc<Upstream>)]) -> HashMap<SocketAddr, Arc<Upstream>> {
+    let all = plan.backends.iter().zip(upstreams);
+    let addresses = all.flat_map(|(planned, (_, upstream))| {
+        let addresses = planned.addresses.iter();
+        addresses.map(|address| (*address, Arc::clone(upstream)))
+    });
+    addresses.collect()
+}
+
+/// Every endpoint, as the most careful of the backends has it that share it, or the first.
+fn endpoints(plan: &Plan) -> HashMap<SocketAddr, Named> {
+    let care = |peer: Option<&Peer>| peer.map_or(0, |peer| 1 + u8::from(peer.is_strict));
+    let mut endpoints: HashMap<SocketAddr, Named> = HashMap::new();
+    for planned in &plan.backends {
+        for (address, target) in named(planned) {
+            let known = endpoints
+                .get(&address)
+                .map(|known| care(known.target.peer.as_ref()));
+            if known.is_none_or(|known| known < care(target.peer.as_ref())) {
+                let named = Named {
+                    backend: Arc::clone(&planned.reach.name),
+                    speaks: planned.reach.speaks,
+                    connect_timeout: planned.reach.connect_timeout,
+                    target: target.clone(),
+                    policy: Arc::clone(&planned.policy),
+                };
+                endpoints.insert(address, named);
+            }
+        }
+    }
+    endpoints
 }
 
 impl Going {

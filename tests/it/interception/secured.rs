@@ -211,3 +211,33 @@ async fn a_bare_connection_is_served_no_longer_once_its_port_is_strict() {
     mesh.write(&strict);
     assert_eq!(told(&calling.await.unwrap()), "403\n");
 }
+
+/// Those of a primary and its replica, or of a StatefulSet's members.
+#[tokio::test]
+async fn whoever_names_an_endpoint_gets_no_other() {
+    const STORE: &str = r#"---
+kind: Backend
+metadata: {name: store, namespace: shop}
+spec: {endpoints: ["10.77.0.2:7001", "10.77.0.2:7002"], mtls: Strict, workload: users}
+"#;
+    let mesh = Mesh::secured(&(documents() + STORE)).await;
+    let ports = [7001, 7002];
+    let _members = ports.map(|port| {
+        let listener = mesh.network.listen(Host::B, &format!("[::]:{port}"));
+        TestUpstream::start_on(listener, move |_| Reply::json(200, port.to_string()))
+    });
+    mesh.is_ready(Host::A).await;
+    mesh.is_ready(Host::B).await;
+    for port in ports {
+        let url = format!("http://10.77.0.2:{port}/users/[1-12]");
+        // A connection each: one that goes on is not led elsewhere anyway.
+        let line = ["-sS", "--max-time", "20", "-H", "connection: close", &*url];
+        let said = told(&mesh.call("curl", &line).await);
+        assert_eq!(said, port.to_string().repeat(12));
+    }
+    let metrics = mesh.metrics(Host::A).await;
+    says(
+        &metrics,
+        "jitney_calls_total{backend=\"shop/store\",route=\"\",class=\"2xx\"} 24",
+    );
+}

@@ -28,9 +28,10 @@ pub struct Conflict {
     pub warning: Diagnostic,
 }
 
-/// How closely a target reference fits: a rule of a route, a route, a port of a Service, a Service.
+/// How closely a target reference fits: a rule of a route, a route, a port of a Service, a Service, or none at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Specificity {
+    Everything,
     Service,
     Port,
     Route,
@@ -49,6 +50,7 @@ impl Specificity {
 
     const fn as_str(self) -> &'static str {
         match self {
+            Self::Everything => "every service",
             Self::Service => "the whole service",
             Self::Port => "a port",
             Self::Route => "a route",
@@ -146,7 +148,7 @@ impl<'a> Precedence<'a> {
             for target in known.all() {
                 contend(
                     Place::whole(target),
-                    Specificity::Service,
+                    Specificity::Everything,
                     Path::default().key("spec"),
                 );
             }
@@ -175,13 +177,15 @@ impl<'a> Precedence<'a> {
         })
     }
 
-    /// Every target that a policy is for and does not have.
+    /// Every target that a policy is for and does not have. One for every service is for those that have none of
+    /// their own: it loses nothing to them.
     pub(super) fn conflicts(&self) -> Vec<Conflict> {
         let targets = self.targets.iter();
         let conflicts = targets.flat_map(|((_, target, _), contenders)| {
             let (winner, losers) = contenders.split_first()?;
             // One that names a target twice, as a whole and by a port, does not lose it to itself.
             let losers = losers.iter().filter(|one| one.policy != winner.policy);
+            let losers = losers.filter(|one| !winner.overrides(one));
             Some(
                 losers
                     .map(|loser| loser.loses(target, winner))
@@ -196,6 +200,11 @@ impl Contender<'_> {
     /// What is less wins.
     fn rank(&self) -> impl Ord {
         (Reverse(self.specificity), self.created.age(), &self.policy)
+    }
+
+    /// Whether it has what the other, for every service, has only where nobody says otherwise.
+    fn overrides(&self, other: &Self) -> bool {
+        other.specificity == Specificity::Everything && self.specificity > other.specificity
     }
 
     fn loses(&self, target: &Place, winner: &Self) -> Conflict {
@@ -295,6 +304,25 @@ mod tests {
             told(&Precedence::of(&documents, None)),
             ["shop/b users: shop/a is for the same, and comes first by name"]
         );
+    }
+
+    #[test]
+    fn one_for_every_service_is_for_those_that_have_none() {
+        let old = "name: all, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'";
+        let young = "name: users, namespace: shop, creationTimestamp: '2026-01-01T00:00:01Z'";
+        let backends = ["users", "orders"].map(|name| {
+            format!("---\nkind: Backend\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{endpoints: [\"h:80\"]}}\n")
+        });
+        let policies = [(old, ""), (young, USERS)].map(|(metadata, targets)| {
+            format!("---\nkind: BatchPolicy\nmetadata: {{{metadata}}}\nspec: {{targetRefs: [{targets}]}}\n")
+        });
+        let text = policies.into_iter().chain(backends).collect::<String>();
+        let documents = Documents::read(&Sources::inline("p.yaml", &text));
+        assert!(documents.faults.is_empty(), "{:?}", documents.faults);
+        let precedence = Precedence::of(&documents, None);
+        assert_eq!(held(&precedence, "shop/users"), ["users"]);
+        assert_eq!(held(&precedence, "shop/all"), ["orders"]);
+        assert_eq!(told(&precedence), [""; 0]);
     }
 
     #[test]

@@ -264,9 +264,14 @@ fn warnings(pod: Pod<'_>, wishes: &Wishes) -> Vec<String> {
         unknown.map(|name| format!("{}: annotation {name} means nothing to the sidecar", pod.called));
     let ports = pod.containers().flat_map(|(_, one)| list(one, "ports"));
     let taken = ports.filter_map(|port| port["containerPort"].as_u64());
-    let taken = taken.filter(|port| [ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT].contains(port));
+    let taken = taken.filter(|port| u16::try_from(*port).is_ok_and(is_own));
     let taken = taken.map(|port| format!("{}: port {port} is the sidecar's", pod.called));
     unknown.chain(taken).take(WARNINGS_MAX).collect()
+}
+
+/// Whether a port is one of those that every sidecar has.
+fn is_own(port: u16) -> bool {
+    [ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT].contains(&port.into())
 }
 
 fn list<'v>(of: &'v Value, field: &str) -> &'v [Value] {

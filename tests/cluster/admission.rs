@@ -58,7 +58,7 @@ items:
     jobTemplate:
       spec:
         template:
-          metadata: {annotations: {jitney.dev/mode: NoRedirect}}
+          metadata: {annotations: {jitney.dev/mode: NoRedirect, jitney.dev/listen: '15080:8080'}}
           spec: {restartPolicy: Never, containers: [{name: nightly, image: 'nightly:1'}]}
 ---
 apiVersion: v1

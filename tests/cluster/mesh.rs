@@ -68,6 +68,7 @@ async fn the_example_is_batched_and_nobody_can_tell() {
     a_trial_succeeds();
     restarts_lose_no_call();
     upgrade_and_rollback_lose_no_call().await;
+    a_sidecar_may_listen_where_nothing_is_redirected(&direct).await;
     a_job_ends();
     a_change_is_told_and_a_fault_as_well().await;
     remove().await;
@@ -241,6 +242,31 @@ fn replaced_under_load(arguments: &[&str]) {
         let gone = ["wait", "--namespace", SYSTEM, "--timeout=80s", "--for", "delete"];
         kubectl(&[&gone[..], &before].concat());
     });
+}
+
+/// A pod that is given no rights over its network: its Service leads to a port of its sidecar, where calls are batched
+/// and come from other sidecars by mTLS, as elsewhere.
+async fn a_sidecar_may_listen_where_nothing_is_redirected(direct: &str) {
+    let deployment = "metadata: {labels: {app: orders}";
+    let service = "selector: {app: orders}\n  ports: [{name: http, port: 80, targetPort: 8080}]";
+    apply("shop.yaml", |text| {
+        assert!(text.contains(deployment) && text.contains(service));
+        let annotations = "annotations: {jitney.dev/mode: NoRedirect, jitney.dev/listen: '15080:8080'}";
+        text.replace(deployment, &format!("{deployment}, {annotations}"))
+            .replace(service, &service.replace("8080", "15080"))
+    });
+    settled(SHOP, "orders");
+    says("orders", "1/1").await;
+    let orders = pods("app=orders");
+    assert_eq!(orders.len(), 1);
+    assert!(!orders[0].to_string().contains("NET_ADMIN"), "{}", orders[0]);
+    let ip = orders[0]["status"]["podIP"].as_str().unwrap().to_owned();
+    let (before, capture) = (asked(&ip), Capture::start().await);
+    assert!(pages() == direct, "not what it was where the kernel redirects");
+    capture.shows_tls_only();
+    let after = asked(&ip);
+    let (calls, rows) = (after.calls - before.calls, after.rows - before.rows);
+    assert!(rows > 2 * calls, "{calls} calls for {rows} rows");
 }
 
 /// Its sidecar does not keep a pod that has done its work.

@@ -147,7 +147,7 @@ mod tests {
             assert!(check(&container(probe), &skipped, &json!({})).is_empty());
         }
         let get = json!({"httpGet": {"port": 8080}});
-        let unredirected = json!({"jitney.dev/mode": "NoRedirect"});
+        let unredirected = json!({"jitney.dev/mode": "NoRedirect", "jitney.dev/listen": "15080:8080"});
         assert!(check(&container(get), &unredirected, &json!({})).is_empty());
     }
 }

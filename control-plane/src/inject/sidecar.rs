@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::probes::Asked;
-use super::wishes::RESOURCES;
+use super::wishes::{Listen, RESOURCES};
 use super::{
     ADMIN_PORT, IDENTITY, INBOUND_PORT, Mode, OUTBOUND_PORT, PROXY, REDIRECT, STATE, SettingsArgs, USER,
     Wishes,
@@ -85,6 +85,11 @@ fn proxy(wishes: &Wishes, probes: &Asked, settings: &SettingsArgs) -> Value {
         probe["httpGet"] = json!({"path": path, "port": ADMIN_PORT});
         probe
     };
+    let mut ports = vec![json!({"name": "jitney-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"})];
+    let listen = wishes.listen.iter();
+    ports.extend(
+        listen.map(|at| json!({"name": "jitney-listen", "containerPort": at.port, "protocol": "TCP"})),
+    );
     json!({
         "name": PROXY,
         "image": settings.proxy_image,
@@ -92,7 +97,7 @@ fn proxy(wishes: &Wishes, probes: &Asked, settings: &SettingsArgs) -> Value {
         "restartPolicy": "Always",
         "args": arguments(wishes, settings),
         "env": env,
-        "ports": [{"name": "jitney-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
+        "ports": ports,
         "resources": resources(wishes, settings),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "startupProbe": asks("/ready", json!({"periodSeconds": 1, "failureThreshold": STARTING_SECONDS})),
@@ -117,7 +122,10 @@ fn proxy(wishes: &Wishes, probes: &Asked, settings: &SettingsArgs) -> Value {
 
 fn arguments(wishes: &Wishes, settings: &SettingsArgs) -> Vec<String> {
     let mut args = words(["run"]);
-    if wishes.mode == Mode::Redirect {
+    if let Some(Listen { port, service }) = wishes.listen {
+        args.extend(["--listen".to_owned(), format!("[::]:{port}")]);
+        args.extend(["--upstream".to_owned(), format!("127.0.0.1:{service}")]);
+    } else {
         args.extend(["--inbound".to_owned(), format!("[::]:{INBOUND_PORT}")]);
         args.push("--outbound".to_owned());
         args.extend(["127.0.0.1", "[::1]"].map(|ip| format!("{ip}:{OUTBOUND_PORT}")));

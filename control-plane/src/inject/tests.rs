@@ -222,10 +222,47 @@ fn annotations_are_passed_on() {
 
 #[test]
 fn without_a_redirect_nothing_needs_to_be_allowed() {
-    let pod = injected(&annotated("jitney.dev/mode", "NoRedirect"));
+    let annotations = json!({"jitney.dev/mode": "NoRedirect", "jitney.dev/listen": "15080:8080"});
+    let pod = injected(&pod(&json!({"metadata": {"annotations": annotations}})));
     assert_eq!(names(&pod["spec"]["initContainers"]), ["jitney-proxy"]);
     let text = pod.to_string();
     assert!(!text.contains("NET_ADMIN") && !text.contains("bound"), "{text}");
+    let proxy = &pod["spec"]["initContainers"][0];
+    let args = proxy["args"].as_array().unwrap();
+    let expected = [
+        "run",
+        "--listen",
+        "[::]:15080",
+        "--upstream",
+        "127.0.0.1:8080",
+        "--admin",
+    ];
+    assert_eq!(args[..6], expected.map(Value::from), "{args:?}");
+    assert_eq!(proxy["ports"][1]["containerPort"], 15080);
+}
+
+#[test]
+fn a_sidecar_that_nothing_would_come_to_is_refused() {
+    const EXPECTED: &str = "expected the sidecar's port and the service's, such as 15080:8080, the first of which is \
+                            the `targetPort` of Services";
+    let told = |value: &str| format!("pod shop/users-7: jitney.dev/listen: found \"{value}\", {EXPECTED}");
+    refused(&annotated("jitney.dev/mode", "NoRedirect"), &told(""));
+    for value in [
+        "8080",
+        "15080:",
+        "15080:8080:1",
+        "8080:8080",
+        "0:8080",
+        "15020:8080",
+        "15080:x",
+        "70000:8080",
+    ] {
+        refused(&annotated("jitney.dev/listen", value), &told(value));
+    }
+    refused(
+        &annotated("jitney.dev/listen", "15080:8080"),
+        r#"pod shop/users-7: jitney.dev/mode: found "Redirect", expected NoRedirect where jitney.dev/listen is given"#,
+    );
 }
 
 #[test]

@@ -2,13 +2,15 @@
 
 use jitney_api::{LogLevel, Ports};
 
-use super::{GROUP, INJECT, INJECTED, Pod, Refused, entries};
+use super::{GROUP, INJECT, INJECTED, Pod, Refused, entries, is_own};
 
 /// What the annotations of a pod say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
     /// How calls come to the sidecar.
     pub mode: Mode,
+    /// Where it takes calls that the kernel does not hand it.
+    pub listen: Option<Listen>,
     /// Ports of the pod that are reached past the sidecar.
     pub skip_inbound_ports: Ports,
     /// Ports elsewhere that are reached past it.
@@ -29,8 +31,17 @@ pub enum Mode {
     /// The kernel hands it all connections of the pod.
     #[default]
     Redirect,
-    /// It listens where `Listener` documents say, and nobody needs to be allowed to write the kernel's rules.
+    /// It listens on a port of its own, and nobody needs to be allowed to write the kernel's rules.
     NoRedirect,
+}
+
+/// A port that stands for the service's, to which Services lead in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The sidecar's.
+    pub port: u16,
+    /// The service's, on the pod's loopback.
+    pub service: u16,
 }
 
 /// Whether the pod is to have a sidecar, by its own word; a label and an annotation that say both are a no.
@@ -65,6 +76,10 @@ impl Wishes {
                 ports.map_err(|_| refused(pod, name, value, "ports and ranges of them, such as 22,5000-5010"))
             };
             match wish {
+                "listen" => {
+                    let listen = listen(value).ok_or_else(|| refused(pod, name, value, LISTEN))?;
+                    wishes.listen = Some(listen);
+                }
                 "mode" => wishes.mode = mode(value).ok_or_else(|| refused(pod, name, value, MODES))?,
                 "skip-inbound-ports" => wishes.skip_inbound_ports = ports()?,
                 "skip-outbound-ports" => wishes.skip_outbound_ports = ports()?,
@@ -85,8 +100,21 @@ impl Wishes {
                 },
             }
         }
-        Ok(wishes)
+        // Nothing would come to it, or what comes would be handed over before.
+        match (wishes.mode, wishes.listen) {
+            (Mode::NoRedirect, None) => Err(refused(pod, "jitney.dev/listen", "", LISTEN)),
+            (Mode::Redirect, Some(_)) => Err(refused(pod, "jitney.dev/mode", "Redirect", LISTENING)),
+            _ => Ok(wishes),
+        }
     }
+}
+
+/// `15080:8080`, neither of which is one of the sidecar's own.
+fn listen(text: &str) -> Option<Listen> {
+    let port = |text: &str| text.parse().ok().filter(|port| *port != 0 && !is_own(*port));
+    let (own, service) = text.split_once(':')?;
+    let (port, service) = (port(own)?, port(service)?);
+    (port != service).then_some(Listen { port, service })
 }
 
 /// Something that a sidecar asks for.
@@ -153,6 +181,8 @@ fn refused(pod: Pod<'_>, name: &str, value: &str, expected: &str) -> Refused {
     }
 }
 
+const LISTEN: &str = "the sidecar's port and the service's, such as 15080:8080, the first of which is the `targetPort` of Services";
+const LISTENING: &str = "NoRedirect where jitney.dev/listen is given";
 const MODES: &str = "Redirect or NoRedirect";
 const LEVELS: &str = "a level, or levels by target as in info,jitney_proxy=debug";
 const UNITS: [&str; 13] = [

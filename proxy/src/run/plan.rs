@@ -90,6 +90,8 @@ pub(super) struct PlannedBackend {
     pub(super) endpoints: Vec<Target>,
     /// What callers connect to in place of an endpoint.
     pub(super) addresses: Vec<SocketAddr>,
+    /// Nothing is said of who names one of its endpoints.
+    pub(super) is_service: bool,
     pub(super) policy: Arc<Policy>,
 }
 
@@ -186,7 +188,7 @@ impl Plan {
             return Err(unknown);
         }
         let asked = compiled.runtime.mtls.clone().unwrap_or_default();
-        let (listeners, backends) = by_flags(args, Arc::clone(&compiled.policy), asked.mode);
+        let (listeners, backends) = by_flags(args, Arc::clone(&compiled.policy), &asked);
         let policies = backends.iter().map(|one| (&*one.reach.name, &*one.policy));
         Ok(Self {
             listeners,
@@ -258,13 +260,13 @@ impl Plan {
 pub(super) fn by_flags(
     args: &RunArgs,
     policy: Arc<Policy>,
-    asked: Mtls,
+    asked: &InboundMtls,
 ) -> (Vec<PlannedListener>, Vec<PlannedBackend>) {
     let name: Arc<str> = UPSTREAM.into();
     let listeners = by_flag(
         "listen",
         To::Backend(Arc::clone(&name)),
-        Some(asked),
+        |port| Some(asked.on(port)),
         &args.listen,
         args,
     );
@@ -277,6 +279,7 @@ pub(super) fn by_flags(
         },
         endpoints: args.upstream.iter().cloned().map(Target::from).collect(),
         addresses: Vec::new(),
+        is_service: false,
         policy,
     };
     let backends = if listeners.is_empty() {
@@ -314,7 +317,7 @@ impl PlannedListener {
 /// The listeners for what the kernel hands over, which flags describe alone.
 pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener> {
     // By the port that each was meant for.
-    let asked = Some(Mtls::default());
+    let asked = |_| Some(Mtls::default());
     let inbound = by_flag(
         "inbound",
         To::Redirected(Direction::Inbound),
@@ -325,7 +328,7 @@ pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener
     let outbound = by_flag(
         "outbound",
         To::Redirected(Direction::Outbound),
-        None,
+        |_| None,
         &args.outbound,
         args,
     );
@@ -336,7 +339,7 @@ pub(super) fn redirected(args: &RunArgs) -> impl Iterator<Item = PlannedListener
 fn by_flag(
     flag: &str,
     to: To,
-    mtls: Option<Mtls>,
+    mtls: impl Fn(u16) -> Option<Mtls>,
     addresses: &[SocketAddr],
     args: &RunArgs,
 ) -> impl Iterator<Item = PlannedListener> {
@@ -346,7 +349,7 @@ fn by_flag(
         name: format!("{flag}-{n}").into(),
         address: *address,
         to: to.clone(),
-        mtls,
+        mtls: mtls(address.port()),
         is_inbound: to != To::Redirected(Direction::Outbound),
         received: Arc::clone(&received),
         place: None,
@@ -382,6 +385,7 @@ impl From<CompiledBackend> for PlannedBackend {
             reach,
             endpoints: backend.endpoints.into_iter().map(target).collect(),
             addresses: Vec::new(),
+            is_service: false,
             policy: backend.policy,
         }
     }

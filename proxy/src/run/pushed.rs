@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jitney_api::push::{Assembly, Destination, InboundPort, Listening, Reached};
 use jitney_api::{CompiledPolicy, Mtls, Workload};
+use jitney_core::policy::Policy;
 
 use super::applier::{Applier, CONTROL_PLANE};
 use super::plan::{
@@ -55,10 +56,10 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     let inbound = pushed.inbound(workload);
     let runtime = pushed.runtime();
     let asked = runtime.mtls.clone().unwrap_or_default();
-    let (mut listeners, mut backends) = by_flags(args, Arc::clone(&inbound.policy), asked.mode);
+    let by_port: Vec<_> = pushed.inbound_by_port(workload).collect();
+    let (mut listeners, mut backends) = by_flags(args, by_listen(args, &inbound, &by_port), &asked);
     listeners.extend(redirected(args));
     let mut warnings: Vec<String> = inbound.warnings.iter().map(ToString::to_string).collect();
-    let by_port: Vec<_> = pushed.inbound_by_port(workload).collect();
     let told = by_port.iter().flat_map(|port| &port.compiled.warnings);
     warnings.extend(told.map(ToString::to_string));
     for listening in pushed.listeners() {
@@ -120,6 +121,13 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
         backends,
         warnings,
     }
+}
+
+/// What is run for the calls to `--listen`: what a Service leads to is known by its port.
+fn by_listen(args: &RunArgs, inbound: &CompiledPolicy, by_port: &[InboundPort]) -> Arc<Policy> {
+    let is_it = |port: &&InboundPort| args.listen.iter().any(|address| address.port() == port.number);
+    let port = by_port.iter().find(is_it);
+    Arc::clone(port.map_or(&inbound.policy, |port| &port.compiled.policy))
 }
 
 /// A service may call itself by the name that others call it. A connection within a pod is not handed over, so that no sidecar
@@ -225,6 +233,7 @@ fn planned(
         },
         endpoints,
         addresses: destination.addresses.clone(),
+        is_service: destination.is_service,
         policy: Arc::clone(&policy.policy),
     }
 }

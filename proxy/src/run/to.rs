@@ -160,7 +160,10 @@ fn endpoints(plan: &Plan) -> HashMap<SocketAddr, Named> {
                     speaks: planned.reach.speaks,
                     connect_timeout: planned.reach.connect_timeout,
                     target: target.clone(),
-                    policy: Arc::clone(&planned.policy),
+                    policy: match planned.is_service {
+                        true => Arc::default(),
+                        false => Arc::clone(&planned.policy),
+                    },
                 };
                 endpoints.insert(address, named);
             }

@@ -256,6 +256,7 @@ impl Catalog {
                     policies: callers.get(&name).cloned().unwrap_or_default(),
                     addresses: addresses.collect(),
                     claims: in_order(claims),
+                    is_service: true,
                 }),
                 name: name.into(),
                 readers: Readers::Everyone,

@@ -256,6 +256,7 @@ fn push_backend(pushed: &mut Vec<Pushed>, backend: &Backend, policies: Vec<Strin
             policies,
             addresses: Vec::new(),
             claims: Vec::new(),
+            is_service: false,
         }),
         readers: Readers::Everyone,
     });

@@ -29,6 +29,7 @@ pub(super) struct Destinations {
 struct Known {
     spec: BackendSpec,
     addresses: Vec<SocketAddr>,
+    is_service: bool,
     policies: Vec<String>,
     claims: Vec<Claim>,
 }
@@ -42,6 +43,9 @@ pub struct Destination {
     pub endpoints: Vec<Reached>,
     /// What callers may connect to in place of one of these.
     pub addresses: Vec<SocketAddr>,
+    /// Whoever connects to one of its endpoints has not named it: it is a Service, and anybody may say of any address
+    /// that it is an endpoint of theirs.
+    pub is_service: bool,
     /// The policies that its callers' sidecars run.
     pub policies: Vec<String>,
     /// Calls that these are not for.
@@ -97,6 +101,7 @@ impl Destinations {
         let backend = Known {
             spec,
             addresses: addresses.collect::<Result<_, _>>()?,
+            is_service: message.is_service,
             policies: message.policies,
             claims: claims::read(message.claims, "claims")?,
         };
@@ -188,6 +193,7 @@ impl Destinations {
         let Known {
             spec,
             addresses,
+            is_service,
             policies,
             claims,
         } = self.backends.get(backend)?;
@@ -199,6 +205,7 @@ impl Destinations {
             spec: spec.clone(),
             endpoints: endpoints.map(|(_, reached)| reached.clone()).collect(),
             addresses: addresses.clone(),
+            is_service: *is_service,
             policies: policies.clone(),
             claims: claims.clone(),
         })

@@ -110,6 +110,7 @@ fn content(kind: Kind, number: usize, variant: u8) -> Vec<u8> {
                 spec: json(json!({"connectTimeout": "1s"})).into(),
                 policies: policies.map(|(_, name)| (*name).to_owned()).collect(),
                 addresses: Vec::new(),
+                is_service: false,
             }
             .encode_to_vec()
         }

@@ -431,11 +431,7 @@ impl<D: Direct> Acceptor<D> {
                 Some("refused: the caller does not prove who it is, or this sidecar cannot")
             }
             // Told where it was asked for.
-            Refusal::NotRedirected
-            | Refusal::Forbidden
-            | Refusal::Denied
-            | Refusal::TooMany
-            | Refusal::Own => None,
+            Refusal::NotRedirected | Refusal::Forbidden | Refusal::Denied | Refusal::Own => None,
         };
         if let (Some(told), Some(guard)) = (told, &info.guard) {
             guard.tell(info, None, told);

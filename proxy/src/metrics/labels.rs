@@ -58,8 +58,6 @@ labels! {
         Untrusted = "untrusted",
         /// It is not HTTP, and no rule allows its bytes to its caller.
         Denied = "denied",
-        /// Too many destinations are in use.
-        TooMany = "too_many_destinations",
         /// This sidecar made it: its own user is not spared by the rules.
         Own = "own",
     }

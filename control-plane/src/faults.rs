@@ -34,6 +34,8 @@ pub enum Doing {
     Lease,
     /// To tell which pods lack the sidecar that they are to have.
     Missed,
+    /// To have the API server believe the webhook.
+    Webhook,
 }
 
 /// What does not go on, and why.
@@ -90,7 +92,7 @@ impl Doing {
             | Self::Keys
             | Self::Following
             | Self::RootsMap => true,
-            Self::Issuer | Self::Status | Self::Peers | Self::Lease | Self::Missed => false,
+            Self::Issuer | Self::Status | Self::Peers | Self::Lease | Self::Missed | Self::Webhook => false,
         }
     }
 
@@ -108,6 +110,9 @@ impl Doing {
             Self::Peers => "the status of policies leaves out sidecars of other replicas",
             Self::Lease => "it is not known which replica writes the status of policies",
             Self::Missed => "it is not told which pods lack the sidecar that they are to have",
+            Self::Webhook => {
+                "the API server may not believe the webhook, and pods that are to have a sidecar are not made then"
+            }
             Self::RootsMap => {
                 "pods of a namespace may not have the roots, without which their sidecars do not start"
             }
@@ -130,6 +135,9 @@ impl Doing {
             }
             Self::Issuer => "it is read again as soon as it changes",
             Self::Following => "it is tried again",
+            Self::Webhook => {
+                "see that this account may do it; a Secret jitney-webhook that cannot be read is made anew once it is removed"
+            }
             Self::Keys | Self::RootsMap | Self::Status | Self::Lease | Self::Missed => {
                 "it is tried again; see that the API server lets this account do it"
             }

@@ -15,6 +15,8 @@ pub struct Lifecycle {
 #[derive(Debug)]
 struct Inner {
     synced: AtomicBool,
+    /// There is to be a webhook, and it has no certificate yet.
+    lacks_certificate: AtomicBool,
     draining: watch::Sender<bool>,
     apart: watch::Sender<bool>,
 }
@@ -23,6 +25,7 @@ impl Default for Lifecycle {
     fn default() -> Self {
         let inner = Inner {
             synced: AtomicBool::new(false),
+            lacks_certificate: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             apart: watch::Sender::new(false),
         };
@@ -36,6 +39,13 @@ impl Lifecycle {
     /// Everything that the source holds has been read once: what is pushed from now on is whole.
     pub fn synced(&self) {
         self.inner.synced.store(true, Ordering::Release);
+    }
+
+    /// The webhook has a certificate, or none yet: then whoever replaces another replica by this one had better wait.
+    pub fn webhook(&self, has_certificate: bool) {
+        self.inner
+            .lacks_certificate
+            .store(!has_certificate, Ordering::Release);
     }
 
     /// The control plane goes away.
@@ -77,6 +87,9 @@ impl Lifecycle {
         }
         if !self.inner.synced.load(Ordering::Acquire) {
             return Err("the source is not read yet");
+        }
+        if self.inner.lacks_certificate.load(Ordering::Acquire) {
+            return Err("the webhook has no certificate: /status says why");
         }
         Ok(())
     }

@@ -185,7 +185,7 @@ impl Process {
         let listener = listen(args.listen)?;
         let webhook = args
             .webhook
-            .start(args.owner.clone(), &metrics.counts, lifecycle.draining());
+            .start(args.owner.clone(), &metrics.counts, &state.faults, &lifecycle);
         let webhook = webhook.map_err(|(address, error)| RunError::Listen(address, error))?;
         let watches = watches(&state).map_err(|error| RunError::System("watch the state", error))?;
         let mut background = background(&state, &store, &tls, &lifecycle);

@@ -170,6 +170,14 @@ async fn policy_gives_plain_pods_what_the_command_does() {
         said.contains("the pod is to have a sidecar and was given none"),
         "{said}"
     );
+
+    // The kernel would take its connections for the sidecar's.
+    for field in ["/spec", "/spec/containers/0"] {
+        let mut ours = bare("by-policy");
+        ours.pointer_mut(field).unwrap()["securityContext"]["runAsUser"] = json!(2102);
+        let said = refused_dry_run(&ours);
+        assert!(said.contains("user 2102 is the sidecar's"), "{field}: {said}");
+    }
 }
 
 /// Spec and labels of a pod, but for the names that the server makes up.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::probes::Asked;
 use super::webhook::said;
-use super::{CLUSTER_NAMESPACE, GROUP, INJECT, INJECTED, PROXY, SettingsArgs, Wishes, sidecar};
+use super::{CLUSTER_NAMESPACE, GROUP, INJECT, INJECTED, PROXY, SettingsArgs, USER, Wishes, sidecar};
 
 /// The policy that gives pods their sidecars, the one that refuses those that should have one and do not, and
 /// what puts both in force.
@@ -26,6 +26,7 @@ pub fn policies(settings: &SettingsArgs) -> Vec<Value> {
     });
     let mut plain = conditions();
     plain.push(json!({"name": "has-no-wishes", "expression": format!("!{}", has_wishes())}));
+    plain.push(json!({"name": "runs-as-others", "expression": format!("!{}", runs_as_ours())}));
     // Match conditions do not know the namespace, and expressions do.
     let patch = format!("{} ? {} : []", asked_for(), patch(settings));
     let injects = json!({
@@ -36,11 +37,16 @@ pub fn policies(settings: &SettingsArgs) -> Vec<Value> {
         "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
     });
     let is_not_asked_for = format!("!{}", asked_for());
+    let is_ours =
+        format!("user {USER} is the sidecar's: no container of a pod that may have one can run as it");
     let refuses = json!({
         "failurePolicy": "Fail",
         "matchConstraints": constraints,
         "matchConditions": conditions(),
-        "validations": [{"expression": is_not_asked_for, "reason": "Forbidden", "message": REFUSED}],
+        "validations": [
+            {"expression": format!("!({} && {})", asked_for(), runs_as_ours()), "reason": "Forbidden", "message": is_ours},
+            {"expression": is_not_asked_for, "reason": "Forbidden", "message": REFUSED},
+        ],
     });
     vec![
         of_kind("MutatingAdmissionPolicy", &injects),
@@ -102,6 +108,16 @@ fn has_wishes() -> String {
     format!(
         "object.metadata.?annotations.orValue({{}}).exists(name, \
          name.startsWith('{GROUP}') && !(name in ['{INJECT}', '{INJECTED}']))"
+    )
+}
+
+/// Whether something of the pod runs as the sidecar's user, by which the kernel knows what not to hand over.
+fn runs_as_ours() -> String {
+    let user = format!("?securityContext.?runAsUser.orValue(0) == {USER}");
+    let container = format!("one, one.{user}");
+    format!(
+        "(object.spec.{user} || object.spec.containers.exists({container}) || \
+         object.spec.?initContainers.orValue([]).exists({container}))"
     )
 }
 

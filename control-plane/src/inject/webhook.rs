@@ -39,7 +39,9 @@ use papers::Present;
 
 use super::review::{self, Outcome};
 use super::{Asked, SettingsArgs};
+use crate::faults::{Doing, Faults};
 use crate::kubernetes::Owner;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Counts;
 
 /// Whether there is a webhook.
@@ -75,13 +77,16 @@ impl WebhookArgs {
         &self,
         owner: Option<String>,
         counts: &Counts,
-        draining: watch::Receiver<bool>,
+        faults: &Arc<Faults>,
+        lifecycle: &Lifecycle,
     ) -> Result<Option<JoinHandle<()>>, (SocketAddr, io::Error)> {
         let Some(address) = self.webhook else {
             return Ok(None);
         };
         let listener = listen(address).map_err(|error| (address, error))?;
         let webhook = Webhook::new(self.settings.clone(), counts.clone());
+        let (faults, lifecycle) = (Arc::clone(faults), lifecycle.clone());
+        lifecycle.webhook(false);
         let (namespace, configuration) = (
             self.settings.control_plane_namespace.clone(),
             self.webhook_configuration.clone(),
@@ -92,11 +97,17 @@ impl WebhookArgs {
                 let client = client().await;
                 let owner = Owner::find(&client, owner.as_deref()).await;
                 let keeper = InCluster::new(&client, &namespace, &configuration, owner);
-                webhook.keep(&keeper, &name).await;
+                webhook.keep(&keeper, &name, &faults).await;
+            };
+            let presenting = async {
+                drop(webhook.present.subscribe().wait_for(Option::is_some).await);
+                lifecycle.webhook(true);
+                std::future::pending::<()>().await;
             };
             tokio::select! {
-                () = webhook.clone().serve(listener, draining) => {}
+                () = webhook.clone().serve(listener, lifecycle.draining()) => {}
                 () = keeping => {}
+                () = presenting => {}
             }
         })))
     }
@@ -233,19 +244,11 @@ impl Webhook {
     ///
     /// # Cancellation
     /// Safe: what is kept is written whole or not at all.
-    pub async fn keep(&self, keeper: &impl Keep, name: &str) {
-        let mut fault = None;
+    pub async fn keep(&self, keeper: &impl Keep, name: &str, faults: &Faults) {
         loop {
             let looked = self.look(keeper, name, SystemTime::now()).await;
             let is_good = looked.is_ok();
-            let told = looked.err().map(|error| error.to_string());
-            if told != fault {
-                match &told {
-                    Some(error) => tracing::warn!(error, "the API server may not believe the webhook"),
-                    None => tracing::info!("the API server believes the webhook"),
-                }
-                fault = told;
-            }
+            faults.note(Doing::Webhook, looked);
             sleep(if is_good { LOOK_EVERY } else { TRY_AGAIN }).await;
         }
     }

@@ -1,7 +1,11 @@
 //! The webhook while nobody answers: what the chart says becomes of pods, and who is told of those that were missed.
 
+use std::time::Duration;
+
+use jitney_tests::wait::PATIENCE;
 use jitney_tests::{caller, wait};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{ALONE, Plane};
 use crate::api::chart::installed;
@@ -68,8 +72,38 @@ async fn missed_pods_are_refused_or_made_and_told_of() {
     apply(&pod("away-other", "asks", &wishes("enabled")));
     let made = get(&["pod", "users", "--namespace", SHOP]);
     assert_eq!(made["spec"]["initContainers"], json!(null));
+    what_cannot_answer_is_not_ready().await;
     missed_are_told_of().await;
     let _said = helm(&["uninstall", "jitney", "--namespace", RELEASED]);
+}
+
+/// Whoever replaced a good replica by it would have no pod made that is to have a sidecar.
+async fn what_cannot_answer_is_not_ready() {
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "jitney-webhook", "namespace": RELEASED},
+        "stringData": {"x": "y"},
+    });
+    apply(&secret);
+    let account = "jitney-control-plane";
+    let plane = Plane::start(RELEASED, account, &["--webhook-configuration", "jitney"]);
+    let admin = plane.address("admin endpoint listening").await.parse().unwrap();
+    let told = async |path: &str, expected: &str| {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = caller::get(admin, path).await.unwrap();
+            if answer.text().contains(expected) {
+                return answer.status;
+            }
+            assert!(Instant::now() < end, "{path}: {}", answer.text());
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    assert_eq!(told("/ready", "the webhook has no certificate").await, 503);
+    told("/status", "the API server may not believe the webhook").await;
+    kubectl(&["delete", "secret", "jitney-webhook", "--namespace", RELEASED]);
+    assert_eq!(told("/ready", "ready\n").await, 200);
 }
 
 /// Each by an Event beside it, and all by a metric, once the control plane is back.
@@ -137,14 +171,14 @@ fn events(namespace: &str) -> Vec<Value> {
 /// Waits until so many pods are missed, as a scraper hears it.
 async fn counted(admin: std::net::SocketAddr, expected: usize) {
     let line = format!("jitney_pods_missed {expected}\n");
-    let end = tokio::time::Instant::now() + wait::PATIENCE;
+    let end = Instant::now() + PATIENCE;
     loop {
         let metrics = caller::get(admin, "/metrics").await.unwrap().text();
         if metrics.contains(&line) {
             return;
         }
-        assert!(tokio::time::Instant::now() < end, "not {line}{metrics}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(Instant::now() < end, "not {line}{metrics}");
+        sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -1,10 +1,12 @@
 //! Objects of Jitney's own kinds, each read by the code that reads files.
 
+mod cautious;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jitney_api::{
-    BatchPolicyStatus, Diagnostic, Document, Documents, Resource, TargetRef, check_pushed,
+    BatchPolicyStatus, Diagnostic, Document, Documents, Resource, Severity, TargetRef, check_pushed,
     compile_for_upstream,
 };
 use kube::core::DynamicObject;
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 pub struct Custom {
     /// Its generation: what [`Custom::faults`] are about, and [`Custom::good`] if there are none.
     pub generation: i64,
-    /// The last version without a fault; `None` when there was none.
+    /// The last version without a fault; where there was none, what of a Runtime keeps callers out, or nothing.
     pub good: Option<Document>,
     /// The generation of that.
     pub good_generation: Option<i64>,
@@ -48,8 +50,8 @@ impl Custom {
                 ..same.clone()
             };
         }
-        let documents = Documents::of_json([(name, document.clone())]);
-        let (faults, warnings) = check(&documents)
+        let documents = Documents::of_json([(Arc::clone(&name), document.clone())]);
+        let (faults, mut warnings) = check(&documents)
             .into_iter()
             .partition::<Vec<_>, _>(Diagnostic::is_error);
         let (good, good_generation) = match faults.is_empty() {
@@ -58,6 +60,15 @@ impl Custom {
                 (before.good.clone(), before.good_generation)
             }),
         };
+        let cautious = || cautious::of(&name, &document, check);
+        let good = good.or_else(|| {
+            let good = cautious()?;
+            warnings.push(Diagnostic {
+                severity: Severity::Warning,
+                ..Diagnostic::of_file(&name, KEPT)
+            });
+            Some(good)
+        });
         Self {
             generation,
             good,
@@ -75,6 +86,10 @@ impl Custom {
         self.generation == other.generation && self.read == other.read
     }
 }
+
+/// What is said of a Runtime that is in force in part.
+const KEPT: &str = "until it can be taken as it is, it keeps out whom it may be meant to keep out: of its rules those \
+                    that can be read allow somebody, and callers prove what it says, or else who they are";
 
 /// What is wrong with a document in itself. Whether what it names is there is another question.
 fn check(documents: &Documents) -> Vec<Diagnostic> {

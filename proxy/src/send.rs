@@ -31,7 +31,7 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::memory::Memory;
 use crate::metrics::{BackendMetrics, Metrics, UpstreamCall};
-use crate::mtls::{Inside, Mesh};
+use crate::mtls::Mesh;
 use crate::transport::Transport;
 
 pub use address::{Address, Peer, Target};
@@ -331,14 +331,28 @@ impl Backend {
         sent
     }
 
-    /// A bare connection to an endpoint, for bytes that are not HTTP.
+    /// A bare connection to an endpoint, for bytes that are not HTTP. Where none can be made nothing was sent: it is
+    /// tried on other endpoints, as a call is.
     ///
     /// # Errors
-    /// When none can be made.
+    /// When none can be made; why not at the last endpoint.
+    ///
+    /// # Cancellation
+    /// Nothing is left open.
     pub(crate) async fn connect(&self) -> Result<Transport<Outgoing>, Error> {
-        // A connection that comes about says nothing of the calls on others.
-        let (endpoint, _watch) = self.choose(None, &Tried::new(), None)?;
-        endpoint.connect(Inside::Bytes).await
+        let mut tried = Tried::new();
+        loop {
+            let (endpoint, watch) = self.choose(None, &tried, None)?;
+            let (connected, outcome) = endpoint.connect_for_bytes().await;
+            if let Some(mut watch) = watch {
+                watch.end(outcome);
+            }
+            let may_go_on = tried.len() < OTHER_ENDPOINTS;
+            tried.push(endpoint.id);
+            if connected.is_ok() || !may_go_on || !self.has_untried(&tried) {
+                return connected;
+            }
+        }
     }
 
     /// Counts a connection for which there was none.

@@ -43,6 +43,9 @@ struct Learned {
 const MEMORY_SECONDS: f64 = 10.0;
 /// The weight of one failure in the share that fails.
 const FAILURE_WEIGHT: f64 = 0.25;
+/// A share of failures below which there are none. Beside one of which nothing is known, as of those that get
+/// connections only, one with any at all would never be chosen again.
+const FORGOTTEN: f64 = 0.01;
 /// How many times its latency an endpoint costs when every call to it fails.
 const FAILING_COST: f64 = 1000.0;
 /// Taken for the latency of an endpoint that only ever failed, in seconds.
@@ -203,6 +206,9 @@ impl Learned {
         let kept = (-age.as_secs_f64() / MEMORY_SECONDS).exp();
         self.at = Some(now);
         self.failing *= kept;
+        if self.failing < FORGOTTEN {
+            self.failing = 0.0;
+        }
         kept
     }
 }

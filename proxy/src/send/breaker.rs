@@ -140,7 +140,8 @@ impl Watch {
         });
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    /// It ended so.
+    pub(super) fn end(&mut self, outcome: Outcome) {
         if let Some(stake) = self.stake.take() {
             self.breaker.ended(self.endpoint, stake, outcome);
         }

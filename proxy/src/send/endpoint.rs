@@ -161,10 +161,13 @@ impl Endpoint {
         !self.unreachable.load(Ordering::Relaxed)
     }
 
-    fn was_reached(&self) {
-        if self.unreachable.load(Ordering::Relaxed) && self.unreachable.swap(false, Ordering::Relaxed) {
+    /// True when it could not be before.
+    fn was_reached(&self) -> bool {
+        let is_news = !self.is_reachable() && self.unreachable.swap(false, Ordering::Relaxed);
+        if is_news {
             tracing::info!(endpoint = %self.target.address, "an endpoint can be reached again");
         }
+        is_news
     }
 
     fn was_not_reached(&self, error: &Error) {
@@ -345,8 +348,30 @@ impl Endpoint {
         ))
     }
 
+    /// A connection for bytes, and what that says of the endpoint.
+    pub(super) async fn connect_for_bytes(&self) -> (Result<Transport<Outgoing>, Error>, Outcome) {
+        let began = Load::clock();
+        let connected = self.connect(Inside::Bytes).await;
+        let outcome = match &connected {
+            Ok(_) if self.speaks == Speaks::Bytes => {
+                self.was_reached();
+                self.load.succeeded(began, Load::clock());
+                Outcome::Good
+            }
+            Ok(_) if self.was_reached() => Outcome::Good,
+            // It says nothing of the calls on other connections.
+            Ok(_) => Outcome::Unknown,
+            Err(error) => {
+                self.was_not_reached(error);
+                self.load.failed();
+                Outcome::Failed
+            }
+        };
+        (connected, outcome)
+    }
+
     /// A connection for bytes, or for one call that is to switch protocols.
-    pub(super) async fn connect(&self, inside: Inside) -> Result<Transport<Outgoing>, Error> {
+    async fn connect(&self, inside: Inside) -> Result<Transport<Outgoing>, Error> {
         if self.secured.is_used() {
             match self.connect_secured(inside).await {
                 Err(error) if self.secured.gives_way(&error) => {}

@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jitney_core::policy::{CircuitBreaker, LoadBalancer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use super::*;
@@ -294,6 +294,69 @@ async fn backend_without_endpoints_says_so_until_it_has_one() {
         backend.reach(&[]);
         a.open(0).await;
     }
+}
+
+/// An address where nobody listens, and the place for whoever is to.
+fn nobody() -> (Address, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap().into(), socket)
+}
+
+#[tokio::test]
+async fn bytes_go_elsewhere_where_nobody_listens_which_is_learned_until_somebody_does() {
+    for speaks in [Speaks::Bytes, Speaks::Auto] {
+        let (address, socket) = nobody();
+        let b = Server::ok("b").await;
+        let targets = vec![address.into(), b.address.clone().into()];
+        let backend = Backend::new(&BackendSettings {
+            speaks,
+            ..BackendSettings::new("test", targets)
+        });
+        backend.install(&Traffic {
+            circuit_breaker: Some(CircuitBreaker {
+                consecutive_failures: 3,
+                base_ejection_time: Duration::from_millis(20),
+                ..CircuitBreaker::default()
+            }),
+            ..in_turn()
+        });
+        let away = || backend.endpoints_snapshot().swap_remove(0);
+        // As many as make it rest, and one that finds it away still once its rest is over.
+        let mut rests = 0;
+        while rests < 2 {
+            let was_resting = away().rest.is_some_and(|rest| !rest.is_zero());
+            backend.connect().await.unwrap();
+            let is_resting = away().rest.is_some_and(|rest| !rest.is_zero());
+            rests += usize::from(is_resting && !was_resting);
+        }
+        assert!(away().failing > 0.5, "{speaks:?}: {:?}", away());
+
+        let listening = socket.listen(16).unwrap();
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while away().rest.is_some() {
+            assert!(
+                tokio::time::Instant::now() < end,
+                "{speaks:?}: it is back, {:?}",
+                away()
+            );
+            backend.connect().await.unwrap();
+        }
+        drop(listening);
+    }
+}
+
+#[tokio::test]
+async fn bytes_fail_once_all_endpoints_have_been_tried() {
+    let (one, _one) = nobody();
+    let (other, _other) = nobody();
+    let targets = vec![one.into(), other.into()];
+    let backend = Backend::new(&BackendSettings::new("test", targets));
+    let failed = backend.connect().await.map(drop).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Connect);
+    let shown = backend.endpoints_snapshot();
+    assert!(shown.iter().all(|shown| shown.failing > 0.0), "{shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -228,7 +228,7 @@ pub struct CircuitBreaker {
     #[schemars(range(min = 1))]
     pub max_requests: u32,
     /// Failures in a row after which an endpoint rests; then one call finds out whether it is well. At
-    /// most half of the endpoints rest at once.
+    /// most half of the endpoints rest at once. A connection that is not HTTP and cannot be made is a failure, too.
     #[schemars(range(min = 1))]
     pub consecutive_failures: u32,
     /// Share of good replies, 0 to 1, below which an endpoint rests, once it had 100 calls in 10 s.

@@ -29,23 +29,29 @@ pub async fn forward(
     if let Some(protocol) = call.as_mut().and_then(headers::outbound)
         && let Some(request) = call.take()
     {
-        return Box::pin(switch(request, protocol, backend)).await;
+        return Box::pin(switch(request, protocol, backend, sending)).await;
     }
     backend.send(call, sending).await
 }
 
-/// Passes on a call that asks to switch protocols. Nothing but the request goes upstream before the 101.
+/// Passes on a call that asks to switch protocols. Nothing but the request goes upstream before the 101. Until then,
+/// and if it is answered in any other way, it is a call like others, with their bounds: anybody can ask.
 async fn switch(
     mut request: Request<Body>,
     protocol: HeaderValue,
     backend: &Backend,
+    sending: &Sending,
 ) -> Result<Response<Body>, Error> {
     let passage = request.extensions_mut().remove::<Passage>();
     let Some(caller) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return backend.send(&mut Some(request), &Sending::default()).await;
+        return backend.send(&mut Some(request), sending).await;
     };
     headers::switch(request.headers_mut(), protocol);
-    let mut reply = backend.upgrade(request).await?;
+    let sending = Sending {
+        switches: true,
+        ..*sending
+    };
+    let mut reply = backend.send(&mut Some(request), &sending).await?;
     if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(server) = reply.extensions_mut().remove::<OnUpgrade>() else {
             return Err(ErrorKind::UpstreamProtocol("a 101 that nobody asked for").into());

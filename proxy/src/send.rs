@@ -131,6 +131,9 @@ pub struct Sending {
     pub replay: Replay,
     /// Whether the dispatcher has seen to it that there is room for it.
     pub who: Who,
+    /// It asks to switch protocols: it has a connection of its own, which is never pooled. A 101 in reply carries
+    /// hyper's handle on that, and is bounded by nothing.
+    pub switches: bool,
 }
 
 impl Sending {
@@ -314,21 +317,6 @@ impl Backend {
         }
         let retries = self.roster.load().treatment.retries.clone()?;
         request.map(|request| Again::new(retries, request, sending.replay))
-    }
-
-    /// Sends a request that asks to switch protocols, over a connection of its own that is never pooled.
-    /// A 101 in reply carries hyper's handle on the connection.
-    ///
-    /// # Errors
-    /// As [`Backend::send`].
-    pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
-        let headers = Some(request.headers());
-        let (endpoint, watch) = self.choose(headers, &Tried::new(), None)?;
-        let mut sent = endpoint.upgrade(request).await;
-        if let Some(watch) = watch {
-            watch.tell(&mut sent);
-        }
-        sent
     }
 
     /// A bare connection to an endpoint, for bytes that are not HTTP. Where none can be made nothing was sent: it is

@@ -68,5 +68,6 @@ mod mirror;
 mod repeating;
 mod split;
 mod storm;
+mod switching;
 mod traffic;
 mod zones;

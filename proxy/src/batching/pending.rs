@@ -129,6 +129,8 @@ impl Pending {
             who: self.journey.map_or(Who::Alone, |journey| Who::Dispatched {
                 expected: journey.expected.filter(|_| self.sends <= 1),
             }),
+            // Whoever asks for that is in no batch.
+            switches: false,
         }
     }
 }

@@ -123,6 +123,7 @@ impl Endpoint {
         self.metrics.upstream_calls.inc(sending.why);
         let began = Load::clock();
         let sent = match self.secured.is_used() {
+            _ if sending.switches => Box::pin(self.send_to_switch(unsent, place)).await,
             false => self.send_bare(unsent, from_http2, place, sending.replay).await,
             true => Box::pin(self.send_secured(unsent, from_http2, place, sending.replay)).await,
         };
@@ -324,28 +325,25 @@ impl Endpoint {
     }
 
     /// Sends a request that asks to switch protocols, over a connection of its own.
-    pub(super) async fn upgrade(
+    async fn send_to_switch(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        unsent: &mut Option<Request<Body>>,
+        place: Place,
     ) -> Result<Response<Body>, Error> {
-        headers::to_http1(&mut request, &self.host);
-        // What is switched to may last for hours, and says nothing of load.
-        let place = Place::take(self)?;
         let stream = self.connect(Inside::Http1).await?;
         let mut sender = super::http1::handshake(stream, true).await?;
-        let (mut head, stream) = sender
-            .try_send_request(request)
-            .await
-            .map_err(broken)?
-            .into_parts();
-        if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            headers::inbound(&mut head)?;
-        }
-        head.version = Version::HTTP_11;
-        Ok(Response::from_parts(
-            head,
-            Body::leased(stream, Lease::new(Held::Nothing, place)),
-        ))
+        let mut request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
+        headers::to_http1(&mut request, &self.host);
+        let mut failure = match sender.try_send_request(request).await {
+            // What is switched to may last for hours, and says nothing of load: its place is given back.
+            Ok(reply) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                return Ok(reply.map(|_| Body::empty()));
+            }
+            Ok(reply) => return finish(reply, Held::Nothing, place),
+            Err(failure) => failure,
+        };
+        *unsent = failure.take_message();
+        Err(broken(failure))
     }
 
     /// A connection for bytes, and what that says of the endpoint.

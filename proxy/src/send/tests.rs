@@ -284,7 +284,11 @@ async fn backend_without_endpoints_says_so_until_it_has_one() {
         let refused = sent(&backend, Version::HTTP_11).await.map_err(kind);
         assert_eq!(refused.err(), Some(ErrorKind::NoEndpoint));
         let upgrade = Request::get("/x").body(Body::empty()).unwrap();
-        let refused = backend.upgrade(upgrade).await.map_err(kind);
+        let switching = Sending {
+            switches: true,
+            ..Sending::default()
+        };
+        let refused = backend.send(&mut Some(upgrade), &switching).await.map_err(kind);
         assert_eq!(refused.err(), Some(ErrorKind::NoEndpoint));
         let refused = backend.connect().await.map_err(kind);
         assert_eq!(refused.err(), Some(ErrorKind::NoEndpoint));

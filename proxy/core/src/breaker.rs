@@ -1,5 +1,6 @@
 //! Which endpoints of a backend rest because their calls fail: after so many failures in a row, or
-//! when too few of the last ten seconds' calls went well. A rest ends with one call on trial.
+//! when too few of the last ten seconds' calls went well. A rest ends with one call on trial; where that has not
+//! ended after as long as the rest took, another call is one, too.
 //!
 //! At most half of the endpoints rest, so a lone one never does: calls that go nowhere help nobody.
 
@@ -26,6 +27,8 @@ struct Watched {
     recent: Sliding,
     /// Rests in a short time, each longer than the one before.
     rests: u32,
+    /// How long the last one took.
+    rest: Duration,
     /// When the last rest ended well.
     back: Option<Instant>,
 }
@@ -38,7 +41,10 @@ enum State {
         until: Instant,
     },
     /// One call finds out whether it is well again.
-    OnTrial,
+    OnTrial {
+        /// When another may, too: a call may last for as long as its caller likes.
+        next: Instant,
+    },
 }
 
 /// What a call means for its endpoint.
@@ -128,7 +134,7 @@ impl Breaker {
         match self.endpoints.get(&id)?.state {
             State::Working => None,
             State::Resting { until } => Some(until.saturating_duration_since(now)),
-            State::OnTrial => Some(Duration::ZERO),
+            State::OnTrial { .. } => Some(Duration::ZERO),
         }
     }
 
@@ -136,18 +142,16 @@ impl Breaker {
     pub fn may_call(&self, id: u64, now: Instant) -> bool {
         self.endpoints
             .get(&id)
-            .is_none_or(|endpoint| match endpoint.state {
-                State::Working => true,
-                State::Resting { until } => until <= now,
-                State::OnTrial => false,
-            })
+            .is_none_or(|endpoint| !endpoint.rests() || endpoint.is_due(now))
     }
 
     /// An endpoint is given a call. Say how it ended with [`Breaker::ended`].
     pub fn begin(&mut self, id: u64, now: Instant) -> Stake {
         match self.endpoints.get_mut(&id) {
-            Some(endpoint) if matches!(endpoint.state, State::Resting { until } if until <= now) => {
-                endpoint.state = State::OnTrial;
+            Some(endpoint) if endpoint.is_due(now) => {
+                endpoint.state = State::OnTrial {
+                    next: now + endpoint.rest,
+                };
                 Stake::Trial
             }
             Some(_) | None => Stake::Ordinary,
@@ -165,7 +169,8 @@ impl Breaker {
                 let endpoint = self.endpoints.get_mut(&id).filter(|_| has_room)?;
                 Some(endpoint.rest(base, why, now))
             }
-            (State::OnTrial, Stake::Trial) => match outcome {
+            // Of several the first that ends decides.
+            (State::OnTrial { .. }, Stake::Trial) => match outcome {
                 Outcome::Good => {
                     *endpoint = Watched {
                         rests: endpoint.rests,
@@ -182,7 +187,7 @@ impl Breaker {
                 }
             },
             // Sent before the rest began, or because all others had been tried.
-            (State::Resting { .. } | State::OnTrial, _) => None,
+            (State::Resting { .. } | State::OnTrial { .. }, _) => None,
         }
     }
 }
@@ -192,11 +197,19 @@ impl Watched {
         self.state != State::Working
     }
 
+    /// Whether the next call is a trial.
+    fn is_due(&self, now: Instant) -> bool {
+        match self.state {
+            State::Working => false,
+            State::Resting { until: due } | State::OnTrial { next: due } => due <= now,
+        }
+    }
+
     /// When its rest is over; `None`: it is being tried out, or works.
     const fn until(&self) -> Option<Instant> {
         match self.state {
             State::Resting { until } => Some(until),
-            State::Working | State::OnTrial => None,
+            State::Working | State::OnTrial { .. } => None,
         }
     }
 
@@ -233,6 +246,7 @@ impl Watched {
         let longest = LONGEST.max(base);
         let rest = base.saturating_mul(1 << self.rests.min(8)).min(longest);
         self.rests = self.rests.saturating_add(1);
+        self.rest = rest;
         self.state = State::Resting { until: now + rest };
         Trip { rest, why }
     }

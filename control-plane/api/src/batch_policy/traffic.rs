@@ -227,8 +227,8 @@ pub struct CircuitBreaker {
     /// may be open to hear whether the backend speaks first, for callers who are silent; others wait.
     #[schemars(range(min = 1))]
     pub max_requests: u32,
-    /// Failures in a row after which an endpoint rests; then one call finds out whether it is well. At
-    /// most half of the endpoints rest at once. A connection that is not HTTP and cannot be made is a failure, too.
+    /// Failures in a row after which an endpoint rests; then one call finds out whether it is well, and another one where
+    /// that has not ended after as long again. At most half of the endpoints rest at once. A connection that is not HTTP and cannot be made is a failure, too.
     #[schemars(range(min = 1))]
     pub consecutive_failures: u32,
     /// Share of good replies, 0 to 1, below which an endpoint rests, once it had 100 calls in 10 s.

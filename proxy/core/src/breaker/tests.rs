@@ -58,6 +58,26 @@ fn a_rest_ends_with_one_call_on_trial() {
 }
 
 #[test]
+fn a_trial_without_an_end_is_followed_by_another_one() {
+    let (mut breaker, now) = (breaker(2), start());
+    trip(&mut breaker, 0, now);
+    let mut later = now + BASE;
+    assert_eq!(breaker.begin(0, later), Stake::Trial);
+    for _ in 0..2 {
+        assert!(!breaker.may_call(0, later + BASE - Duration::from_millis(1)));
+        later += BASE;
+        assert!(breaker.may_call(0, later));
+        assert_eq!(breaker.begin(0, later), Stake::Trial);
+        assert_eq!(breaker.begin(0, later), Stake::Ordinary, "one call only");
+    }
+    assert_eq!(breaker.ended(0, Stake::Trial, Outcome::Good, later), None);
+    assert_eq!(breaker.resting(), 0);
+    // The first one ends at last: it is a call like others.
+    assert_eq!(breaker.ended(0, Stake::Trial, Outcome::Failed, later), None);
+    assert_eq!(breaker.resting(), 0);
+}
+
+#[test]
 fn rests_grow_up_to_a_bound_and_are_forgotten() {
     let (mut breaker, mut now) = (breaker(2), start());
     let mut rests = vec![trip(&mut breaker, 0, now).rest];

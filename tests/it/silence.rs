@@ -103,3 +103,51 @@ async fn callers_who_say_nothing_open_few_connections_and_not_for_long() {
         assert!(heard == *b"heard" || heard == *b"HTTP/", "{heard:?}");
     }
 }
+
+/// A server that speaks first.
+async fn greeter() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.write_all(b"hello").await?;
+                stream.read(&mut [0; 16]).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_on_whose_port_nobody_looks_at_what_is_spoken_is_heard_first() {
+    let service = greeter().await;
+    let before = async |more: &str| {
+        let config = format!(
+            "kind: Backend\nmetadata: {{name: users}}\nspec: {{endpoints: ['{service}']{more}}}\n---\n\
+             kind: Listener\nmetadata: {{name: in}}\nspec: {{address: '127.0.0.1:0', backend: users}}\n---\n\
+             kind: Runtime\nmetadata: {{name: users}}\nspec: {{mtls: {{mode: Permissive}}}}\n"
+        );
+        TestProxy::with().config(config).start().await
+    };
+    let (looked_at, passed_on) = (before("").await, before(", protocol: TCP").await);
+    let mut waits = TcpStream::connect(looked_at.address).await.unwrap();
+    let hears = async {
+        // Each would wait as long.
+        for _ in 0..3 {
+            let mut heard = [0; 5];
+            let mut stream = TcpStream::connect(passed_on.address).await.unwrap();
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"hello");
+        }
+    };
+    let mut late = [0; 5];
+    // Where somebody looks, the caller has a second to speak.
+    tokio::select! {
+        biased;
+        read = waits.read_exact(&mut late) => panic!("it is heard later: {read:?}"),
+        () = hears => {}
+    }
+    waits.read_exact(&mut late).await.unwrap();
+    assert_eq!(&late, b"hello");
+}

@@ -227,7 +227,6 @@ async fn connections_and_upgrades_are_shared_out_too() {
         );
         let proxy = TestProxy::with().config(config(users, next, more, &shares(1, 1)));
         let proxy = proxy.start().await;
-        // At the same time: each is listened to for a second, who may be a sidecar that has its caller speak first.
         let heard: JoinSet<_> = (0..100).map(|_| hears(proxy.address, said)).collect();
         let mut of_next = 0;
         for heard in heard.join_all().await {

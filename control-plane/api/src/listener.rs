@@ -47,7 +47,8 @@ pub struct ListenerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
     /// What callers have to prove. Default: what the workload's Runtime says where the listener serves the
-    /// workload itself; else, where it is for the workload's own calls, `Disabled`.
+    /// workload itself; else, where it is for the workload's own calls, `Disabled`. A sidecar without a control plane has
+    /// no certificate, and secures nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls: Option<Mtls>,
     /// What becomes of the heads of its requests.

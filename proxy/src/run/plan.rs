@@ -122,6 +122,9 @@ impl Plan {
         });
         let mut plan = plan.map_err(|faults| errors(&faults))?;
         plan.listeners.extend(redirected(args));
+        if args.control_plane.is_empty() {
+            plan.is_in_no_mesh();
+        }
         plan.forbidden = forbidden(args);
         plan.opaque_ports = args.opaque_ports.clone();
         if plan.listeners.is_empty() && args.control_plane.is_empty() {
@@ -178,6 +181,18 @@ impl Plan {
                 )])
             }
             None => Ok(()),
+        }
+    }
+
+    /// Certificates come from a control plane: without one nothing can be secured, and nobody waits to hear whether a
+    /// caller would like it to be.
+    fn is_in_no_mesh(&mut self) {
+        self.mtls = InboundMtls {
+            mode: Mtls::Disabled,
+            ports: Vec::new(),
+        };
+        for listener in &mut self.listeners {
+            listener.mtls = listener.mtls.and(Some(Mtls::Disabled));
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod copied;
 mod kept;
+mod passing;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -21,6 +22,7 @@ use crate::send::Lease;
 use crate::waking;
 
 pub(crate) use copied::{Progress, Room};
+pub(crate) use passing::Passing;
 
 use kept::Kept;
 
@@ -43,6 +45,8 @@ enum Kind {
     Kept(Kept),
     /// Bytes already read, then what is still to come.
     Resumed(Box<Resumed>),
+    /// A stream of which is known how far it has passed.
+    Watched(Box<passing::Watched>),
     /// A stream that is copied as it passes.
     Original(Box<copied::Original>),
     Copied(Box<copied::Copied>),
@@ -138,6 +142,7 @@ impl Body {
             | Kind::Incoming(_)
             | Kind::Cut(_)
             | Kind::Kept(_)
+            | Kind::Watched(_)
             | Kind::Original(_)
             | Kind::Copied(_) => None,
         }
@@ -186,6 +191,7 @@ impl Body {
             | Kind::Cut(_)
             | Kind::Kept(_)
             | Kind::Resumed(_)
+            | Kind::Watched(_)
             | Kind::Original(_)
             | Kind::Copied(_) => None,
         }
@@ -221,6 +227,7 @@ impl Body {
             | Kind::Leased(..)
             | Kind::Cut(_)
             | Kind::Resumed(_)
+            | Kind::Watched(_)
             | Kind::Original(_)
             | Kind::Copied(_) => None,
         }
@@ -229,7 +236,10 @@ impl Body {
     /// From now on keeps what passes of a stream, at most so many bytes, so that there are clones of it. They
     /// are empty-handed once it was more.
     pub(crate) fn keep(&mut self, limit: usize) {
-        let is_stream = matches!(self.0, Kind::Incoming(_) | Kind::Resumed(_) | Kind::Original(_));
+        let is_stream = matches!(
+            self.0,
+            Kind::Incoming(_) | Kind::Resumed(_) | Kind::Watched(_) | Kind::Original(_)
+        );
         if is_stream && self.size_hint().lower() <= limit as u64 {
             let rest = std::mem::replace(self, Self::empty());
             self.0 = Kind::Kept(Kept::new(rest, limit));
@@ -312,6 +322,7 @@ impl HttpBody for Body {
             }
             Kind::Cut(cut) => cut.poll(cx),
             Kind::Resumed(resumed) => resumed.poll(cx),
+            Kind::Watched(watched) => watched.poll(cx),
             Kind::Original(original) => original.poll(cx),
             Kind::Copied(copied) => copied.poll(cx),
         }
@@ -327,6 +338,7 @@ impl HttpBody for Body {
             Kind::Resumed(resumed) => {
                 resumed.read.len() == 0 && resumed.trailers.is_none() && resumed.rest.is_end_stream()
             }
+            Kind::Watched(watched) => watched.body().is_end_stream(),
             Kind::Original(original) => original.body().is_end_stream(),
             Kind::Copied(copied) => copied.is_end_stream(),
         }
@@ -340,6 +352,7 @@ impl HttpBody for Body {
             Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.size_hint(),
             Kind::Cut(_) => SizeHint::default(),
             Kind::Kept(kept) => kept.size_hint(),
+            Kind::Watched(watched) => watched.body().size_hint(),
             Kind::Original(original) => original.body().size_hint(),
             Kind::Copied(copied) => copied.size_hint(),
             Kind::Resumed(resumed) if resumed.trailers.is_some() => SizeHint::default(),

@@ -14,6 +14,7 @@ mod lease;
 mod ours;
 mod roster;
 mod secured;
+mod silence;
 mod treatment;
 
 use std::pin::pin;
@@ -47,6 +48,7 @@ use balance::Balancer;
 use breaker::Watch;
 use endpoint::Endpoint;
 use roster::{Roster, Tried};
+use silence::Silence;
 use treatment::Treatment;
 
 /// What the endpoints of a backend speak.
@@ -123,7 +125,8 @@ pub struct Sending {
     /// Whether silence until then speaks against the endpoint. It does not where the caller chose how
     /// long that is: whoever is in a hurry could have endpoints taken out that work for everybody else.
     pub blames: bool,
-    /// The longest that one try may take to the head of its reply.
+    /// The longest that one try may take to the head of its reply. What the caller takes to send its body is not
+    /// counted.
     pub per_try: Option<Duration>,
     /// Why it is made. Only a [`UpstreamCall::Single`] is tried again by the policy's `retry`.
     pub why: UpstreamCall,
@@ -140,6 +143,11 @@ impl Sending {
     /// When silence speaks against the endpoint.
     fn blamed_after(&self) -> Option<Instant> {
         self.deadline.filter(|_| self.blames)
+    }
+
+    /// Whether it matters how long an endpoint is silent.
+    const fn is_timed(&self) -> bool {
+        self.per_try.is_some() || (self.blames && self.deadline.is_some())
     }
 }
 
@@ -264,13 +272,17 @@ impl Backend {
         let from_http2 = unsent
             .as_ref()
             .is_some_and(|request| request.version() == Version::HTTP_2);
+        let timed = unsent.as_mut().filter(|_| sending.is_timed());
+        // Before what has passed of it is kept: then it has come.
+        let body = timed.and_then(|request| request.body_mut().watched());
         let mut again = self.again(unsent.as_mut(), sending);
         let mut tried = Tried::new();
         let mut sending = *sending;
         loop {
             let headers = unsent.as_ref().map(Request::headers);
-            let (endpoint, watch) = self.choose(headers, &tried, sending.blamed_after())?;
-            let mut sent = attempt(&endpoint, unsent, from_http2, &sending).await;
+            let silence = Silence::begin(sending.blamed_after(), body.as_ref());
+            let (endpoint, watch) = self.choose(headers, &tried, &silence)?;
+            let mut sent = endpoint.send(unsent, from_http2, &sending, &silence).await;
             if let Some(watch) = watch {
                 watch.tell(&mut sent);
             }
@@ -299,10 +311,10 @@ impl Backend {
         &self,
         headers: Option<&HeaderMap>,
         tried: &Tried,
-        deadline: Option<Instant>,
+        silence: &Silence,
     ) -> Result<(Arc<Endpoint>, Option<Watch>), Error> {
         let roster = self.roster.load();
-        roster.choose(&self.balancer, headers, tried, deadline)
+        roster.choose(&self.balancer, headers, tried, silence)
     }
 
     /// Whether there is an endpoint left that was not tried yet.
@@ -330,7 +342,7 @@ impl Backend {
     pub(crate) async fn connect(&self) -> Result<Transport<Outgoing>, Error> {
         let mut tried = Tried::new();
         loop {
-            let (endpoint, watch) = self.choose(None, &tried, None)?;
+            let (endpoint, watch) = self.choose(None, &tried, &Silence::begin(None, None))?;
             let (connected, outcome) = endpoint.connect_for_bytes().await;
             if let Some(mut watch) = watch {
                 watch.end(outcome);
@@ -365,24 +377,6 @@ impl Backend {
             })
             .collect()
     }
-}
-
-/// One try, with its bound.
-async fn attempt(
-    endpoint: &Arc<Endpoint>,
-    unsent: &mut Option<Request<Body>>,
-    from_http2: bool,
-    sending: &Sending,
-) -> Result<Response<Body>, Error> {
-    let sent = pin!(endpoint.send(unsent, from_http2, sending));
-    let Some(limit) = sending.per_try else {
-        return sent.await;
-    };
-    if let Ok(sent) = tokio::time::timeout(limit, sent).await {
-        return sent;
-    }
-    endpoint.load.failed();
-    Err(ErrorKind::TryTimeout.into())
 }
 
 /// True for an error that another endpoint may not have.

@@ -70,4 +70,5 @@ mod split;
 mod storm;
 mod switching;
 mod traffic;
+mod withheld;
 mod zones;

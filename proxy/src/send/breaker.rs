@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Response, StatusCode};
 use jitney_core::breaker::{self, Outcome, Stake};
@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::ending::Ending;
 use super::endpoint::Endpoint;
+use super::silence::Silence;
 use super::{Address, is_failure, said};
 use crate::batching::alarm::now;
 use crate::body::Body;
@@ -35,14 +36,14 @@ struct State {
 }
 
 /// A call under way. Dropped before its end was told, it says nothing about the endpoint, unless
-/// its deadline has passed.
+/// the endpoint's silence does.
 #[derive(Debug)]
 pub(super) struct Watch {
     breaker: Arc<Breaker>,
     endpoint: u64,
     /// `None` once the end was told.
     stake: Option<Stake>,
-    deadline: Option<Instant>,
+    silence: Silence,
 }
 
 impl Breaker {
@@ -72,14 +73,14 @@ impl Breaker {
         self: &Arc<Self>,
         endpoints: &[Arc<Endpoint>],
         tried: &[usize],
-        deadline: Option<Instant>,
+        silence: &Silence,
         pick: impl Fn(&[usize]) -> Result<usize, Error>,
     ) -> Result<(usize, Watch), Error> {
         let watch = |at: usize, stake| Watch {
             breaker: Arc::clone(self),
             endpoint: endpoints[at].id,
             stake: Some(stake),
-            deadline,
+            silence: silence.clone(),
         };
         if self.resting.load(Ordering::Relaxed) == 0 {
             let at = pick(tried)?;
@@ -122,7 +123,7 @@ impl Watch {
         match sent {
             Ok(reply) if outcome == Outcome::Good && self.stake == Some(Stake::Ordinary) => {
                 // Silence of the caller's behind the head is nothing that it waits for.
-                self.deadline = None;
+                self.silence.broken();
                 reply.body_mut().watch(self);
             }
             _ => self.end(outcome),
@@ -136,6 +137,8 @@ impl Watch {
                 Outcome::Failed
             }
             Ending::Whole(_) | Ending::Left => Outcome::Good,
+            // Both sides of a stream may be what lasts too long.
+            Ending::Late if self.silence.is_request_open() => Outcome::Unknown,
             Ending::Broken | Ending::Late => Outcome::Failed,
         });
     }
@@ -150,12 +153,13 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let is_late = self.deadline.is_some_and(|deadline| deadline <= now());
-        self.end(if is_late {
-            Outcome::Failed
-        } else {
-            Outcome::Unknown
-        });
+        if self.stake.is_some() {
+            self.end(if self.silence.speaks() {
+                Outcome::Failed
+            } else {
+                Outcome::Unknown
+            });
+        }
     }
 }
 

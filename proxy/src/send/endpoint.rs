@@ -1,6 +1,7 @@
 //! One address of a backend: its connections, and how one request is exchanged over one of them.
 
 use std::error::Error as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::http2::{Made, Shared};
 use super::lease::{Held, Lease, Place};
 use super::ours::{Ours, Outgoing};
 use super::secured::{Secured, Via};
+use super::silence::Silence;
 use super::{BackendSettings, Sending, Speaks, said};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
@@ -117,15 +119,16 @@ impl Endpoint {
         unsent: &mut Option<Request<Body>>,
         from_http2: bool,
         sending: &Sending,
+        silence: &Silence,
     ) -> Result<Response<Body>, Error> {
-        let probe = self.gate.admit(sending)?;
+        let probe = self.gate.admit(sending.who, silence)?;
         let place = Place::take(self)?;
         self.metrics.upstream_calls.inc(sending.why);
         let began = Load::clock();
-        let sent = match self.secured.is_used() {
-            _ if sending.switches => Box::pin(self.send_to_switch(unsent, place)).await,
-            false => self.send_bare(unsent, from_http2, place, sending.replay).await,
-            true => Box::pin(self.send_secured(unsent, from_http2, place, sending.replay)).await,
+        let exchange = pin!(self.exchange(unsent, from_http2, place, sending));
+        let sent = match sending.per_try {
+            None => exchange.await,
+            Some(limit) => silence.within(limit, exchange).await,
         };
         let ended = Load::clock();
         let mut is_refusal = false;
@@ -155,6 +158,20 @@ impl Endpoint {
             Outcome::Unknown => None,
         });
         sent
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        unsent: &mut Option<Request<Body>>,
+        from_http2: bool,
+        place: Place,
+        sending: &Sending,
+    ) -> Result<Response<Body>, Error> {
+        match self.secured.is_used() {
+            _ if sending.switches => Box::pin(self.send_to_switch(unsent, place)).await,
+            false => self.send_bare(unsent, from_http2, place, sending.replay).await,
+            true => Box::pin(self.send_secured(unsent, from_http2, place, sending.replay)).await,
+        }
     }
 
     /// Whether connections could be made when one was last tried.

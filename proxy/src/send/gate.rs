@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jitney_core::concurrency::{Answer, Limiter, Place, Who};
@@ -11,7 +11,7 @@ use jitney_core::policy::AdaptiveConcurrency;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Sending;
+use super::silence::Silence;
 use crate::batching::alarm::now;
 use crate::error::{Bound, Error, ErrorKind};
 
@@ -48,7 +48,7 @@ pub(super) struct Stay {
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     stay: Option<Stay>,
-    late_at: Option<Instant>,
+    silence: Option<Silence>,
     is_told: bool,
 }
 
@@ -129,15 +129,14 @@ impl Gate {
     }
 
     /// Lets one in, unless the bound is reached that is learned.
-    pub(super) fn admit(self: &Arc<Self>, sending: &Sending) -> Result<Probe, Error> {
+    pub(super) fn admit(self: &Arc<Self>, who: Who, silence: &Silence) -> Result<Probe, Error> {
         let Some(limiter) = self.learned.load_full() else {
             return Ok(Probe::default());
         };
         let began = now();
-        let Some(place) = limiter.lock().enter(sending.who, began) else {
+        let Some(place) = limiter.lock().enter(who, began) else {
             return Err(ErrorKind::Shed(Bound::Concurrency, RETRY_AFTER).into());
         };
-        let tried = sending.per_try.map(|limit| began + limit);
         let stay = Stay {
             limiter,
             place,
@@ -145,7 +144,7 @@ impl Gate {
         };
         Ok(Probe {
             stay: Some(stay),
-            late_at: sending.blamed_after().into_iter().chain(tried).min(),
+            silence: Some(silence.clone()),
             is_told: false,
         })
     }
@@ -193,9 +192,8 @@ impl Drop for Probe {
         let Some(stay) = self.stay.as_ref().filter(|_| !self.is_told) else {
             return;
         };
-        let now = now();
-        if self.late_at.is_some_and(|late| late <= now) {
-            stay.limiter.lock().answered(&stay.place, Answer::Failed, now);
+        if self.silence.as_ref().is_some_and(Silence::speaks) {
+            stay.limiter.lock().answered(&stay.place, Answer::Failed, now());
         }
     }
 }

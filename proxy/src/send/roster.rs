@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::HeaderMap;
 use smallvec::SmallVec;
@@ -11,6 +10,7 @@ use smallvec::SmallVec;
 use super::balance::Balancer;
 use super::breaker::Watch;
 use super::endpoint::Endpoint;
+use super::silence::Silence;
 use super::treatment::Treatment;
 use super::{OTHER_ENDPOINTS, Target};
 use crate::error::Error;
@@ -73,7 +73,7 @@ impl Roster {
         balancer: &Balancer,
         headers: Option<&HeaderMap>,
         tried: &Tried,
-        deadline: Option<Instant>,
+        silence: &Silence,
     ) -> Result<(Arc<Endpoint>, Option<Watch>), Error> {
         let by = &self.treatment.load_balancer;
         let tried = self.places(tried);
@@ -86,7 +86,7 @@ impl Roster {
         };
         let (at, watch) = match &self.treatment.breaker {
             Some(breaker) if self.endpoints.len() > 1 => {
-                let (at, watch) = breaker.choose(&self.endpoints, &tried, deadline, pick)?;
+                let (at, watch) = breaker.choose(&self.endpoints, &tried, silence, pick)?;
                 (at, Some(watch))
             }
             // A lone endpoint never rests.

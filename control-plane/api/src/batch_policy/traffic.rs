@@ -59,7 +59,8 @@ pub struct Traffic {
 }
 
 /// How long a call may take. Unlike Envoy, which ends a call after 15 s, nothing is bounded by
-/// default: a call takes what it would take without a sidecar.
+/// default: a call takes what it would take without a sidecar. What a call has switched to, such as a WebSocket, lasts as
+/// long as both sides like.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -70,9 +71,11 @@ pub struct Traffic {
     .at(".perTry"),
 ]))]
 pub struct Timeouts {
-    /// The whole call, retries and waiting included; then 504. `0s`: no bound.
+    /// The whole call, retries and waiting included; then 504. `0s`: no bound. Where the caller took more than a tenth of
+    /// it to send the body, that says nothing of the endpoint.
     pub request: Duration,
-    /// One try. `0s`: no bound.
+    /// One try, from when the request has been passed on whole to the head of its reply, as in Envoy; before, only time
+    /// counts in which the endpoint takes nothing of it. `0s`: no bound.
     pub per_try: Duration,
 }
 

@@ -1,6 +1,7 @@
 //! Rests as calls meet them, on a paused clock.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::*;
 use crate::error::ErrorKind;
@@ -24,7 +25,8 @@ fn choose(breaker: &Arc<Breaker>, endpoints: &[Arc<Endpoint>], deadline: Option<
             .find(|at| !out.contains(at))
             .ok_or_else(|| ErrorKind::NoEndpoint.into())
     };
-    breaker.choose(endpoints, &[], deadline, first).unwrap()
+    let silence = Silence::begin(deadline, None);
+    breaker.choose(endpoints, &[], &silence, first).unwrap()
 }
 
 fn reset() -> Result<Response<Body>, Error> {

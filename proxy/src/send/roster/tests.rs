@@ -39,13 +39,17 @@ fn prefers_zone(load_balancer: LoadBalancer) -> Traffic {
     }
 }
 
+fn quiet() -> Silence {
+    Silence::begin(None, None)
+}
+
 /// How many of 100 calls each zone gets, of calls that were tried on these already.
 fn shares(roster: &Roster, tried: &Tried) -> HashMap<String, usize> {
     let (balancer, mut shares) = (Balancer::default(), HashMap::new());
     for n in 0..100 {
         let mut headers = HeaderMap::new();
         headers.insert("x-user", n.into());
-        let (endpoint, _) = roster.choose(&balancer, Some(&headers), tried, None).unwrap();
+        let (endpoint, _) = roster.choose(&balancer, Some(&headers), tried, &quiet()).unwrap();
         let zone = endpoint.target.zone.as_deref().unwrap_or("none");
         *shares.entry(zone.to_owned()).or_default() += 1;
     }
@@ -56,7 +60,9 @@ fn shares(roster: &Roster, tried: &Tried) -> HashMap<String, usize> {
 fn eject(roster: &Roster, at: usize) {
     let breaker = roster.treatment.breaker.as_ref().unwrap();
     for _ in 0..7 {
-        let (_, watch) = breaker.choose(&roster.endpoints, &[], None, |_| Ok(at)).unwrap();
+        let (_, watch) = breaker
+            .choose(&roster.endpoints, &[], &quiet(), |_| Ok(at))
+            .unwrap();
         watch.tell(&mut Err::<http::Response<Body>, _>(
             ErrorKind::UpstreamReset.into(),
         ));

@@ -22,7 +22,7 @@ use crate::connection::{self, ConnInfo, Identity, Limits, Serve};
 use crate::detect::{self, Protocol};
 use crate::drain::Drain;
 use crate::guard::{self, Guard, Leave};
-use crate::keepalive;
+use crate::keepalive::{self, Attended};
 use crate::metrics::{self, Label as _, Metrics, OpenDownstream, Refusal};
 use crate::mtls::hello::{Hello, hello};
 use crate::mtls::{self, Inside, Mesh};
@@ -255,7 +255,7 @@ impl<D: Direct> Acceptor<D> {
             return Ok(());
         };
         let open = OpenDownstream::count(&self.metrics);
-        let told = Box::pin(self.tell(stream, directed)).await?;
+        let told = Box::pin(self.tell(Attended::new(stream), directed)).await?;
         let Some((spoken, directed)) = told else {
             return Ok(());
         };
@@ -293,7 +293,7 @@ impl<D: Direct> Acceptor<D> {
     }
 
     /// Tells what a connection speaks, and whose it is; `None` when it is to be closed.
-    async fn tell(&self, mut stream: TcpStream, directed: Directed<D::Service>) -> io::Result<Told<D>> {
+    async fn tell(&self, mut stream: Attended, directed: Directed<D::Service>) -> io::Result<Told<D>> {
         let mut read = BytesMut::new();
         if directed.is_opaque && matches!(directed.mtls, None | Some(Mtls::Disabled)) {
             let spoken = Spoken::by(Protocol::Opaque, Transport::Bare(stream), Bytes::new());
@@ -348,7 +348,7 @@ impl<D: Direct> Acceptor<D> {
     /// Has the caller's sidecar prove who it is.
     async fn secure(
         &self,
-        stream: TcpStream,
+        stream: Attended,
         hello: Bytes,
         directed: Directed<D::Service>,
     ) -> io::Result<Told<D>> {
@@ -384,7 +384,7 @@ impl<D: Direct> Acceptor<D> {
     /// Tells what is spoken within TLS. A caller that has spoken to its sidecar is heard at once.
     async fn look_inside(
         &self,
-        mut stream: Transport<TcpStream>,
+        mut stream: Transport<Attended>,
         directed: &Directed<D::Service>,
     ) -> io::Result<Option<Spoken>> {
         let mut read = BytesMut::new();
@@ -397,7 +397,7 @@ impl<D: Direct> Acceptor<D> {
     /// Whose turn it is to speak when the caller was silent at first; `None` when nobody does.
     async fn listen(
         &self,
-        mut stream: Transport<TcpStream>,
+        mut stream: Transport<Attended>,
         mut read: BytesMut,
         directed: &Directed<D::Service>,
     ) -> Option<Spoken> {
@@ -445,7 +445,7 @@ type Told<D> = Option<(Spoken, Directed<<D as Direct>::Service>)>;
 
 /// A connection of which is known what it speaks.
 struct Spoken {
-    stream: Transport<TcpStream>,
+    stream: Transport<Attended>,
     counted: metrics::Protocol,
     then: Then,
 }
@@ -459,7 +459,7 @@ enum Then {
 }
 
 impl Spoken {
-    fn by(protocol: Protocol, stream: Transport<TcpStream>, ahead: Bytes) -> Self {
+    fn by(protocol: Protocol, stream: Transport<Attended>, ahead: Bytes) -> Self {
         let (counted, then) = match protocol {
             Protocol::Http1 => (metrics::Protocol::Http1, Then::Http1(ahead)),
             Protocol::Http2 => (metrics::Protocol::Http2, Then::Http2(ahead)),

@@ -19,7 +19,6 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jitney_api::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 mod plain;
 mod streams;
@@ -30,6 +29,7 @@ use crate::error::{Error, ErrorKind};
 use crate::guard::{Guard, Leave};
 use crate::headers;
 use crate::inspect::{Inspected, Verdicts};
+use crate::keepalive::Attended;
 use crate::mtls::Standing;
 use crate::passage::Passages;
 use crate::reply;
@@ -247,7 +247,7 @@ async fn serve_rest<S: Serve>(
 
 /// Serves HTTP/2 until the connection ends.
 pub(crate) async fn serve_http2<S: Serve>(
-    stream: Transport<TcpStream>,
+    stream: Transport<Attended>,
     prefix: Bytes,
     info: ConnInfo,
     service: S,

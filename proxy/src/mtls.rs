@@ -22,7 +22,6 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -35,6 +34,7 @@ mod verify;
 pub(crate) use standing::Standing;
 pub(crate) use verify::{OneOfMesh, spiffe_id};
 
+use crate::keepalive::Attended;
 use crate::transport::Transport;
 use crate::wire::Wire;
 use standing::{Before, By};
@@ -113,7 +113,7 @@ pub(crate) enum MtlsError {
 /// A connection that another sidecar made.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) stream: Transport<TcpStream>,
+    pub(crate) stream: Transport<Attended>,
     /// Who made it.
     pub(crate) peer: SpiffeId,
     /// For how long that is proven.
@@ -224,7 +224,7 @@ impl Mesh {
     ///
     /// # Errors
     /// Why it does not. Whoever connects is told when it is this side that has no certificate.
-    pub(crate) async fn accept(&self, mut stream: Wire<TcpStream>) -> Result<Accepted, MtlsError> {
+    pub(crate) async fn accept(&self, mut stream: Wire<Attended>) -> Result<Accepted, MtlsError> {
         let before = self.before();
         let present = match self.present() {
             Ok(present) => present,

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::batching::alarm::now;
 use crate::detect::{self, Protocol};
 use crate::guard::Leave;
+use crate::keepalive::Attended;
 use crate::log::{Access, Connection};
 use crate::send::{Backend, Outgoing};
 use crate::transport::Transport;
@@ -32,7 +32,7 @@ pub(crate) enum First {
 /// [`GREETING`], while the caller may still speak. Of such connections there are at most as many at once as there may
 /// be requests; more wait to be made. Without a backend, or with one that speaks HTTP, only the caller may speak.
 pub(crate) async fn who_speaks_first(
-    caller: &mut Transport<TcpStream>,
+    caller: &mut Transport<Attended>,
     read: &mut BytesMut,
     backend: Option<&Backend>,
 ) -> First {
@@ -76,7 +76,7 @@ async fn greeting(backend: &Backend) -> Option<Wire<Transport<Outgoing>>> {
 /// There is no server; it is counted as an error of the backend, and the caller's connection ends. Or one side has
 /// failed, or leave was revoked: then both are reset.
 pub(crate) async fn serve(
-    caller: Transport<TcpStream>,
+    caller: Transport<Attended>,
     read: &[u8],
     server: Option<Box<Wire<Transport<Outgoing>>>>,
     backend: &Backend,
@@ -116,7 +116,7 @@ pub(crate) async fn serve(
 
 /// Passes bytes both ways until both sides have ended, or one has failed, or leave is revoked: then both are reset.
 async fn join(
-    mut caller: Transport<TcpStream>,
+    mut caller: Transport<Attended>,
     read: &[u8],
     mut server: Wire<Transport<Outgoing>>,
     leave: Leave,
@@ -133,7 +133,7 @@ async fn join(
 }
 
 async fn copy(
-    caller: &mut Transport<TcpStream>,
+    caller: &mut Transport<Attended>,
     read: &[u8],
     server: &mut Wire<Transport<Outgoing>>,
 ) -> io::Result<()> {

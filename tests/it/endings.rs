@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 
 use jitney_tests::caller::{get, request};
+use jitney_tests::programs::program;
 use jitney_tests::upstream::Ending;
 use jitney_tests::wait::{PATIENCE, until};
-use jitney_tests::{Caller, Reply, TestProxy, TestUpstream};
+use jitney_tests::{Caller, Host, Network, Process, Reply, TestProxy, TestUpstream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -165,6 +166,53 @@ async fn peers_that_are_silent_are_asked_whether_they_are_there() {
         timers(proxy.pid(), |_, peer| peer == to) == ["02"]
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_gone_and_owes_an_acknowledgement_is_noticed_and_one_that_reads_nothing_is_not() {
+    const LONG: usize = 32 << 20;
+    let network = Network::new();
+    let far = network.listen(Host::B, "10.77.0.2:9000");
+    let _far = TestUpstream::start_on(far, |_| Reply::json(200, "far"));
+    let mut sidecar = network.command(Host::A, program("jitney-proxy"));
+    sidecar.args([
+        "run",
+        "--listen",
+        "127.0.0.1:8080",
+        "--upstream",
+        "10.77.0.2:9000",
+    ]);
+    let sidecar = Process::run("the sidecar", sidecar);
+    until("the sidecar listens", || sidecar.log().contains("listening")).await;
+    let call = async || {
+        let mut curl = network.command(Host::A, "curl");
+        curl.args(["--silent", "--max-time", "120", "--write-out", " %{http_code}"]);
+        curl.arg("http://127.0.0.1:8080/");
+        let output = tokio::task::spawn_blocking(move || curl.output());
+        String::from_utf8(output.await.unwrap().unwrap().stdout).unwrap()
+    };
+    assert_eq!(call().await, "far 200");
+
+    let near = TestUpstream::start(|_| Reply::json(200, "x".repeat(LONG))).await;
+    let proxy = TestProxy::with().upstream(near.address).start().await;
+    let mut slow = TcpStream::connect(proxy.address).await.unwrap();
+    let get = b"GET / HTTP/1.1\r\nhost: users\r\nconnection: close\r\n\r\n";
+    slow.write_all(get).await.unwrap();
+    until("it is answered", || near.seen().len() == 1).await;
+
+    let mut down = network.command(Host::B, "ip");
+    assert!(
+        down.args(["link", "set", "wire", "down"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    // Over the connection that there is, which would be kept for a quarter of an hour.
+    let said = call().await;
+    assert!(said.ends_with(" 502") || said.ends_with(" 504"), "{said}");
+    let mut read = Vec::new();
+    slow.read_to_end(&mut read).await.unwrap();
+    assert!(read.len() > LONG, "{}", read.len());
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use dashmap::DashSet;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::keepalive::Attended;
 use crate::metrics::OpenConnection;
 
 /// The connections to endpoints that are open. Cheap to clone. Bounded by the files a process may open.
@@ -22,7 +23,7 @@ pub struct Ours(Arc<DashSet<Ends>>);
 /// A connection to an endpoint, remembered as long as it is open.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    stream: TcpStream,
+    stream: Attended,
     open: OpenConnection,
     remembered: Option<(Ours, Ends)>,
 }
@@ -40,7 +41,7 @@ impl Ours {
             (self.clone(), ends)
         });
         Outgoing {
-            stream,
+            stream: Attended::new(stream),
             open,
             remembered,
         }

@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::super::authority::Authority;
 use super::super::{Credentials, Inside};
 use super::*;
+use crate::keepalive::Attended;
 use crate::wire::Wire;
 
 fn signed(authority: &Authority, workload: &str, life: Duration) -> Credentials {
@@ -29,7 +30,7 @@ async fn met(caller: &Mesh, callee: &Mesh) -> (Standing, Standing) {
     let users = "shop/users".parse().unwrap();
     let (connected, accepted) = tokio::join!(
         caller.connect(stream, &users, Inside::Http2),
-        callee.accept(Wire::new(accepted))
+        callee.accept(Wire::new(Attended::new(accepted)))
     );
     (connected.unwrap().standing, accepted.unwrap().standing)
 }

@@ -20,6 +20,7 @@ use crate::headers::treat_trailers;
 use crate::memory::{Gathering, Memory};
 use crate::send::Lease;
 use crate::waking;
+use crate::wire::Budget;
 
 pub(crate) use copied::{Progress, Room};
 pub(crate) use passing::Passing;
@@ -35,8 +36,8 @@ enum Kind {
     Empty,
     Full(Bytes),
     Chunks(Box<smallvec::IntoIter<[Bytes; 4]>>),
-    /// A caller's stream.
-    Incoming(Incoming),
+    /// A caller's stream; the budget of its connection, if it shares that with others.
+    Incoming(Incoming, Option<Budget>),
     /// A stream from upstream; the lease knows when it was read to its end.
     Leased(Incoming, Lease),
     /// A stream from upstream that broke, which is not told yet.
@@ -127,6 +128,15 @@ impl Body {
         }
     }
 
+    /// A caller's stream that shares its connection with others.
+    pub(crate) fn sharing(stream: Incoming, budget: &Budget) -> Self {
+        let mut body = Self::from(stream);
+        if let Kind::Incoming(_, of) = &mut body.0 {
+            *of = Some(budget.clone());
+        }
+        body
+    }
+
     pub(crate) const fn leased(stream: Incoming, lease: Lease) -> Self {
         Self(Kind::Leased(stream, lease))
     }
@@ -139,7 +149,7 @@ impl Body {
             Kind::Empty
             | Kind::Full(_)
             | Kind::Chunks(_)
-            | Kind::Incoming(_)
+            | Kind::Incoming(..)
             | Kind::Cut(_)
             | Kind::Kept(_)
             | Kind::Watched(_)
@@ -186,7 +196,7 @@ impl Body {
             Kind::Empty => Some(&[]),
             Kind::Full(bytes) => Some(std::slice::from_ref(bytes)),
             Kind::Chunks(chunks) => Some(chunks.as_slice()),
-            Kind::Incoming(_)
+            Kind::Incoming(..)
             | Kind::Leased(..)
             | Kind::Cut(_)
             | Kind::Kept(_)
@@ -223,7 +233,7 @@ impl Body {
             Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
             Kind::Chunks(chunks) => Some(Self(Kind::Chunks(chunks.clone()))),
             Kind::Kept(kept) => kept.try_clone().map(|kept| Self(Kind::Kept(kept))),
-            Kind::Incoming(_)
+            Kind::Incoming(..)
             | Kind::Leased(..)
             | Kind::Cut(_)
             | Kind::Resumed(_)
@@ -238,7 +248,7 @@ impl Body {
     pub(crate) fn keep(&mut self, limit: usize) {
         let is_stream = matches!(
             self.0,
-            Kind::Incoming(_) | Kind::Resumed(_) | Kind::Watched(_) | Kind::Original(_)
+            Kind::Incoming(..) | Kind::Resumed(_) | Kind::Watched(_) | Kind::Original(_)
         );
         if is_stream && self.size_hint().lower() <= limit as u64 {
             let rest = std::mem::replace(self, Self::empty());
@@ -266,7 +276,7 @@ impl From<Incoming> for Body {
         Self(if stream.is_end_stream() {
             Kind::Empty
         } else {
-            Kind::Incoming(stream)
+            Kind::Incoming(stream, None)
         })
     }
 }
@@ -287,12 +297,16 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Chunks(chunks) => Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk)))),
-            Kind::Incoming(stream) => {
+            Kind::Incoming(stream, budget) => {
                 let mut frame = ready!(waking::poll_piece(stream, cx));
-                if let Some(Ok(frame)) = &mut frame
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    treat_trailers(trailers);
+                if let Some(Ok(frame)) = &mut frame {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        treat_trailers(trailers);
+                    } else if let (Some(data), Some(budget)) = (frame.data_ref(), budget)
+                        && !stream.is_end_stream()
+                    {
+                        budget.was_read(data.len());
+                    }
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
             }
@@ -314,6 +328,8 @@ impl HttpBody for Body {
                         let trailers = frame.trailers_ref();
                         if trailers.is_some() || stream.is_end_stream() {
                             lease.give_back(trailers);
+                        } else if let Some(data) = frame.data_ref() {
+                            lease.was_read(data.len());
                         }
                     }
                     None => lease.give_back(None),
@@ -333,7 +349,7 @@ impl HttpBody for Body {
             Kind::Empty => true,
             Kind::Full(_) | Kind::Cut(_) => false,
             Kind::Chunks(chunks) => chunks.len() == 0,
-            Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.is_end_stream(),
+            Kind::Incoming(stream, _) | Kind::Leased(stream, _) => stream.is_end_stream(),
             Kind::Kept(kept) => kept.is_end_stream(),
             Kind::Resumed(resumed) => {
                 resumed.read.len() == 0 && resumed.trailers.is_none() && resumed.rest.is_end_stream()
@@ -349,7 +365,7 @@ impl HttpBody for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks(chunks) => SizeHint::with_exact(total(chunks.as_slice())),
-            Kind::Incoming(stream) | Kind::Leased(stream, _) => stream.size_hint(),
+            Kind::Incoming(stream, _) | Kind::Leased(stream, _) => stream.size_hint(),
             Kind::Cut(_) => SizeHint::default(),
             Kind::Kept(kept) => kept.size_hint(),
             Kind::Watched(watched) => watched.body().size_hint(),

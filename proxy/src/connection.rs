@@ -37,7 +37,7 @@ pub use crate::reply::Reply;
 use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
 use crate::waking::Turns;
-use crate::wire::Wire;
+use crate::wire::{Budget, CONNECTION_WINDOW, STREAM_WINDOW, Wire};
 use plain::Left;
 use streams::Streams;
 
@@ -255,11 +255,14 @@ pub(crate) async fn serve_http2<S: Serve>(
     limits: &Limits,
 ) {
     let shared = Shared::new(service, info, seat);
-    let io = Wire::resuming(prefix, stream).paced();
+    let budget = Budget::default();
+    let io = Wire::resuming(prefix, stream).paced().of_client(&budget);
     let streams = Streams::default();
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
-        .adaptive_window(true)
+        // Not adaptive: then one service's window would be all that there is, and the budget next to nothing.
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .auto_date_header(false)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(limits.max_head)
@@ -271,6 +274,7 @@ pub(crate) async fn serve_http2<S: Serve>(
                 shared: Arc::clone(&shared),
                 retreats: Arc::default(),
                 streams: streams.clone(),
+                budget,
             },
         );
     let mut connection = pin!(connection);
@@ -382,6 +386,7 @@ struct Http2<S> {
     shared: Arc<Shared<S>>,
     retreats: Arc<Retreats>,
     streams: Streams,
+    budget: Budget,
 }
 
 /// A call that is being served, as hyper wants it.
@@ -430,8 +435,14 @@ impl<S: Serve> Service<Request<Incoming>> for Http2<S> {
                 version: Version::Refused,
             };
         }
+        if self.budget.is_worn() {
+            // This call is still served.
+            self.shared.seat.close();
+        }
         Answering {
-            serving: self.shared.call(call.map(Into::into)),
+            serving: self
+                .shared
+                .call(call.map(|body| Body::sharing(body, &self.budget))),
             version: Version::Http2(Retreat::of(&self.retreats)),
         }
     }

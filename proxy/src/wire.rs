@@ -10,6 +10,12 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
 
+mod budget;
+
+pub(crate) use budget::{Budget, CONNECTION_WINDOW, STREAM_WINDOW};
+
+use budget::Frames;
+
 /// A stream whose first bytes may have been read already, for detection.
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
@@ -19,6 +25,8 @@ pub(crate) struct Wire<S> {
     turn: Option<usize>,
     /// How many were.
     read: usize,
+    /// What is told of the frames that are read, on a connection of HTTP/2.
+    frames: Option<Box<Frames>>,
 }
 
 /// Reading so much may take a hundred microseconds, if all of it is fields.
@@ -36,6 +44,23 @@ impl<S> Wire<S> {
             io,
             turn: None,
             read: 0,
+            frames: None,
+        }
+    }
+
+    /// The server's end of an HTTP/2 connection, of which nothing has been read but what is `ahead`.
+    pub(crate) fn of_client(self, budget: &Budget) -> Self {
+        Self {
+            frames: Some(Box::new(Frames::of_client(budget.clone()))),
+            ..self
+        }
+    }
+
+    /// The client's end of one.
+    pub(crate) fn of_server(self, budget: &Budget) -> Self {
+        Self {
+            frames: Some(Box::new(Frames::of_server(budget.clone()))),
+            ..self
         }
     }
 
@@ -66,6 +91,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = self.poll_some(cx, buf);
+        if let Some(frames) = &mut self.frames {
+            frames.saw(&buf.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + Unpin> Wire<S> {
+    #[inline]
+    fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
             let Some(turn) = self.turn else {
                 return Pin::new(&mut self.io).poll_read(cx, buf);

@@ -20,6 +20,7 @@ mod http1;
 mod http1_rfc;
 mod http2;
 mod silence;
+mod slow_readers;
 mod wire;
 
 // What fuzzers found about codecs.

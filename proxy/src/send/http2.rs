@@ -15,7 +15,7 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::mtls::Standing;
 use crate::transport::Transport;
-use crate::wire::Wire;
+use crate::wire::{Budget, CONNECTION_WINDOW, STREAM_WINDOW, Wire};
 
 /// The shared connections.
 #[derive(Debug, Default)]
@@ -42,6 +42,8 @@ pub(super) struct Made {
     sender: SendRequest<Body>,
     /// For how long it is proven who is there; `None`: nobody proves it.
     standing: Option<Standing>,
+    /// What the endpoint may still send in short frames.
+    budget: Budget,
 }
 
 /// Streams on one connection before another one is made (RFC 9113 section 6.5.2: servers allow at least 100).
@@ -51,6 +53,10 @@ const MAX_CONNECTIONS: usize = 16;
 /// How long an endpoint may take to say that it speaks HTTP/2.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// Calls that were taken back of late, and for how long each is remembered: what arrives of a reply behind that is an
+/// error of the endpoint's, and after a thousand of these the connection is ended.
+const MAX_RESETS: usize = 1024;
+const RESETS_KNOWN: Duration = Duration::from_secs(10);
 /// While calls are in flight a peer is asked so often whether it is there, and has as long to say so. A service
 /// may be busy for a while; a sidecar never is.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -62,7 +68,8 @@ const NO: u8 = 2;
 
 impl Shared {
     /// A sender with room for a stream; `connect` makes a connection when there is none. One that was made with an
-    /// earlier certificate of this side's is used while no other can be made, as long as who is there is proven.
+    /// earlier certificate of this side's, or whose budget is worn, is used while no other can be made, as long as
+    /// who is there is proven.
     pub(super) async fn sender<C, F>(&self, connect: C) -> Result<(SendRequest<Body>, Stream), Error>
     where
         C: FnOnce() -> F + Send,
@@ -96,7 +103,7 @@ impl Shared {
             *failed = (failed.0 + 1, Some(error.kind()));
         })?;
         let streams = Arc::new(AtomicUsize::new(0));
-        let stream = Stream::open(&streams);
+        let stream = Stream::open(&streams, &made.budget);
         let sender = made.sender.clone();
         let mut connections = self.connections.lock();
         // Those that are outdated end with their last streams.
@@ -181,7 +188,10 @@ impl Shared {
 
 impl Connection {
     fn open(&self) -> (SendRequest<Body>, Stream) {
-        (self.made.sender.clone(), Stream::open(&self.streams))
+        (
+            self.made.sender.clone(),
+            Stream::open(&self.streams, &self.made.budget),
+        )
     }
 }
 
@@ -193,7 +203,7 @@ impl Made {
 
     /// Whether the next call is better sent on another one.
     fn is_outdated(&self) -> bool {
-        self.standing.as_ref().is_some_and(Standing::is_outdated)
+        self.budget.is_worn() || self.standing.as_ref().is_some_and(Standing::is_outdated)
     }
 }
 
@@ -217,15 +227,20 @@ pub(super) async fn handshake(
         Transport::Bare(_) => KEEP_ALIVE,
         Transport::Secured(_) => KEEP_ALIVE_OF_SIDECAR,
     };
+    let budget = Budget::default();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .adaptive_window(true)
+        // Not adaptive: then one reader's window would be all that there is, and the budget next to nothing.
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_reset_streams(MAX_RESETS)
+        .reset_stream_duration(RESETS_KNOWN)
         .max_header_list_size(MAX_HEADER_LIST)
         // One stream at once; how many more the peer says with its first frame. More would be refused.
         .initial_max_send_streams(1)
         .keep_alive_interval(keep_alive)
         .keep_alive_timeout(keep_alive)
-        .handshake(TokioIo::new(Wire::new(stream)))
+        .handshake(TokioIo::new(Wire::new(stream).of_server(&budget)))
         .await
         .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
     // A task of its own, which nothing wakes that happens on the connection.
@@ -243,7 +258,11 @@ pub(super) async fn handshake(
             watching.abort();
         }
     });
-    Ok(Made { sender, standing })
+    Ok(Made {
+        sender,
+        standing,
+        budget,
+    })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::ending::{Ending, Limit, Listeners, Told};
 use super::endpoint::Endpoint;
 use crate::body::Body;
 use crate::error::Error;
+use crate::wire::Budget;
 
 /// One call's hold on an endpoint.
 #[derive(Debug)]
@@ -34,12 +35,15 @@ pub(super) enum Held {
     /// The connection, which is closed unless it is given back.
     Http1(SendRequest<Body>),
     /// A stream of a shared connection.
-    Http2(#[expect(dead_code, reason = "counts the stream until it is dropped")] Stream),
+    Http2(Stream),
 }
 
 /// A stream counted on its connection until it is dropped.
 #[derive(Debug)]
-pub(super) struct Stream(Arc<AtomicUsize>);
+pub(super) struct Stream {
+    open: Arc<AtomicUsize>,
+    budget: Budget,
+}
 
 impl Lease {
     pub(super) fn new(held: Held, place: Place) -> Self {
@@ -56,6 +60,13 @@ impl Lease {
             self.place.0.http1.put(sender);
         }
         self.listeners.tell(Ending::Whole(trailers));
+    }
+
+    /// A piece of so many bytes, not the last, was read of the reply.
+    pub(crate) fn was_read(&self, length: usize) {
+        if let Held::Http2(stream) = &self.held {
+            stream.budget.was_read(length);
+        }
     }
 
     /// The reply broke off.
@@ -114,14 +125,17 @@ impl Drop for Place {
 }
 
 impl Stream {
-    pub(super) fn open(streams: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn open(streams: &Arc<AtomicUsize>, budget: &Budget) -> Self {
         streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
+        Self {
+            open: Arc::clone(streams),
+            budget: budget.clone(),
+        }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,245 @@
+//! What the HTTP/2 library lets a peer send in short frames, told from what comes in: it ends a connection whose
+//! budget is spent, with all that go over it, so others have to be given up in time.
+//!
+//! The budget is the connection's, half of its window. Each DATA frame of less than [`SHORT`] bytes that is not its
+//! stream's last takes from it what it is short of, and gives that back once it is read; frames on a stream that this
+//! side has reset never give it back. Longer ones give back what they are longer by. And a hundred empty ones are the
+//! most in the life of a connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What one peer may send on one stream before some of it is read. A reply as fast as the wire needs what is under
+/// way in one round trip: 256 KiB are 2 Gbit/s over 1 ms. What a reader is behind by is kept here, though, and if it
+/// is messages of 50 bytes then 5,000 of them take 1 MiB of the budget.
+pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
+
+/// The same for all streams of a connection: more than the hundred that there are may take, so that none waits for
+/// another's reader. Half of it is the budget: thirty readers that are as far behind as they can be with messages of
+/// 50 bytes. What the library keeps of a frame is about as much as a short one takes of the budget: at most 32 MiB.
+pub(crate) const CONNECTION_WINDOW: u32 = 64 << 20;
+
+/// What is spent of a connection's budget. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Budget(Arc<Spent>);
+
+#[derive(Debug, Default)]
+struct Spent {
+    short: AtomicUsize,
+    empty: AtomicUsize,
+}
+
+/// Follows the frames of one direction.
+#[derive(Debug)]
+pub(super) struct Frames {
+    budget: Budget,
+    /// Bytes until the next frame begins.
+    skip: usize,
+    head: [u8; PADDED_HEAD],
+    known: usize,
+}
+
+/// Frames of at least as many bytes cost nothing.
+const SHORT: usize = 256;
+/// From here on new calls had better go elsewhere: what is left is for those that are here.
+const WORN: usize = CONNECTION_WINDOW as usize / 2 / 4;
+const WORN_EMPTY: usize = 50;
+
+/// What a client says first (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+/// The head of a frame (section 4.1), and with the length of its padding (section 6.1).
+const HEAD: usize = 9;
+const PADDED_HEAD: usize = HEAD + 1;
+const DATA: u8 = 0;
+const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+
+impl Budget {
+    /// Whether so much of it is spent that the connection should carry no further call.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.0.short.load(Ordering::Relaxed) > WORN || self.0.empty.load(Ordering::Relaxed) > WORN_EMPTY
+    }
+
+    fn came(&self, length: usize) {
+        match length {
+            0 => _ = self.0.empty.fetch_add(1, Ordering::Relaxed),
+            _ if length < SHORT => _ = self.0.short.fetch_add(SHORT - length, Ordering::Relaxed),
+            _ => self.give_back(length - SHORT),
+        }
+    }
+
+    /// A frame of so many bytes, not its stream's last, was read.
+    pub(crate) fn was_read(&self, length: usize) {
+        if (1..SHORT).contains(&length) {
+            self.give_back(SHORT - length);
+        }
+    }
+
+    fn give_back(&self, amount: usize) {
+        let spent = &self.0.short;
+        // Most of the time nothing is spent, and nobody writes.
+        if amount > 0 && spent.load(Ordering::Relaxed) > 0 {
+            let less = |spent: usize| Some(spent.saturating_sub(amount));
+            let _before = spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+}
+
+impl Frames {
+    /// Those of a client begin with its preface.
+    pub(super) fn of_client(budget: Budget) -> Self {
+        Self::after(PREFACE, budget)
+    }
+
+    pub(super) fn of_server(budget: Budget) -> Self {
+        Self::after(0, budget)
+    }
+
+    fn after(skip: usize, budget: Budget) -> Self {
+        Self {
+            budget,
+            skip,
+            head: [0; PADDED_HEAD],
+            known: 0,
+        }
+    }
+
+    /// What has come.
+    pub(super) fn saw(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                self.skip -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            let wanted = (self.head_length() - self.known).min(bytes.len());
+            let (head, rest) = bytes.split_at(wanted);
+            self.head[self.known..self.known + wanted].copy_from_slice(head);
+            self.known += wanted;
+            bytes = rest;
+            if self.known == self.head_length() {
+                self.begins();
+            }
+        }
+    }
+
+    /// How long the head of this frame is, as far as it is known.
+    fn head_length(&self) -> usize {
+        let is_padded =
+            self.known >= HEAD && self.is_data() && self.head[4] & PADDED != 0 && self.length() > 0;
+        if is_padded { PADDED_HEAD } else { HEAD }
+    }
+
+    fn length(&self) -> usize {
+        let [a, b, c, ..] = self.head;
+        usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
+    }
+
+    const fn is_data(&self) -> bool {
+        self.head[3] == DATA
+    }
+
+    fn begins(&mut self) {
+        self.skip = self.length() + HEAD - self.known;
+        if self.is_data() && self.head[4] & END_STREAM == 0 {
+            let padding = if self.known == PADDED_HEAD {
+                self.head[HEAD]
+            } else {
+                0
+            };
+            self.budget.came(self.skip.saturating_sub(padding.into()));
+        }
+        self.known = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// What is spent, and how many empty frames came, after these bytes in pieces of this length.
+    #[track_caller]
+    fn check(bytes: &[u8], expected: (usize, usize)) {
+        for length in [1, 2, 7, 9, 10, 11, 1000, 100_000] {
+            let budget = Budget::default();
+            let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes].concat();
+            for (mut frames, bytes) in [
+                (Frames::of_server(budget.clone()), bytes),
+                (Frames::of_client(Budget::default()), &preface),
+            ] {
+                bytes.chunks(length).for_each(|piece| frames.saw(piece));
+                let Spent { short, empty } = &*frames.budget.0;
+                assert_eq!(
+                    (short.load(Ordering::Relaxed), empty.load(Ordering::Relaxed)),
+                    expected,
+                    "{length}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn short_frames_that_are_not_the_last_are_charged() {
+        const HEADERS: u8 = 1;
+        check(&frame(DATA, 0, &[0; 50]), (206, 0));
+        check(&frame(DATA, END_STREAM, &[0; 50]), (0, 0));
+        check(&frame(DATA, 0, &[]), (0, 1));
+        check(&frame(DATA, END_STREAM, &[]), (0, 0));
+        check(&frame(HEADERS, 0, &[0; 50]), (0, 0));
+        check(&frame(DATA, 0, &[0; 256]), (0, 0));
+        check(
+            &[frame(DATA, 0, &[0; 6]), frame(DATA, 0, &[0; 300])].concat(),
+            (206, 0),
+        );
+        check(
+            &[frame(DATA, 0, &[0; 6]), frame(DATA, 0, &[0; 16_384])].concat(),
+            (0, 0),
+        );
+    }
+
+    #[test]
+    fn padding_is_no_payload() {
+        let padded = |padding: u8, data: usize| {
+            let payload = [vec![padding], vec![1; data], vec![0; padding.into()]].concat();
+            frame(DATA, PADDED, &payload)
+        };
+        check(&padded(200, 56), (200, 0));
+        check(&padded(200, 0), (0, 1));
+        check(&[padded(3, 255), frame(DATA, 0, &[0; 255])].concat(), (2, 0));
+    }
+
+    #[test]
+    fn what_is_read_is_given_back() {
+        let budget = Budget::default();
+        let mut frames = Frames::of_server(budget.clone());
+        let message = frame(DATA, 0, &[0; 50]);
+        let until_worn = WORN / 206;
+        (0..until_worn).for_each(|_| frames.saw(&message));
+        assert!(!budget.is_worn());
+        frames.saw(&message);
+        assert!(budget.is_worn());
+        budget.was_read(50);
+        assert!(!budget.is_worn());
+        (0..2 * until_worn).for_each(|_| budget.was_read(50));
+        assert_eq!(budget.0.short.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn empty_frames_are_never_forgotten() {
+        let budget = Budget::default();
+        let mut frames = Frames::of_server(budget.clone());
+        for _ in 0..WORN_EMPTY {
+            frames.saw(&frame(DATA, 0, &[]));
+            frames.saw(&frame(DATA, 0, &[0; 1000]));
+        }
+        assert!(!budget.is_worn());
+        frames.saw(&frame(DATA, 0, &[]));
+        assert!(budget.is_worn());
+    }
+}

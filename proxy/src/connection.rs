@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jitney_api::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod overdue;
 mod plain;
 mod streams;
 
@@ -38,6 +39,7 @@ use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
 use crate::waking::Turns;
 use crate::wire::{Budget, CONNECTION_WINDOW, STREAM_WINDOW, Wire};
+use overdue::in_time;
 use plain::Left;
 use streams::Streams;
 
@@ -219,29 +221,38 @@ async fn serve_rest<S: Serve>(
         Reading(Arc::clone(&shared)),
         limits.head_timeout,
     );
-    let connection = http1::Builder::new()
-        .half_close(false)
-        .auto_date_header(false)
-        .max_buf_size(limits.max_head as usize)
-        .serve_connection(
-            TokioIo::new(io),
-            Http1 {
-                shared: Arc::clone(&shared),
-                first: Cell::new(left.first),
-            },
-        )
-        .with_upgrades();
-    let mut turns = Turns::default();
-    let ended = drive(
-        pin!(connection),
-        |connection, cx| turns.poll(connection, cx),
-        &shared.seat,
-        LINGER,
-        || shared.verdicts.is_inside_head(),
-        http1::UpgradeableConnection::graceful_shutdown,
-    )
-    .await;
-    log_end(ended);
+    {
+        let mut connection = pin!(
+            http1::Builder::new()
+                .half_close(false)
+                .auto_date_header(false)
+                .max_buf_size(limits.max_head as usize)
+                .serve_connection(
+                    TokioIo::new(io),
+                    Http1 {
+                        shared: Arc::clone(&shared),
+                        first: Cell::new(left.first),
+                    },
+                )
+                .with_upgrades()
+        );
+        let mut turns = Turns::default();
+        let serving = pin!(drive(
+            connection.as_mut(),
+            |connection, cx| turns.poll(connection, cx),
+            &shared.seat,
+            LINGER,
+            || shared.verdicts.is_inside_head(),
+            http1::UpgradeableConnection::graceful_shutdown,
+        ));
+        match in_time(serving).await {
+            Some(ended) => log_end(ended),
+            None => {
+                let peer = shared.info.peer;
+                tracing::debug!(%peer, "a connection is ended whose caller does not read its reply in time");
+            }
+        }
+    }
     shared.passages.ended().await;
 }
 
@@ -458,6 +469,7 @@ impl<S> Future for Answering<S> {
             Version::Http1(_) => {}
         }
         let mut reply = std::task::ready!(self.serving.as_mut().poll(cx)).into_response();
+        overdue::hand_out(&mut reply);
         match &mut self.version {
             Version::Http2(retreat) => retreat.stayed(),
             Version::Refused => {}

@@ -36,7 +36,7 @@ use crate::mtls::Mesh;
 use crate::transport::Transport;
 
 pub use address::{Address, Peer, Target};
-pub(crate) use ending::{Ending, Told};
+pub(crate) use ending::{Due, Ending, Told};
 pub use endpoint::EndpointView;
 pub(crate) use gate::Gate;
 pub use lease::Lease;

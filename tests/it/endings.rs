@@ -2,14 +2,16 @@
 //! told of.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use jitney_tests::caller::{get, request};
+use jitney_tests::frames::{END_HEADERS, END_STREAM, Frames, GET, frame, kind, literals};
 use jitney_tests::programs::program;
 use jitney_tests::upstream::Ending;
 use jitney_tests::wait::{PATIENCE, until};
 use jitney_tests::{Caller, Host, Network, Process, Reply, TestProxy, TestUpstream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::mtls::{echoing, talking};
@@ -67,6 +69,42 @@ async fn the_time_of_a_call_ends_while_its_reply_comes() {
         .metric("jitney_errors_total", "reason=\"deadline_exceeded\"")
         .await;
     assert_eq!(late, 2.0);
+}
+
+#[tokio::test]
+async fn the_time_of_a_call_ends_while_its_reply_is_not_read() {
+    let reply = |seen: &jitney_tests::Seen| match &*seen.target {
+        "/long" => Reply::json(200, vec![b' '; 32 << 20]),
+        _ => Reply::json(200, "short"),
+    };
+    let upstream = TestUpstream::start_unrecorded(reply).await;
+    let text =
+        policy("{timeouts: {request: 500ms}, circuitBreaker: {maxRequests: 2, consecutiveFailures: 1}}");
+    let proxy = TestProxy::start(upstream.address, &text).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    // The least that the system allows.
+    socket.set_recv_buffer_size(1).unwrap();
+    let mut over_http1 = socket.connect(proxy.address).await.unwrap();
+    over_http1
+        .write_all(b"GET /long HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut over_http2 = Frames::connect(proxy.address).await.unwrap();
+    let [method, scheme, authority, _] = GET;
+    let fields = literals(&[method, scheme, authority, (":path", "/long")]);
+    let call = frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &fields);
+    over_http2.send(&call).await.unwrap();
+    let late = async {
+        let late = "reason=\"deadline_exceeded\"";
+        while proxy.metric("jitney_errors_total", late).await < 2.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, late).await.expect("both are given up");
+    // Their places are free, and nothing is held against the endpoint, which was not slow.
+    assert_eq!(get(proxy.address, "/").await.unwrap().text(), "short");
+    assert!(!proxy.log().contains("an endpoint rests"), "{}", proxy.log());
+    drop((over_http1, over_http2));
 }
 
 #[tokio::test]

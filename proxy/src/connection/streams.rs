@@ -5,6 +5,7 @@
 //! one that names the last (RFC 9113 section 6.8). Who answers no PING would be served for ever.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use tokio::sync::Notify;
 
+use super::overdue::in_time;
 use crate::accept::Seat;
 
 /// Runs the streams of a connection. Clones are the same.
@@ -38,7 +40,8 @@ where
         self.0.open.fetch_add(1, Ordering::SeqCst);
         let open = Open(Arc::clone(&self.0));
         tokio::spawn(async move {
-            stream.await;
+            // One that is not is reset.
+            drop(in_time(pin!(stream)).await);
             drop(open);
         });
     }

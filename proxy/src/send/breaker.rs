@@ -136,7 +136,7 @@ impl Watch {
             Ending::Whole(Some(trailers)) if is_failure(grpc::status(StatusCode::OK, trailers)) => {
                 Outcome::Failed
             }
-            Ending::Whole(_) | Ending::Left => Outcome::Good,
+            Ending::Whole(_) | Ending::Left | Ending::Unread => Outcome::Good,
             // Both sides of a stream may be what lasts too long.
             Ending::Late if self.silence.is_request_open() => Outcome::Unknown,
             Ending::Broken | Ending::Late => Outcome::Failed,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use http::HeaderMap;
 use tokio::time::Sleep;
 
 use super::breaker::Watch;
+use crate::batching::alarm::now;
 use crate::body::Body;
 
 /// How a body ended.
@@ -21,6 +23,8 @@ pub(crate) enum Ending<'a> {
     Broken,
     /// The call's time was up.
     Late,
+    /// The call's time was up while what had come waited to be read.
+    Unread,
     /// Whoever read it wants no more.
     Left,
 }
@@ -43,8 +47,24 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 pub(super) struct Limit {
     until: Instant,
+    /// For as long as the body has not ended.
+    pending: Arc<()>,
     /// Made once the body is waited for.
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// When a reply has to have been read, told to whoever passes it on: nobody asks a body that waits for its reader.
+#[derive(Clone, Debug)]
+pub(crate) struct Due {
+    pub(crate) at: Instant,
+    pending: Weak<()>,
+}
+
+impl Due {
+    /// Whether it has not ended yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.strong_count() > 0
+    }
 }
 
 impl Listeners {
@@ -55,12 +75,28 @@ impl Listeners {
         if let Some(mut account) = self.account.take() {
             account.ended(ending);
         }
+        self.limit = None;
     }
 }
 
 impl Limit {
     pub(super) fn new(until: Instant) -> Box<Self> {
-        Box::new(Self { until, sleep: None })
+        Box::new(Self {
+            until,
+            pending: Arc::default(),
+            sleep: None,
+        })
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.until <= now()
+    }
+
+    pub(super) fn due(&self) -> Due {
+        Due {
+            at: self.until,
+            pending: Arc::downgrade(&self.pending),
+        }
     }
 
     /// Ready once it is reached.
@@ -79,6 +115,11 @@ impl Body {
         if let Some(lease) = self.lease() {
             lease.limit(until);
         }
+    }
+
+    /// When a reply that is still to come has to have been read.
+    pub(crate) fn due(&mut self) -> Option<Due> {
+        self.lease()?.due()
     }
 
     /// Has the breaker learn how a reply ends: now, if it is at hand.

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use hyper::client::conn::http1::SendRequest;
 
 use super::breaker::Watch;
-use super::ending::{Ending, Limit, Listeners, Told};
+use super::ending::{Due, Ending, Limit, Listeners, Told};
 use super::endpoint::Endpoint;
 use crate::body::Body;
 use crate::error::Error;
@@ -91,6 +91,10 @@ impl Lease {
         self.listeners.limit = Some(Limit::new(until));
     }
 
+    pub(super) fn due(&self) -> Option<Due> {
+        self.listeners.limit.as_ref().map(|limit| limit.due())
+    }
+
     /// Has the breaker learn how the reply ends.
     pub(super) fn watch(&mut self, watch: Watch) {
         self.listeners.watch = Some(Box::new(watch));
@@ -104,7 +108,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.listeners.tell(Ending::Left);
+        let limit = self.listeners.limit.as_ref();
+        let is_late = limit.is_some_and(|limit| limit.is_over());
+        self.listeners
+            .tell(if is_late { Ending::Unread } else { Ending::Left });
     }
 }
 

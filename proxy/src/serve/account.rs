@@ -152,7 +152,9 @@ impl Told for Account {
                 self.answered(status, Some(ErrorKind::CallerGone.as_str()), None);
             }
             (Progress::Answered(..), Ending::Broken) => self.failed(ErrorKind::UpstreamReset),
-            (Progress::Answered(..), Ending::Late) => self.failed(ErrorKind::DeadlineExceeded),
+            (Progress::Answered(..), Ending::Late | Ending::Unread) => {
+                self.failed(ErrorKind::DeadlineExceeded)
+            }
         }
     }
 }

@@ -46,6 +46,14 @@ impl Reply {
         }
     }
 
+    /// What its head says of the call: of one of gRPC whose reply is all head, what its code stands for.
+    pub(crate) fn said(&self) -> StatusCode {
+        match self {
+            Self::Whole(response) => grpc::status(response.status(), response.headers()),
+            Self::Share(status, headers, _) => grpc::status(*status, headers),
+        }
+    }
+
     /// The head, if it is its own.
     pub(crate) fn headers(&self) -> Option<&HeaderMap> {
         match self {

@@ -9,6 +9,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use jitney_tests::caller::{Body, request};
 use jitney_tests::upstream::Ending;
+use jitney_tests::wait::until;
 use jitney_tests::{Answer, Caller, Reply, Route, Seen, TestProxy, TestUpstream, model, policy};
 
 use crate::shared::{alone, instances, predict, together};
@@ -65,6 +66,26 @@ async fn service_that_cannot_be_reached_is_unavailable_and_a_spent_rate_exhauste
     let proxy = TestProxy::start(nowhere, &limited).await;
     assert_eq!(told(&proxy, method("1M")).await, code("14", "connect"));
     assert_eq!(told(&proxy, method("1M")).await, code("8", "rate_limited"));
+}
+
+#[tokio::test]
+async fn failure_that_is_all_head_is_counted_and_told_as_one() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "").header("grpc-status", "14")).await;
+    let settings = TestProxy::with().upstream(upstream.address);
+    let proxy = settings.arg("--access-log").start().await;
+    let mut caller = Caller::h2(proxy.address).await.unwrap();
+    let answer = caller.call(method("1M")).await.unwrap();
+    assert_eq!((answer.status, answer.header("grpc-status")), (200, "14"));
+    until("it is told of", || proxy.log().contains("grpc_status=14")).await;
+    assert!(proxy.log().contains("status=503"), "{}", proxy.log());
+    for (class, expected) in [("2xx", 0.0), ("5xx", 1.0)] {
+        let label = format!("class=\"{class}\"");
+        assert_eq!(
+            proxy.metric("jitney_calls_total", &label).await,
+            expected,
+            "{class}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,7 +82,7 @@ impl Account {
             self.tongue.tell(&error).into()
         });
         // What a call of gRPC came to is counted as if it were none: its head says 200 of everything.
-        let status = failed.map_or_else(|| reply.status(), reply::status);
+        let status = failed.map_or_else(|| reply.said(), reply::status);
         let reason = failed
             .map(|kind| kind.as_str())
             .or_else(|| why.map(Bypass::as_str));

@@ -3,6 +3,7 @@
 
 mod copied;
 mod kept;
+mod leased;
 mod passing;
 
 use std::pin::Pin;
@@ -26,6 +27,7 @@ pub(crate) use copied::{Progress, Room};
 pub(crate) use passing::Passing;
 
 use kept::Kept;
+use leased::Rest;
 
 /// A request or reply body.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ enum Kind {
     Incoming(Incoming, Option<Budget>),
     /// A stream from upstream; the lease knows when it was read to its end.
     Leased(Incoming, Lease),
+    /// The same once all bytes that were announced have come, but not its end.
+    Rest(Box<Rest>),
     /// A stream from upstream that broke, which is not told yet.
     Cut(Box<Cut>),
     /// A stream, which may be sent again.
@@ -137,14 +141,11 @@ impl Body {
         body
     }
 
-    pub(crate) const fn leased(stream: Incoming, lease: Lease) -> Self {
-        Self(Kind::Leased(stream, lease))
-    }
-
     /// Who has to know how it ends, if it is a reply that is still to come.
     pub(crate) fn lease(&mut self) -> Option<&mut Lease> {
         match &mut self.0 {
             Kind::Leased(_, lease) => Some(lease),
+            Kind::Rest(rest) => Some(rest.lease()),
             Kind::Resumed(resumed) => resumed.rest.lease(),
             Kind::Empty
             | Kind::Full(_)
@@ -156,14 +157,6 @@ impl Body {
             | Kind::Original(_)
             | Kind::Copied(_) => None,
         }
-    }
-
-    /// Ends it.
-    fn cut(&mut self, why: Broken, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let mut cut = Cut::new(why);
-        let told = cut.poll(cx);
-        self.0 = Kind::Cut(cut);
-        told
     }
 
     fn resumed(read: Vec<Bytes>, rest: Self, trailers: Option<HeaderMap>) -> Self {
@@ -198,6 +191,7 @@ impl Body {
             Kind::Chunks(chunks) => Some(chunks.as_slice()),
             Kind::Incoming(..)
             | Kind::Leased(..)
+            | Kind::Rest(_)
             | Kind::Cut(_)
             | Kind::Kept(_)
             | Kind::Resumed(_)
@@ -235,6 +229,7 @@ impl Body {
             Kind::Kept(kept) => kept.try_clone().map(|kept| Self(Kind::Kept(kept))),
             Kind::Incoming(..)
             | Kind::Leased(..)
+            | Kind::Rest(_)
             | Kind::Cut(_)
             | Kind::Resumed(_)
             | Kind::Watched(_)
@@ -311,31 +306,8 @@ impl HttpBody for Body {
                 Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
             }
             Kind::Kept(kept) => kept.poll(cx),
-            Kind::Leased(stream, lease) => {
-                let frame = match waking::poll_piece(stream, cx) {
-                    Poll::Ready(frame) => frame,
-                    Poll::Pending => {
-                        ready!(lease.poll_late(cx));
-                        return self.cut(Broken::Late, cx);
-                    }
-                };
-                match frame {
-                    Some(Err(error)) => {
-                        lease.broke();
-                        return self.cut(Broken::Stream(error), cx);
-                    }
-                    Some(Ok(ref frame)) => {
-                        let trailers = frame.trailers_ref();
-                        if trailers.is_some() || stream.is_end_stream() {
-                            lease.give_back(trailers);
-                        } else if let Some(data) = frame.data_ref() {
-                            lease.was_read(data.len());
-                        }
-                    }
-                    None => lease.give_back(None),
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
-            }
+            Kind::Leased(..) => self.poll_leased(cx),
+            Kind::Rest(rest) => rest.poll(cx),
             Kind::Cut(cut) => cut.poll(cx),
             Kind::Resumed(resumed) => resumed.poll(cx),
             Kind::Watched(watched) => watched.poll(cx),
@@ -350,6 +322,7 @@ impl HttpBody for Body {
             Kind::Full(_) | Kind::Cut(_) => false,
             Kind::Chunks(chunks) => chunks.len() == 0,
             Kind::Incoming(stream, _) | Kind::Leased(stream, _) => stream.is_end_stream(),
+            Kind::Rest(_) => false,
             Kind::Kept(kept) => kept.is_end_stream(),
             Kind::Resumed(resumed) => {
                 resumed.read.len() == 0 && resumed.trailers.is_none() && resumed.rest.is_end_stream()
@@ -362,7 +335,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Empty | Kind::Rest(_) => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks(chunks) => SizeHint::with_exact(total(chunks.as_slice())),
             Kind::Incoming(stream, _) | Kind::Leased(stream, _) => stream.size_hint(),

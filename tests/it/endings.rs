@@ -176,6 +176,109 @@ async fn the_access_log_tells_of_each_call_when_it_has_ended() {
     }
 }
 
+/// A service of HTTP/2 that ends no reply, and what it reads.
+async fn never_ending() -> (SocketAddr, Frames, TestProxy) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = format!(
+        "kind: Listener\nmetadata: {{name: a}}\nspec: {{address: '127.0.0.1:0', backend: one}}\n---\n\
+         kind: Backend\nmetadata: {{name: one}}\nspec: {{endpoints: ['{address}'], protocol: HTTP2}}\n"
+    );
+    let proxy = TestProxy::with().config(config).arg("--access-log").start().await;
+    let mut first = TcpStream::connect(proxy.address).await.unwrap();
+    first
+        .write_all(b"GET /first HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut service = Frames::accept(stream).await.unwrap();
+    let stream = opened(&mut service).await;
+    let status = literals(&[(":status", "200")]);
+    let whole = frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &status);
+    service.send(&whole).await.unwrap();
+    first.read_u8().await.unwrap();
+    (proxy.address, service, proxy)
+}
+
+/// The next call that comes.
+async fn opened(service: &mut Frames) -> u32 {
+    loop {
+        let found = service.read().await.expect("the connection goes on");
+        match found.kind {
+            kind::HEADERS => return found.stream,
+            kind::RST_STREAM => panic!("a call is taken back: {found:?}"),
+            kind::SETTINGS if found.flags == 0 => {
+                service.send(&frame(kind::SETTINGS, 1, 0, &[])).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_has_come_whole_is_no_loss_whenever_its_stream_ends() {
+    let (address, mut service, proxy) = never_ending().await;
+    let ten = ("content-length", "10");
+    for (number, (method, status, fields, body)) in [
+        ("GET", "200", vec![ten], "0123456789"),
+        ("HEAD", "200", vec![ten], ""),
+        ("GET", "204", vec![], ""),
+        ("GET", "304", vec![ten], ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut caller = TcpStream::connect(address).await.unwrap();
+        let call = format!("{method} /{number} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        caller.write_all(call.as_bytes()).await.unwrap();
+        // Whoever takes the last call back is found out here.
+        let stream = timeout(PATIENCE, opened(&mut service)).await.unwrap();
+        let fields = literals(&[&[(":status", status)], &*fields].concat());
+        service
+            .send(&frame(kind::HEADERS, END_HEADERS, stream, &fields))
+            .await
+            .unwrap();
+        if !body.is_empty() {
+            service
+                .send(&frame(kind::DATA, 0, stream, body.as_bytes()))
+                .await
+                .unwrap();
+        }
+        let mut reply = String::new();
+        timeout(PATIENCE, caller.read_to_string(&mut reply))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            reply.starts_with(&format!("HTTP/1.1 {status}")) && reply.ends_with(body),
+            "{reply}"
+        );
+        let path = format!("path=\"/{number}\"");
+        until("it is told of", || proxy.log().contains(&path)).await;
+        let log = proxy.log();
+        let line = log.lines().find(|line| line.contains(&path)).unwrap();
+        assert!(
+            line.contains(&format!("status={status}")) && !line.contains("reason"),
+            "{line}"
+        );
+        if number % 2 == 0 {
+            service
+                .send(&frame(kind::DATA, END_STREAM, stream, &[]))
+                .await
+                .unwrap();
+        }
+    }
+    let gone = proxy
+        .metric("jitney_errors_total", "reason=\"caller_gone\"")
+        .await;
+    assert_eq!(gone, 0.0);
+    let mut last = TcpStream::connect(address).await.unwrap();
+    last.write_all(b"GET /last HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    timeout(PATIENCE, opened(&mut service)).await.unwrap();
+}
+
 /// The timers of the established connections of which `is_meant` knows the ports, this side's first: 2 asks whether
 /// the peer is there.
 fn timers(pid: u32, is_meant: impl Fn(u16, u16) -> bool) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use jitney_core::bias::{is_plea, retry_after};
@@ -268,7 +268,7 @@ impl Endpoint {
             };
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
             let mut failure = match sender.try_send_request(request).await {
-                Ok(reply) => return finish(reply, Held::Http1(sender), place),
+                Ok(reply) => return finish(reply, Held::Http1(sender), place, false),
                 Err(failure) => failure,
             };
             *unsent = failure.take_message();
@@ -298,6 +298,9 @@ impl Endpoint {
             Via::Secured => &self.secured.connections,
         };
         let (mut again, mut attempts) = (None, 0);
+        let is_head = unsent
+            .as_ref()
+            .is_some_and(|request| request.method() == Method::HEAD);
         loop {
             attempts += 1;
             let (mut sender, stream) = shared.sender(|| self.new_http2(via)).await?;
@@ -312,7 +315,7 @@ impl Endpoint {
             }
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
             let mut failure = match sender.try_send_request(request).await {
-                Ok(reply) => return finish(reply, Held::Http2(stream), place),
+                Ok(reply) => return finish(reply, Held::Http2(stream), place, is_head),
                 Err(failure) => failure,
             };
             *unsent = failure.take_message();
@@ -351,12 +354,13 @@ impl Endpoint {
         let mut sender = super::http1::handshake(stream, true).await?;
         let mut request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
         headers::to_http1(&mut request, &self.host);
+        let is_head = request.method() == Method::HEAD;
         let mut failure = match sender.try_send_request(request).await {
             // What is switched to may last for hours, and says nothing of load: its place is given back.
             Ok(reply) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Ok(reply.map(|_| Body::empty()));
             }
-            Ok(reply) => return finish(reply, Held::Nothing, place),
+            Ok(reply) => return finish(reply, Held::Nothing, place, is_head),
             Err(failure) => failure,
         };
         *unsent = failure.take_message();
@@ -435,7 +439,12 @@ impl Endpoint {
 }
 
 /// Makes a reply of the head; its body gives the connection back when it was read to its end.
-fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Response<Body>, Error> {
+fn finish(
+    reply: Response<Incoming>,
+    held: Held,
+    place: Place,
+    is_head: bool,
+) -> Result<Response<Body>, Error> {
     // Nobody asked this connection to switch protocols: what follows cannot be trusted.
     if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ErrorKind::UpstreamProtocol("a 101 that nobody asked for").into());
@@ -446,6 +455,9 @@ fn finish(reply: Response<Incoming>, held: Held, place: Place) -> Result<Respons
     let mut lease = Lease::new(held, place);
     let body = if http_body::Body::is_end_stream(&stream) {
         lease.give_back(None);
+        Body::empty()
+    } else if is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        lease.only_ends(stream);
         Body::empty()
     } else {
         Body::leased(stream, lease)

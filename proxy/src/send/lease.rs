@@ -4,10 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use tokio::runtime::Handle;
 
 use super::breaker::Watch;
 use super::ending::{Due, Ending, Limit, Listeners, Told};
@@ -45,6 +48,9 @@ pub(super) struct Stream {
     budget: Budget,
 }
 
+/// How long after its last byte the end of a stream may come.
+const END_DUE: Duration = Duration::from_secs(5);
+
 impl Lease {
     pub(super) fn new(held: Held, place: Place) -> Self {
         Self {
@@ -60,6 +66,22 @@ impl Lease {
             self.place.0.http1.put(sender);
         }
         self.listeners.tell(Ending::Whole(trailers));
+    }
+
+    /// All of the reply was read but the end of its stream, which nobody waits for but the connection.
+    pub(crate) fn only_ends(&mut self, mut stream: Incoming) {
+        self.listeners.tell(Ending::Whole(None));
+        let held = std::mem::replace(&mut self.held, Held::Nothing);
+        if let Held::Http2(open) = held
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                let end = async { while let Some(Ok(_)) = stream.frame().await {} };
+                // One that does not come after all is no loss.
+                drop(tokio::time::timeout(END_DUE, end).await);
+                drop(open);
+            });
+        }
     }
 
     /// A piece of so many bytes, not the last, was read of the reply.

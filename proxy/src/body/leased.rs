@@ -1,0 +1,116 @@
+//! A stream from upstream, whose lease learns how it ends.
+//!
+//! One of HTTP/2 may have come whole and not have ended: its end is in a frame of its own. Whoever passes it on over
+//! HTTP/1 has no use for that, and drops it; then it is waited for here, as a stream that is reset, however late, is
+//! counted by the service as one whose caller has left.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+
+use super::{Body, Broken, Cut, Kind};
+use crate::send::Lease;
+use crate::waking;
+
+/// The end of a stream of which all bytes have come that were announced.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// `None` once it has ended.
+    stream: Option<Incoming>,
+    lease: Lease,
+}
+
+impl Body {
+    pub(crate) const fn leased(stream: Incoming, lease: Lease) -> Self {
+        Self(Kind::Leased(stream, lease))
+    }
+
+    pub(super) fn poll_leased(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Kind::Leased(stream, lease) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let frame = match waking::poll_piece(stream, cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(lease.poll_late(cx));
+                return self.cut(Broken::Late, cx);
+            }
+        };
+        match frame {
+            Some(Err(error)) => {
+                lease.broke();
+                return self.cut(Broken::Stream(error), cx);
+            }
+            Some(Ok(ref frame)) => {
+                let trailers = frame.trailers_ref();
+                if trailers.is_some() || stream.is_end_stream() {
+                    lease.give_back(trailers);
+                } else if let Some(data) = frame.data_ref() {
+                    lease.was_read(data.len());
+                    if stream.size_hint().exact() == Some(0) {
+                        self.only_ends();
+                    }
+                }
+            }
+            None => lease.give_back(None),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
+    }
+
+    /// To be called on a leased one.
+    fn only_ends(&mut self) {
+        if let Kind::Leased(stream, lease) = std::mem::replace(&mut self.0, Kind::Empty) {
+            let stream = Some(stream);
+            self.0 = Kind::Rest(Box::new(Rest { stream, lease }));
+        }
+    }
+
+    /// Ends it.
+    fn cut(&mut self, why: Broken, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let mut cut = Cut::new(why);
+        let told = cut.poll(cx);
+        self.0 = Kind::Cut(cut);
+        told
+    }
+}
+
+impl Rest {
+    pub(super) fn lease(&mut self) -> &mut Lease {
+        &mut self.lease
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(stream).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.lease.poll_late(cx));
+                self.stream = None;
+                return Poll::Ready(Some(Err(Broken::Late)));
+            }
+        };
+        match &frame {
+            Some(Ok(frame)) if frame.is_data() => {}
+            Some(Ok(frame)) => self.lease.give_back(frame.trailers_ref()),
+            Some(Err(_)) => self.lease.broke(),
+            None => self.lease.give_back(None),
+        }
+        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            self.stream = None;
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.lease.only_ends(stream);
+        }
+    }
+}

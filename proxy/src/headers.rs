@@ -164,12 +164,18 @@ pub(crate) fn to_http1<B>(request: &mut Request<B>, fallback_host: &HeaderValue)
     if from_h2 {
         join_cookies(request.headers_mut());
     }
+    let headers = request.headers_mut();
+    if headers.contains_key(TE) && !headers.contains_key(CONNECTION) {
+        // It is for the next hop alone, which has to be said (RFC 9110 section 10.1.4).
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
 }
 
 /// Makes the head fit for an HTTP/2 upstream: `:authority` from `Host`, no connection fields.
 pub(crate) fn to_http2<B>(request: &mut Request<B>, fallback_host: &HeaderValue) {
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(TRANSFER_ENCODING);
+    request.headers_mut().remove(CONNECTION);
     let host = request.headers_mut().remove(HOST);
     if request.uri().authority().is_some() {
         return;
@@ -251,6 +257,12 @@ pub fn inbound(reply: &mut response::Parts) -> Result<(), Error> {
     }
     strip(headers, true);
     Ok(())
+}
+
+/// Removes from trailers what is about one connection: to HTTP/2 they would be malformed (RFC 9113 section 8.2.2).
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip(trailers, true);
+    trailers.remove(TE);
 }
 
 /// Puts back the two fields that ask for, or grant, another protocol.

@@ -84,7 +84,7 @@ async fn bodies_keep_their_framing_and_trailers() {
     check_exchange(
         "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: x-sum\r\n\r\n\
          3;x=y\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\ntrailer: x-sum\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n\
+        "GET / HTTP/1.1\r\nhost: a\r\ntrailer: x-sum\r\nte: trailers\r\ntransfer-encoding: chunked\r\nconnection: te\r\n\r\n\
          3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 2\r\n\r\n",
         "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 2\r\n\r\n",

@@ -578,7 +578,7 @@ const PASSED: &[(&str, &str, &str)] = &[
     (
         "9110 10.1.4: of TE only trailers is passed on",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: TE\r\nTE: gzip;q=0.5, trailers\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\r\n",
     ),
     (
         "9110 7.8: an upgrade that Connection does not name is none",

@@ -156,6 +156,20 @@ async fn an_upstream_of_http1_is_found_out_once_and_served_as_such() {
 }
 
 #[tokio::test]
+async fn trailers_of_http1_say_nothing_of_its_connection() {
+    let reply = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\
+                 x-sum: 1\r\nconnection: x-hop, close\r\nx-hop: 2\r\nkeep-alive: 3\r\nte: trailers\r\n\r\n";
+    let upstream = Upstream::answering(reply).await;
+    let rig = Rig::start(upstream.address);
+    let mut caller = call_of(&rig).await;
+    let call = Request::get("http://shop/").body(Empty::new().boxed()).unwrap();
+    let (status, body, trailers) = collect(caller.send_request(call).await.unwrap()).await;
+    assert_eq!((status, &body[..]), (StatusCode::OK, &b"hello"[..]));
+    let sum = (HeaderName::from_static("x-sum"), HeaderValue::from_static("1"));
+    assert_eq!(trailers, Some(HeaderMap::from_iter([sum])));
+}
+
+#[tokio::test]
 async fn refused_requests_get_400_and_nothing_goes_upstream() {
     let upstream = Upstream::answering(HELLO).await;
     let rig = Rig::start(upstream.address);

@@ -12,6 +12,7 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 
 use super::{Body, Broken, Cut, Kind};
+use crate::headers;
 use crate::send::Lease;
 use crate::waking;
 
@@ -32,7 +33,7 @@ impl Body {
         let Kind::Leased(stream, lease) = &mut self.0 else {
             return Poll::Ready(None);
         };
-        let frame = match waking::poll_piece(stream, cx) {
+        let mut frame = match waking::poll_piece(stream, cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(lease.poll_late(cx));
@@ -44,7 +45,10 @@ impl Body {
                 lease.broke();
                 return self.cut(Broken::Stream(error), cx);
             }
-            Some(Ok(ref frame)) => {
+            Some(Ok(ref mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                }
                 let trailers = frame.trailers_ref();
                 if trailers.is_some() || stream.is_end_stream() {
                     lease.give_back(trailers);

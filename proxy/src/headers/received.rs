@@ -12,7 +12,7 @@ use http::{Request, Version};
 use jitney_api::{Forwarded, HeaderRules, RequestId};
 use smallvec::SmallVec;
 
-use super::{list, plain};
+use super::{list, plain, strip_trailers};
 use crate::error::{Error, ErrorKind};
 
 /// What a listener does to heads. By default it only removes what belongs to the mesh.
@@ -68,8 +68,9 @@ impl Received {
 
 /// Removes from the trailers of a request what no caller may say, and what tells of callers, whatever the listener does
 /// to that in heads: some upstreams add trailers to the head, where it would come last and so be believed. It has
-/// no place there (RFC 9110 section 6.5.1).
+/// no place there (RFC 9110 section 6.5.1). What is about one connection goes, too.
 pub(crate) fn treat_trailers(trailers: &mut HeaderMap) {
+    strip_trailers(trailers);
     remove(trailers, |name| is_of_the_mesh(name) || tells_of_the_caller(name));
 }
 

@@ -137,3 +137,22 @@ fn heads_change_between_versions() {
     to_http1(&mut without, &HeaderValue::from_static("fallback"));
     assert_eq!(without.headers()[HOST], "fallback");
 }
+
+#[test]
+fn what_te_says_is_for_the_next_hop_alone() {
+    let connection = |te: Option<&'static str>| {
+        let mut request = Request::get("http://a/");
+        request = te.into_iter().fold(request, |request, te| request.header(TE, te));
+        let mut request = request.version(Version::HTTP_2).body(String::new()).unwrap();
+        outbound(&mut request);
+        to_http1(&mut request, &HeaderValue::from_static("b"));
+        let over_http1 = request.headers().get(CONNECTION).cloned();
+        to_http2(&mut request, &HeaderValue::from_static("b"));
+        assert_eq!(request.headers().get(CONNECTION), None);
+        assert_eq!(request.headers().contains_key(TE), te == Some("trailers"));
+        over_http1
+    };
+    assert_eq!(connection(Some("trailers")), Some(HeaderValue::from_static("te")));
+    assert_eq!(connection(Some("gzip")), None);
+    assert_eq!(connection(None), None);
+}

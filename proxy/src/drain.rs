@@ -28,6 +28,19 @@ pub struct Guard {
     drain: Drain,
 }
 
+/// Set once the process ends with calls under way.
+static IS_CUT_OFF: AtomicBool = AtomicBool::new(false);
+
+/// The process ends now, whatever is under way.
+pub(crate) fn cut_off() {
+    IS_CUT_OFF.store(true, Ordering::Release);
+}
+
+/// Whether a call that is dropped now is so because the process ends.
+pub(crate) fn is_cut_off() -> bool {
+    IS_CUT_OFF.load(Ordering::Acquire)
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Self::new()

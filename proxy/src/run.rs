@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jitney_api::program::serve_for;
 use jitney_api::{Reading, Sources, Watch};
@@ -22,7 +23,7 @@ mod to;
 use crate::admin::inspect::Views;
 use crate::admin::{self, Admin};
 use crate::config::RunArgs;
-use crate::drain::Drain;
+use crate::drain::{self, Drain};
 use crate::log::{LogControl, StartError, log_panics};
 use crate::metrics::Metrics;
 use crate::policy_status::PolicyStatus;
@@ -66,11 +67,16 @@ pub fn run(args: RunArgs) -> Result<ExitCode, RunError> {
     let runtime = runtime(&args).map_err(|error| RunError::System("start threads", error))?;
     let process = Process::start(args, plan, sources, log.clone(), &runtime);
     let ended = process.map(|process| runtime.block_on(process.until_drained()));
-    // A name that is still being looked up must not hold up the end.
-    runtime.shutdown_background();
+    drain::cut_off();
+    // Each call that is under way is dropped and told of. A name that is still being looked up must not hold up the end
+    // for longer.
+    runtime.shutdown_timeout(DROPPING);
     log.flush();
     ended
 }
+
+/// How long the calls that are cut off may take to be dropped.
+const DROPPING: Duration = Duration::from_secs(1);
 
 fn load(args: &RunArgs) -> Result<Sources, Vec<String>> {
     Sources::load(args.paths()).map_err(|faults| faults.iter().map(ToString::to_string).collect())

@@ -265,6 +265,51 @@ async fn connections_that_are_not_http_end_when_the_time_of_a_drain_is_over() {
 }
 
 #[tokio::test]
+async fn each_call_that_a_drain_cuts_off_is_told_of() {
+    const CALLS: usize = 20;
+    let upstream = Upstream::scripted(|mut wire, seen| async move {
+        let head = wire.until("\r\n\r\n").await;
+        if head.starts_with("GET /begun") {
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
+                .await;
+        }
+        seen(head.as_bytes());
+        std::future::pending().await
+    })
+    .await;
+    let settings = TestProxy::with().upstream(upstream.address).arg("--access-log");
+    let mut proxy = settings.arg("--drain-time").arg("100ms").start().await;
+    let mut callers = Vec::new();
+    for path in ["/begun", "/silent"].repeat(CALLS / 2) {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let call = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        stream.write_all(call.as_bytes()).await.unwrap();
+        if path == "/begun" {
+            let mut wire = Wire(stream);
+            wire.until("abc").await;
+            callers.push(wire);
+        } else {
+            callers.push(Wire(stream));
+        }
+    }
+    eventually("all have arrived", || upstream.seen().len() == CALLS).await;
+    proxy.terminate();
+    assert!(proxy.ended(wait::PATIENCE).await.success(), "{}", proxy.log());
+    for (path, status) in [("/begun", "status=200"), ("/silent", "status=503")] {
+        let told = |line: &&str| {
+            [path, status, "reason=\"drain_time\""]
+                .iter()
+                .all(|part| line.contains(part))
+        };
+        wait::until("each is told of", || {
+            proxy.log().lines().filter(told).count() == CALLS / 2
+        })
+        .await;
+    }
+    drop(callers);
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_a_drain() {
     let mut proxy = echoing_through("10m").await;
     let mut stream = talking(proxy.address, BYTES[0]).await;

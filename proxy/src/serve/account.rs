@@ -11,6 +11,7 @@ use jitney_core::grpc::{self, Code};
 use super::CLIENT_ID;
 use crate::batching::alarm::now;
 use crate::batching::pending::Journey;
+use crate::drain;
 use crate::error::{Error, ErrorKind};
 use crate::headers::X_REQUEST_ID;
 use crate::log::{Access, Asked, InBatch};
@@ -113,8 +114,12 @@ impl Account {
         self.answered(reply::status(kind), Some(kind.as_str()), None);
     }
 
-    /// The caller left without a reply.
+    /// The caller left without a reply, or the sidecar did.
     fn left(&self) {
+        if drain::is_cut_off() {
+            let duration = now().saturating_duration_since(self.began);
+            return self.write(StatusCode::SERVICE_UNAVAILABLE, Some(CUT_OFF), None, duration);
+        }
         let kind = ErrorKind::CallerGone;
         self.upstream.metrics.errors.inc(kind);
         let duration = now().saturating_duration_since(self.began);
@@ -149,7 +154,9 @@ impl Told for Account {
             }
             // Streams without an end usually end so.
             (Progress::Answered(status, _), Ending::Left) => {
-                self.answered(status, Some(ErrorKind::CallerGone.as_str()), None);
+                let gone = ErrorKind::CallerGone.as_str();
+                let reason = if drain::is_cut_off() { CUT_OFF } else { gone };
+                self.answered(status, Some(reason), None);
             }
             (Progress::Answered(..), Ending::Broken) => self.failed(ErrorKind::UpstreamReset),
             (Progress::Answered(..), Ending::Late | Ending::Unread) => {
@@ -198,5 +205,7 @@ impl From<Journey> for InBatch {
     }
 }
 
+/// The drain was over before the call was.
+const CUT_OFF: &str = "drain_time";
 /// What nginx writes of a caller that left without a reply.
 const CLIENT_CLOSED_REQUEST: u16 = 499;

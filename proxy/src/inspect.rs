@@ -1,6 +1,7 @@
 //! The IO under an HTTP/1 server: follows the framing of what is read and remembers the first head that
 //! must be refused, because hyper hides the evidence (it drops a `Content-Length` beside a
-//! `Transfer-Encoding`, and the URI type drops a fragment). Also ends a head that takes too long.
+//! `Transfer-Encoding`, and the URI type drops a fragment). Also ends a head that takes too long, and a connection
+//! whose caller still sends by stages.
 
 mod framing;
 
@@ -8,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -69,6 +70,16 @@ pub(crate) struct Inspected<S, V> {
     head_timeout: Duration,
     /// Runs only while a head is incomplete, so that a whole one costs no timer.
     head_timer: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+/// This side has ended a connection, and throws away what its caller still sends of a body: closed at once it would
+/// be reset by that, and a reply that the caller has not read yet would be lost (RFC 9112 section 9.6).
+#[derive(Debug)]
+struct Linger {
+    until: Pin<Box<Sleep>>,
+    /// Bytes that are yet thrown away.
+    left: usize,
 }
 
 impl<S, V: AsRef<Verdicts>> Inspected<S, V> {
@@ -79,6 +90,7 @@ impl<S, V: AsRef<Verdicts>> Inspected<S, V> {
             verdicts,
             head_timeout,
             head_timer: None,
+            linger: None,
         }
     }
 
@@ -133,7 +145,29 @@ impl<S: AsyncRead + Unpin, V: AsRef<Verdicts> + Unpin> AsyncRead for Inspected<S
     }
 }
 
-impl<S: AsyncWrite + Unpin, V: Unpin> AsyncWrite for Inspected<S, V> {
+impl<S: AsyncRead + Unpin, V> Inspected<S, V> {
+    /// Ready once the caller has ended, too, or has sent all of the body; or has had enough time or bytes for it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            until: Box::pin(tokio::time::sleep(LINGER)),
+            left: LINGER_BYTES,
+        });
+        let mut thrown = [0; 4096];
+        while linger.left > 0 && self.follower.inside_body() && linger.until.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut thrown);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            let read = buf.filled();
+            if read.is_empty() {
+                break;
+            }
+            linger.left = linger.left.saturating_sub(read.len());
+            self.follower.follow(read);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, V: AsRef<Verdicts> + Unpin> AsyncWrite for Inspected<S, V> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -143,7 +177,14 @@ impl<S: AsyncWrite + Unpin, V: Unpin> AsyncWrite for Inspected<S, V> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            let is_switched = self.verdicts.as_ref().switched.load(Ordering::Relaxed);
+            if is_switched || !self.follower.inside_body() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_linger(cx)
     }
 
     fn poll_write_vectored(
@@ -158,3 +199,9 @@ impl<S: AsyncWrite + Unpin, V: Unpin> AsyncWrite for Inspected<S, V> {
         self.io.is_write_vectored()
     }
 }
+
+/// How long a caller may go on sending once it was answered and this side has ended. Envoy closes after a second, and
+/// nginx waits for 5 s at a time.
+const LINGER: Duration = Duration::from_secs(2);
+/// The most that is thrown away of what it sends meanwhile.
+const LINGER_BYTES: usize = 64 << 20;

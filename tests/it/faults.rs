@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jitney_proxy::connection::Limits;
 use jitney_proxy::send::BackendSettings;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::wire::{Rig, Upstream, Wire, eventually};
 
@@ -198,15 +198,19 @@ async fn an_early_reply_reaches_a_caller_that_is_still_sending() {
         wire.until("\r\n\r\n").await;
         wire.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             .await;
-        drop(wire.0.read(&mut [0; 4096]).await);
     })
     .await;
     let rig = Rig::start(upstream.address);
     let mut wire = rig.connect().await;
-    wire.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nabc")
+    wire.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n")
         .await;
     let head = wire.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    assert_eq!(wire.0.read(&mut [0]).await.unwrap(), 0, "that was all");
+    // Nothing that is sent now resets the connection, and with it what was not read yet.
+    for _ in 0..10 {
+        wire.0.write_all(&[b'x'; 10_000]).await.expect("it is not reset");
+    }
 }
 
 #[tokio::test]
@@ -307,7 +311,7 @@ async fn bytes_that_are_not_http_pass_with_half_closes() {
     let rig = Rig::start(upstream.address);
     let mut wire = rig.connect().await;
     wire.send(b"\x16\x03\x01hello").await;
-    tokio::io::AsyncWriteExt::shutdown(&mut wire.0).await.unwrap();
+    wire.0.shutdown().await.unwrap();
     assert_eq!(wire.rest().await, "\u{15}bye");
     assert_eq!(upstream.seen(), ["\u{16}\u{3}\u{1}hello"]);
 }

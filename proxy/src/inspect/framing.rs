@@ -69,6 +69,11 @@ impl Follower {
         matches!(self.state, State::Head) && (self.head.begun || !self.partial.is_empty())
     }
 
+    /// True while more of a body is to come, or of what follows one that is malformed.
+    pub(super) const fn inside_body(&self) -> bool {
+        !matches!(self.state, State::Head)
+    }
+
     /// Takes the next bytes; returns the first head that must be refused, counted from 1.
     pub(super) fn follow(&mut self, mut bytes: &[u8]) -> Option<(u64, Rule)> {
         let mut refused = None;

@@ -7,6 +7,7 @@ mod balance;
 mod breaker;
 mod ending;
 mod endpoint;
+mod failed;
 mod gate;
 mod http1;
 mod http2;

@@ -1,6 +1,7 @@
 //! What callers of gRPC say of their calls and hear of errors, in their own words.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use jitney_tests::caller::{Body, request};
 use jitney_tests::upstream::Ending;
 use jitney_tests::wait::until;
 use jitney_tests::{Answer, Caller, Reply, Route, Seen, TestProxy, TestUpstream, model, policy};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::shared::{alone, instances, predict, together};
 
@@ -208,5 +212,40 @@ async fn streamed_call_is_repeated_whole_while_it_is_short() {
             assert_eq!(one.body.len(), 1024 * kilobytes);
             assert!(pieces.iter().map(|piece| usize::from(*piece)).eq(0..kilobytes));
         }
+    }
+}
+
+/// A place whose first connection ends without a word, as when a service starts.
+async fn starting(service: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        drop(listener.accept().await.unwrap());
+        loop {
+            let (mut caller, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut service = TcpStream::connect(service).await?;
+                copy_bidirectional(&mut caller, &mut service).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_did_not_say_what_it_speaks_is_asked_again() {
+    let upstream = TestUpstream::start(|seen| Reply::json(200, format!("{:?}", seen.version))).await;
+    let proxy = TestProxy::start(starting(upstream.address).await, "").await;
+    let spoken = async |content_type| {
+        let headers = [("content-type", content_type), ("te", "trailers")];
+        let call = request("POST", "/shop.Orders/Place", &headers, "\0\0\0\0\0");
+        let mut caller = Caller::h2(proxy.address).await.unwrap();
+        caller.call(call).await.unwrap().text()
+    };
+    // Nothing is known yet, and what is not gRPC is served by whatever is spoken.
+    assert_eq!(spoken("application/json").await, "HTTP/1.1");
+    assert_eq!(spoken("application/json").await, "HTTP/1.1");
+    for content_type in ["application/grpc", "application/json"] {
+        assert_eq!(spoken(content_type).await, "HTTP/2.0");
     }
 }

@@ -10,7 +10,7 @@ use jitney_core::policy::{Replay, Retry};
 use jitney_core::retry::{Allowance, Cause, Tried};
 use parking_lot::Mutex;
 
-use super::endpoint::{copy, is_unprocessed};
+use super::failed::{copy, is_unprocessed};
 use super::said;
 use crate::batching::alarm::now;
 use crate::body::Body;

@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
+use hyper::client::conn::http1;
 use jitney_core::bias::{is_plea, retry_after};
 use jitney_core::breaker::Outcome;
 use jitney_core::concurrency::Answer;
+use jitney_core::grpc;
 use jitney_core::policy::Replay;
 
 use super::address::{Address, Peer, Target};
 use super::balance::Load;
 use super::breaker::verdict;
+use super::failed::{broken, copy, is_idempotent_and_bodiless, is_repeatable};
 use super::gate::Gate;
 use super::http1::Idle;
 use super::http2::{Made, Shared};
@@ -210,7 +212,12 @@ impl Endpoint {
             // It was made ready for a sidecar.
             headers::take_version(request);
         }
-        match self.speaks_http2(from_http2).await {
+        let is_lost = || {
+            unsent
+                .as_ref()
+                .is_some_and(|call| grpc::content_type(call.headers()).is_some())
+        };
+        match self.speaks_http2(from_http2, is_lost()).await {
             Ok(false) => self.send_http1(unsent, place, replay).await,
             Ok(true) => Box::pin(self.send_http2(unsent, place, replay, Via::Bare)).await,
             Err(error) => Err(error),
@@ -235,11 +242,14 @@ impl Endpoint {
         }
     }
 
-    async fn speaks_http2(&self, from_http2: bool) -> Result<bool, Error> {
+    /// Whether HTTP/2 is spoken to it; of a call that is `lost` over HTTP/1.1, whether it may be.
+    async fn speaks_http2(&self, from_http2: bool, is_lost: bool) -> Result<bool, Error> {
         match self.speaks {
             Speaks::Http1 => Ok(false),
             Speaks::Http2 => Ok(true),
-            Speaks::Auto if from_http2 => Box::pin(self.http2.is_spoken(|| self.connect_bare())).await,
+            Speaks::Auto if from_http2 => {
+                Box::pin(self.http2.is_spoken(is_lost, || self.connect_bare())).await
+            }
             Speaks::Auto | Speaks::Bytes => Ok(false),
         }
     }
@@ -463,50 +473,4 @@ fn finish(
         Body::leased(stream, lease)
     };
     Ok(Response::from_parts(head, body))
-}
-
-/// A second request like this one, when its body is at hand.
-pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
-    let mut copy = Request::new(request.body().try_clone()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-/// True for a call that may be sent twice because a connection that idled was dead (RFC 9110 section 9.2.2).
-fn is_idempotent_and_bodiless(request: &Request<Body>) -> bool {
-    request.method().is_idempotent() && request.body().is_empty()
-}
-
-/// True when a stream that failed may be sent again: it was never processed, or sending it twice does no harm.
-fn is_repeatable(error: &hyper::Error, request: &Request<Body>, replay: Replay) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(is_unprocessed)
-        || (cause.is_none_or(|cause| cause.is_io() || cause.is_go_away())
-            && replay != Replay::Never
-            && is_idempotent_and_bodiless(request))
-}
-
-/// True for a stream that the endpoint refused, or that its GOAWAY leaves out: it was never processed
-/// (RFC 9113 sections 6.8 and 8.7). The library fails no other stream with a GOAWAY of the peer; one with
-/// an error in it may come from a peer that has lost count.
-pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
-    let reason = error.reason();
-    reason == Some(h2::Reason::REFUSED_STREAM)
-        || (error.is_go_away() && error.is_remote() && reason == Some(h2::Reason::NO_ERROR))
-}
-
-fn broken(failure: TrySendError<Request<Body>>) -> Error {
-    let error = failure.into_error();
-    let kind = if error.is_parse() {
-        ErrorKind::UpstreamProtocol("the reply does not parse")
-    } else if error.is_user() {
-        // The request body failed: its sender is gone.
-        ErrorKind::CallerGone
-    } else {
-        ErrorKind::UpstreamReset
-    };
-    Error::caused(kind, error)
 }

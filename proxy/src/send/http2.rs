@@ -57,14 +57,16 @@ const MAX_HEADER_LIST: u32 = 64 * 1024;
 /// error of the endpoint's, and after a thousand of these the connection is ended.
 const MAX_RESETS: usize = 1024;
 const RESETS_KNOWN: Duration = Duration::from_secs(10);
-/// While calls are in flight a peer is asked so often whether it is there, and has as long to say so. A service
-/// may be busy for a while; a sidecar never is.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// While calls are in flight a sidecar is asked so often whether it is there, and has as long to say so. Nobody else
+/// is: servers of gRPC end connections on which they are asked more often than every five minutes ("too many pings"),
+/// and [`crate::keepalive`] finds out who is gone.
 const KEEP_ALIVE_OF_SIDECAR: Duration = Duration::from_secs(5);
 
 const UNKNOWN: u8 = 0;
 const YES: u8 = 1;
 const NO: u8 = 2;
+/// It said nothing in time, or ended the connection: most of HTTP/1.1 do that, and one of HTTP/2 that is busy, or ends.
+const HARDLY: u8 = 3;
 
 impl Shared {
     /// A sender with room for a stream; `connect` makes a connection when there is none. One that was made with an
@@ -151,33 +153,37 @@ impl Shared {
     }
 
     /// What was found out about the endpoint: whether it speaks HTTP/2 with prior knowledge.
-    pub(super) fn known(&self) -> Option<bool> {
+    fn known(&self, is_lost: bool) -> Option<bool> {
         match self.spoken.load(Ordering::Relaxed) {
             UNKNOWN => None,
+            HARDLY if is_lost => None,
             known => Some(known == YES),
         }
     }
 
-    /// Whether the endpoint speaks HTTP/2 with prior knowledge: asked once, then remembered.
-    pub(super) async fn is_spoken<C, F>(&self, connect: C) -> Result<bool, Error>
+    /// Whether the endpoint speaks HTTP/2 with prior knowledge: asked once, then remembered. One that did not say is
+    /// asked again for a call that is `lost` without it.
+    pub(super) async fn is_spoken<C, F>(&self, is_lost: bool, connect: C) -> Result<bool, Error>
     where
         C: FnOnce() -> F + Send,
         F: Future<Output = Result<Transport<Outgoing>, Error>> + Send,
     {
-        if let Some(known) = self.known() {
+        if let Some(known) = self.known(is_lost) {
             return Ok(known);
         }
         let asking = self.connecting.lock().await;
-        if let Some(known) = self.known() {
+        if let Some(known) = self.known(is_lost) {
             return Ok(known);
         }
-        let spoken = tokio::time::timeout(PROBE_TIMEOUT, probe(connect().await?))
-            .await
-            .unwrap_or(false);
-        self.spoken
-            .store(if spoken { YES } else { NO }, Ordering::Relaxed);
+        let told = tokio::time::timeout(PROBE_TIMEOUT, probe(connect().await?)).await;
+        let spoken = match told.ok().flatten() {
+            Some(true) => YES,
+            Some(false) => NO,
+            None => HARDLY,
+        };
+        self.spoken.store(spoken, Ordering::Relaxed);
         drop(asking);
-        Ok(spoken)
+        Ok(spoken == YES)
     }
 
     /// Asks again next time: what listens there may have been replaced.
@@ -207,15 +213,15 @@ impl Made {
     }
 }
 
-/// An HTTP/2 server's first frame is SETTINGS (RFC 9113 section 3.4); anything else is no HTTP/2.
-async fn probe(mut stream: Transport<Outgoing>) -> bool {
+/// An HTTP/2 server's first frame is SETTINGS (RFC 9113 section 3.4); anything else is no HTTP/2. `None`: it said
+/// nothing.
+async fn probe(mut stream: Transport<Outgoing>) -> Option<bool> {
     const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     const SETTINGS: u8 = 4;
     let mut frame = [0; 9];
-    stream.write_all(HELLO).await.is_ok()
-        && stream.read_exact(&mut frame).await.is_ok()
-        && frame[3] == SETTINGS
-        && frame[5..] == [0; 4]
+    stream.write_all(HELLO).await.ok()?;
+    stream.read_exact(&mut frame).await.ok()?;
+    Some(frame[3] == SETTINGS && frame[5..] == [0; 4])
 }
 
 /// Makes an HTTP/2 connection of a TCP connection.
@@ -224,8 +230,8 @@ pub(super) async fn handshake(
     standing: Option<Standing>,
 ) -> Result<Made, Error> {
     let keep_alive = match stream {
-        Transport::Bare(_) => KEEP_ALIVE,
-        Transport::Secured(_) => KEEP_ALIVE_OF_SIDECAR,
+        Transport::Bare(_) => None,
+        Transport::Secured(_) => Some(KEEP_ALIVE_OF_SIDECAR),
     };
     let budget = Budget::default();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -239,7 +245,7 @@ pub(super) async fn handshake(
         // One stream at once; how many more the peer says with its first frame. More would be refused.
         .initial_max_send_streams(1)
         .keep_alive_interval(keep_alive)
-        .keep_alive_timeout(keep_alive)
+        .keep_alive_timeout(KEEP_ALIVE_OF_SIDECAR)
         .handshake(TokioIo::new(Wire::new(stream).of_server(&budget)))
         .await
         .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
@@ -269,9 +275,13 @@ pub(super) async fn handshake(
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
+    use http::Request;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinSet;
 
+    use super::super::ours::Ours;
     use super::*;
+    use crate::metrics::{Metrics, OpenConnection};
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_waits_for_one_connection_that_cannot_be_made_and_not_one_after_the_other() {
@@ -297,5 +307,45 @@ mod tests {
         };
         assert!(shared.sender(again).await.is_err());
         assert_eq!(tried.load(Ordering::Relaxed), 2, "the next one tries anew");
+    }
+
+    /// What a client of HTTP/2 writes on a connection on which a call is under way for two minutes.
+    #[tokio::test(start_paused = true)]
+    async fn a_service_is_not_asked_whether_it_is_there() {
+        const PING: u8 = 6;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut service, _) = listener.accept().await.unwrap();
+        let open = OpenConnection::count(&Metrics::new().backend("users"));
+        let stream = Transport::Bare(Ours::default().remember(stream, open));
+        let mut made = handshake(stream, None).await.unwrap();
+        let call = made.sender.send_request(Request::new(Body::empty()));
+        let call = tokio::spawn(call);
+        // Preface, then frames: those of the connection, and the call's.
+        let mut read = [0; 24];
+        service.read_exact(&mut read).await.unwrap();
+        let mut kinds = Vec::new();
+        while !kinds.contains(&1) {
+            kinds.push(frame(&mut service).await.unwrap());
+        }
+        for _ in 0..12 {
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        drop(made);
+        call.abort();
+        while let Some(kind) = frame(&mut service).await {
+            kinds.push(kind);
+        }
+        assert!(!kinds.contains(&PING), "{kinds:?}");
+    }
+
+    /// The next frame's kind; `None` at the end.
+    async fn frame(stream: &mut TcpStream) -> Option<u8> {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.ok()?;
+        Some(head[3])
     }
 }

@@ -59,7 +59,7 @@ spec:
   targetRefs: [{{kind: Backend, name: users}}]
   traffic:
     loadBalancer: {{type: RoundRobin, trafficDistribution: PreferSameZone}}
-    retry: {{attempts: 1, on: [connect-failure]}}
+    retry: {{attempts: 1, on: [connect-failure, reset]}}
 "#
     )
 }

@@ -418,7 +418,7 @@ impl<D: Direct> Acceptor<D> {
             First::Server(server) => Some(Spoken {
                 stream,
                 counted: metrics::Protocol::Opaque,
-                then: Then::Bytes(read.freeze(), Some(Box::new(server))),
+                then: Then::Bytes(read.freeze(), Some(server)),
             }),
         }
     }

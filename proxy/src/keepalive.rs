@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -45,6 +45,8 @@ pub(crate) struct Attended {
     has_heard: bool,
     /// When it is seen to next.
     next: Option<Pin<Box<Sleep>>>,
+    /// Whom that wakes: a timer that is polled with every read costs more than the read does beside the system.
+    wakes: Option<Waker>,
 }
 
 impl Attended {
@@ -54,11 +56,19 @@ impl Attended {
             may_owe: false,
             has_heard: false,
             next: None,
+            wakes: None,
         }
     }
 
     /// Ready once the peer is gone. Polled while there is nothing to be read, or no room to write.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let is_known = |waker: &Waker| waker.will_wake(cx.waker());
+        if self.wakes.as_ref().is_some_and(is_known)
+            && self.next.as_ref().is_some_and(|next| !next.is_elapsed())
+        {
+            return Poll::Pending;
+        }
+        self.wakes = Some(cx.waker().clone());
         while self.may_owe {
             let next = self.next.get_or_insert_with(|| Box::pin(sleep(EVERY)));
             ready!(next.as_mut().poll(cx));

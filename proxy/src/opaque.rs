@@ -22,7 +22,7 @@ pub(crate) enum First {
     /// The caller, and what it speaks.
     Caller(Protocol),
     /// The server, which is waiting to be heard.
-    Server(Wire<Transport<Outgoing>>),
+    Server(Box<Wire<Transport<Outgoing>>>),
     /// The caller left.
     Nobody,
 }
@@ -53,7 +53,7 @@ pub(crate) async fn who_speaks_first(
                 };
             }
             spoke = &mut server, if is_open => match spoke {
-                Some(stream) if read.is_empty() => return First::Server(stream),
+                Some(stream) if read.is_empty() => return First::Server(Box::new(stream)),
                 // It ended or refused without a word: only the caller can say what this is.
                 Some(_) | None => is_open = false,
             },

@@ -4,7 +4,7 @@ use http::Request;
 use hyper::client::conn::TrySendError;
 use jitney_core::policy::Replay;
 
-use crate::body::Body;
+use crate::body::{Body, Broken};
 use crate::error::{Error, ErrorKind};
 
 /// A second request like this one, when its body is at hand.
@@ -44,8 +44,9 @@ pub(super) fn broken(failure: TrySendError<Request<Body>>) -> Error {
     let error = failure.into_error();
     let kind = if error.is_parse() {
         ErrorKind::UpstreamProtocol("the reply does not parse")
-    } else if error.is_user() && std::error::Error::source(&error).is_some() {
-        // The request body failed: its sender is gone. Without a cause, the connection's task is: nothing was sent.
+    } else if std::error::Error::source(&error).is_some_and(|cause| cause.is::<Broken>()) {
+        // The request body failed: its sender is gone. The library says of the end of a connection, too, that it is
+        // the user's fault, to calls that wait for their turn on it.
         ErrorKind::CallerGone
     } else {
         ErrorKind::UpstreamReset

@@ -1,40 +1,78 @@
-//! What mTLS between two sidecars takes of the processor, beside what rustls alone takes for the same bytes:
-//! `cargo run --release --example mtls_cost`.
+//! What mTLS between two sidecars has the processor do, beside what rustls alone does for the same bytes:
+//! `cargo run --release --example mtls_cost`. Needs valgrind.
 //!
 //! Two pairs of sidecars, one `Strict` and one `Disabled`, are called in turns, over HTTP/2 on every hop of both; the
-//! difference is what mTLS adds. Rustls alone is a client and a server of it in this process, which hand each other
-//! what those calls carry, message by message, without a socket between.
+//! difference is what mTLS adds. Rustls alone is a client and a server of it in one process, which hand each other
+//! what those calls carry, message by message, without a socket between. All are counted in instructions, by callgrind:
+//! the difference of two times is less than what such times differ by. What the kernel does is not in it.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use jitney_tests::caller::request;
-use jitney_tests::usage::Usage;
+use jitney_tests::programs::program;
 use jitney_tests::{Caller, Reply, TestControlPlane, TestProxy, TestUpstream};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::PrivatePkcs8KeyDer;
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-/// Bytes of a reply, and how many calls make a round.
-const SIZES: [(usize, usize); 3] = [(100, 32_000), (16 << 10, 8_000), (256 << 10, 1_000)];
-const ROUNDS: usize = 5;
+/// Bytes of a reply, and how many calls are counted.
+const SIZES: [(usize, usize); 3] = [(100, 1_600), (16 << 10, 800), (256 << 10, 160)];
 const CALLERS: usize = 16;
 /// What a call's request is on the wire, about, and what a reply has beside its body.
 const HEAD: usize = 120;
 
-/// A caller's sidecar and a callee's.
-struct Pair {
-    _plane: TestControlPlane,
-    callee: TestProxy,
-    caller: TestProxy,
+/// What this program is when it is called with it: rustls alone, for so many bytes and calls.
+const RUSTLS: &str = "rustls";
+/// And the one that counts: with sidecars that run under callgrind.
+const COUNT: &str = "count";
+
+fn main() -> anyhow::Result<()> {
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    match given.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => under_callgrind(),
+        [RUSTLS, size, calls] => rustls_alone(size.parse()?, calls.parse()?),
+        [COUNT, folder] => tokio::runtime::Runtime::new()?.block_on(count(Path::new(folder))),
+        _ => anyhow::bail!("it takes no arguments"),
+    }
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+/// Runs this program once more, with sidecars that write what they execute into a folder.
+fn under_callgrind() -> anyhow::Result<()> {
+    let folder = TempDir::new()?;
+    let sidecar = folder.path().join("jitney-proxy");
+    let script = format!(
+        "#!/bin/sh\nexec valgrind {} {} \"$@\"\n",
+        options(folder.path()).join(" "),
+        program("jitney-proxy").display()
+    );
+    fs::write(&sidecar, script)?;
+    fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o700))?;
+    let control_plane = "jitney-control-plane";
+    symlink(program(control_plane), folder.path().join(control_plane))?;
+    let counted = Command::new(std::env::current_exe()?)
+        .arg(COUNT)
+        .arg(folder.path())
+        .env("JITNEY_PROGRAMS", folder.path())
+        .status()?;
+    anyhow::ensure!(counted.success(), "{counted}");
+    Ok(())
+}
+
+fn options(folder: &Path) -> [String; 3] {
+    let out = format!("--callgrind-out-file={}/%p", folder.display());
+    ["--quiet".to_owned(), "--tool=callgrind".to_owned(), out]
+}
+
+async fn count(folder: &Path) -> anyhow::Result<()> {
     let upstream = TestUpstream::start_unrecorded(|seen| {
         let size = seen.target.trim_start_matches('/').parse().unwrap_or(0);
         Reply::json(200, vec![b'a'; size])
@@ -44,36 +82,77 @@ async fn main() -> anyhow::Result<()> {
     let plain = Pair::start(&service, "Disabled").await?;
     let secured = Pair::start(&service, "Strict").await?;
     let mut out = std::io::stdout();
+    writeln!(out, "thousands of instructions a call")?;
     writeln!(
         out,
-        "reply bytes   plain     mTLS     adds   rustls alone   adds / rustls"
+        "reply bytes    plain     mTLS     adds   rustls alone   adds / rustls"
     )?;
     for (size, calls) in SIZES {
-        let mut rounds = Vec::new();
-        for _ in 0..ROUNDS {
-            let without = plain.cost(size, calls).await?;
-            let with = secured.cost(size, calls).await?;
-            let alone = tokio::task::spawn_blocking(move || rustls_alone(size, 4 * calls)).await??;
-            rounds.push([without, with, with - without, alone]);
-        }
-        let [without, with, adds, alone] = [0, 1, 2, 3].map(|column| median(&rounds, column));
+        let without = plain.cost(folder, size, calls).await?;
+        let with = secured.cost(folder, size, calls).await?;
+        // Of two runs, the longer has the same start and end.
+        let alone = |calls| rustls_counted(folder, size, calls);
+        let alone = per_call(alone(2 * calls)? - alone(calls)?, calls)?;
+        let adds = with - without;
         let ratio = adds / alone;
         writeln!(
             out,
-            "{size:>11} {without:>6.1} µs {with:>5.1} µs {adds:>5.1} µs {alone:>11.1} µs {ratio:>15.2}"
+            "{size:>11} {without:>8.1} {with:>8.1} {adds:>8.1} {alone:>14.1} {ratio:>15.2}"
         )?;
     }
     Ok(())
 }
 
-fn median(rounds: &[[f64; 4]], column: usize) -> f64 {
-    let mut all: Vec<f64> = rounds.iter().map(|round| round[column]).collect();
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
+/// Thousands.
+fn per_call(instructions: u64, calls: usize) -> anyhow::Result<f64> {
+    let thousandths = u32::try_from(instructions / u64::try_from(calls)?)?;
+    Ok(f64::from(thousandths) / 1e3)
 }
 
-fn micros(time: Duration, of: usize) -> anyhow::Result<f64> {
-    Ok(time.as_secs_f64() * 1e6 / f64::from(u32::try_from(of)?))
+fn rustls_counted(folder: &Path, size: usize, calls: usize) -> anyhow::Result<u64> {
+    let mut process = Command::new("valgrind")
+        .args(options(folder))
+        .arg(std::env::current_exe()?)
+        .args([RUSTLS, &size.to_string(), &calls.to_string()])
+        .spawn()
+        .context("valgrind")?;
+    anyhow::ensure!(process.wait()?.success(), "rustls alone fails");
+    total(&folder.join(process.id().to_string()))
+}
+
+/// What a process has executed since it was asked before, or since it began.
+fn executed(folder: &Path, pid: u32) -> anyhow::Result<u64> {
+    let of_process = || -> anyhow::Result<Vec<PathBuf>> {
+        let prefix = format!("{pid}.");
+        let names = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+        let all = names
+            .into_iter()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        Ok(all.map(|entry| entry.path()).collect())
+    };
+    let before = of_process()?;
+    let asked = Command::new("callgrind_control")
+        .args(["--dump", &pid.to_string()])
+        .output()?;
+    anyhow::ensure!(asked.status.success(), "callgrind_control: {asked:?}");
+    let written = of_process()?.into_iter().find(|file| !before.contains(file));
+    total(&written.context("callgrind wrote nothing")?)
+}
+
+fn total(file: &Path) -> anyhow::Result<u64> {
+    let written = fs::read_to_string(file)?;
+    let line = written.lines().find_map(|line| line.strip_prefix("totals: "));
+    Ok(line
+        .with_context(|| format!("{} has no totals", file.display()))?
+        .trim()
+        .parse()?)
+}
+
+/// A caller's sidecar and a callee's.
+struct Pair {
+    _plane: TestControlPlane,
+    callee: TestProxy,
+    caller: TestProxy,
 }
 
 impl Pair {
@@ -118,16 +197,15 @@ spec: {{mtls: {{mode: {mode}}}}}
         Ok(pair)
     }
 
-    /// Microseconds of both processes for each call.
-    async fn cost(&self, size: usize, calls: usize) -> anyhow::Result<f64> {
-        let before = self.processor()?;
+    /// Thousands of instructions of both processes for each call.
+    async fn cost(&self, folder: &Path, size: usize, calls: usize) -> anyhow::Result<f64> {
+        let of_both = || {
+            let of = |sidecar: &TestProxy| executed(folder, sidecar.pid());
+            Ok::<_, anyhow::Error>(of(&self.caller)? + of(&self.callee)?)
+        };
+        of_both()?;
         self.call(size, calls).await?;
-        micros(self.processor()? - before, calls)
-    }
-
-    fn processor(&self) -> anyhow::Result<Duration> {
-        let of = |sidecar: &TestProxy| Ok::<_, anyhow::Error>(Usage::of(sidecar.pid())?.processor);
-        Ok(of(&self.caller)? + of(&self.callee)?)
+        per_call(of_both()?, calls)
     }
 
     async fn call(&self, size: usize, calls: usize) -> anyhow::Result<()> {
@@ -153,12 +231,11 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Microseconds for each call, of which both ends are counted, as they are with sidecars.
-fn rustls_alone(size: usize, calls: usize) -> anyhow::Result<f64> {
+/// Both ends are counted, as they are with sidecars.
+fn rustls_alone(size: usize, calls: usize) -> anyhow::Result<()> {
     let (mut client, mut server) = connected()?;
     let (request, reply) = (vec![b'a'; HEAD], vec![b'a'; size + HEAD]);
     let (mut wire, mut read) = (Vec::new(), vec![0; 64 << 10]);
-    let before = Usage::of(std::process::id())?.processor;
     for _ in 0..calls {
         client.writer().write_all(&request)?;
         carry(&mut client, &mut server, &mut wire, &mut read, request.len())?;
@@ -167,7 +244,7 @@ fn rustls_alone(size: usize, calls: usize) -> anyhow::Result<f64> {
             carry(&mut server, &mut client, &mut wire, &mut read, piece.len())?;
         }
     }
-    micros(Usage::of(std::process::id())?.processor - before, calls)
+    Ok(())
 }
 
 fn connected() -> anyhow::Result<(ClientConnection, ServerConnection)> {

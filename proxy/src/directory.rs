@@ -20,7 +20,7 @@ use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::{Label as _, Metrics, Refusal};
 use crate::original;
-use crate::send::{Backend, BackendSettings, InCommon, Speaks, Target};
+use crate::send::{Backend, BackendSettings, CONNECT_TIMEOUT, InCommon, Reach, Speaks, Target};
 use crate::serve::Sidecar;
 use crate::upstream::{Others, Upstream};
 
@@ -36,7 +36,7 @@ pub enum Direction {
 /// What is known of destinations.
 #[derive(Clone, Debug, Default)]
 pub struct Map {
-    /// Those that stand for a backend, or are all of its endpoints.
+    /// Those that stand for a backend.
     pub backends: HashMap<SocketAddr, Arc<Upstream>>,
     /// Those that are one endpoint of a backend: what is meant for it goes nowhere else.
     pub endpoints: HashMap<SocketAddr, Named>,
@@ -59,12 +59,8 @@ pub struct Map {
 /// One endpoint of a backend, for those who have named it and not the backend.
 #[derive(Clone, Debug)]
 pub struct Named {
-    /// The backend's name, under which its calls are counted.
-    pub backend: Arc<str>,
-    /// What it speaks.
-    pub speaks: Speaks,
-    /// The longest that making a connection may take.
-    pub connect_timeout: Duration,
+    /// How the backend is reached, under whose name its calls are counted.
+    pub reach: Reach,
     /// The endpoint.
     pub target: Target,
     /// The backend's policy. What it says of other backends to go to is not for these calls.
@@ -76,7 +72,7 @@ pub struct Named {
 struct Made {
     upstream: Arc<Upstream>,
     /// What it was made as: an endpoint of this backend, reached in this way.
-    reach: Option<(Arc<str>, Speaks, Duration)>,
+    reach: Option<Reach>,
 }
 
 /// The destinations of one direction.
@@ -121,12 +117,6 @@ impl Map {
 
     fn is_opaque(&self, address: SocketAddr) -> bool {
         self.opaque_ports.contains(address.port()) || self.opaque.contains(&address)
-    }
-}
-
-impl Named {
-    fn reach(&self) -> (Arc<str>, Speaks, Duration) {
-        (Arc::clone(&self.backend), self.speaks, self.connect_timeout)
     }
 }
 
@@ -214,7 +204,8 @@ impl Directory {
                 made.upstream.backend.reach(std::slice::from_ref(&named.target));
             }
             made.upstream.install(map.policy_for(*address));
-            let stays = made.reach == named.map(Named::reach) && !map.backends.contains_key(address);
+            let stays =
+                made.reach.as_ref() == named.map(|named| &named.reach) && !map.backends.contains_key(address);
             if !stays {
                 // Whoever is connected goes on; who comes is led elsewhere.
                 made.upstream.drain();
@@ -271,10 +262,9 @@ impl Directory {
         let upstream = Upstream::start(backend, &self.metrics, &self.others);
         upstream.install(map.policy_for(address));
         if made.len() < MADE_MAX {
-            let reach = map.endpoints.get(&address).map(Named::reach);
             let known = Made {
                 upstream: Arc::clone(&upstream),
-                reach,
+                reach: map.endpoints.get(&address).map(|named| named.reach.clone()),
             };
             made.insert(address, known);
         }
@@ -282,19 +272,16 @@ impl Directory {
     }
 
     fn settings(&self, address: SocketAddr, map: &Map) -> BackendSettings {
-        let settings = match map.endpoints.get(&address) {
-            Some(named) => BackendSettings {
-                speaks: named.speaks,
-                connect_timeout: named.connect_timeout,
-                ..BackendSettings::new(Arc::clone(&named.backend), vec![named.target.clone()])
-            },
-            None => BackendSettings::new(self.name(address, map), vec![address.into()]),
+        let unknown = || Reach {
+            name: self.name(address, map),
+            speaks: Speaks::Auto,
+            connect_timeout: CONNECT_TIMEOUT,
         };
-        BackendSettings {
-            metrics: self.metrics.backend(&settings.name),
-            in_common: self.in_common.clone(),
-            ..settings
-        }
+        let (reach, target) = match map.endpoints.get(&address) {
+            Some(named) => (named.reach.clone(), named.target.clone()),
+            None => (unknown(), address.into()),
+        };
+        reach.settings(vec![target], &self.metrics, &self.in_common)
     }
 
     /// Whether a destination is this one of this machine, which may stand for all of the machine's addresses. What

@@ -87,6 +87,18 @@ pub struct BackendSettings {
     pub in_common: InCommon,
 }
 
+/// What cannot change while connections are open; a backend that is reached in another way is
+/// another backend. Its endpoints are not part of it: they come and go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reach {
+    /// The backend's name in logs, metrics and the admin endpoint.
+    pub name: Arc<str>,
+    /// What it speaks.
+    pub speaks: Speaks,
+    /// The longest that making a connection may take.
+    pub connect_timeout: Duration,
+}
+
 /// What all backends of a sidecar have in common. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct InCommon {
@@ -157,6 +169,24 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A call whose connection failed is tried on so many other endpoints.
 const OTHER_ENDPOINTS: usize = 3;
+
+impl Reach {
+    /// How a backend with these endpoints is reached so, counted by its name.
+    pub(crate) fn settings(
+        &self,
+        endpoints: Vec<Target>,
+        metrics: &Metrics,
+        in_common: &InCommon,
+    ) -> BackendSettings {
+        BackendSettings {
+            metrics: metrics.backend(&self.name),
+            in_common: in_common.clone(),
+            speaks: self.speaks,
+            connect_timeout: self.connect_timeout,
+            ..BackendSettings::new(Arc::clone(&self.name), endpoints)
+        }
+    }
+}
 
 impl BackendSettings {
     /// The defaults for these endpoints, counted on their own.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 mod listener;
 
 use super::hand_over::{self, Inherited, Name};
-use super::plan::{Plan, PlannedBackend, PlannedListener, Reach};
+use super::plan::{Plan, PlannedBackend, PlannedListener};
 use super::to::{Bounds, Destinations};
 use crate::accept::{Acceptor, bind, listening};
 use crate::admin::inspect::{BackendView, Views};
@@ -26,7 +26,7 @@ use crate::drain::Drain;
 use crate::guard::{Guard, Rules};
 use crate::listeners::{ListenerView, Listeners, Pending};
 use crate::metrics::Metrics;
-use crate::send::{Backend, InCommon};
+use crate::send::{Backend, InCommon, Reach};
 use crate::upstream::Upstream;
 use listener::{Opened, PendingListener, RunningListener, cannot_listen, is_same_place, stand_in};
 

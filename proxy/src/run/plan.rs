@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jitney_api::{
     CompiledBackend, Diagnostic, Documents, Endpoint, InboundMtls, Located, Mtls, Ports, Protocol, Resource,
@@ -18,7 +17,7 @@ use crate::directory::Direction;
 use crate::headers::Received;
 use crate::listeners::Place;
 use crate::metrics::Metrics;
-use crate::send::{Address, BackendSettings, CONNECT_TIMEOUT, InCommon, Speaks, Target};
+use crate::send::{Address, BackendSettings, CONNECT_TIMEOUT, InCommon, Reach, Speaks, Target};
 
 /// Listeners and backends, each with its policy.
 #[derive(Debug)]
@@ -93,15 +92,6 @@ pub(super) struct PlannedBackend {
     /// Nothing is said of who names one of its endpoints.
     pub(super) is_service: bool,
     pub(super) policy: Arc<Policy>,
-}
-
-/// What cannot change while connections are open; a backend that is reached in another way is
-/// another backend. Its endpoints are not part of it: they come and go.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Reach {
-    pub(super) name: Arc<str>,
-    pub(super) speaks: Speaks,
-    pub(super) connect_timeout: Duration,
 }
 
 impl Plan {
@@ -408,19 +398,7 @@ impl From<CompiledBackend> for PlannedBackend {
 
 impl PlannedBackend {
     pub(super) fn settings(&self, metrics: &Metrics, in_common: &InCommon) -> BackendSettings {
-        let Reach {
-            name,
-            speaks,
-            connect_timeout,
-        } = &self.reach;
-        let defaults = BackendSettings::new(Arc::clone(name), self.endpoints.clone());
-        BackendSettings {
-            metrics: metrics.backend(name),
-            in_common: in_common.clone(),
-            speaks: *speaks,
-            connect_timeout: *connect_timeout,
-            ..defaults
-        }
+        self.reach.settings(self.endpoints.clone(), metrics, in_common)
     }
 }
 

@@ -10,14 +10,14 @@ use jitney_core::policy::Policy;
 
 use super::applier::{Applier, CONTROL_PLANE};
 use super::plan::{
-    Plan, PlannedBackend, PlannedListener, PlannedPort, Reach, To, address, by_flags, effective, forbidden,
+    Plan, PlannedBackend, PlannedListener, PlannedPort, To, address, by_flags, effective, forbidden,
     local_name, redirected, speaks,
 };
 use crate::config::RunArgs;
 use crate::control::Force;
 use crate::families;
 use crate::listeners::{Listeners, Place};
-use crate::send::{Address, Peer, Target};
+use crate::send::{Address, Peer, Reach, Target};
 
 /// Puts what a control plane pushed in force.
 #[derive(Debug)]

@@ -10,14 +10,14 @@ use std::time::Duration;
 use jitney_api::Mtls;
 use tokio::net::TcpListener;
 
-use super::plan::{Plan, PlannedBackend, Reach, To};
+use super::plan::{Plan, PlannedBackend, To};
 use crate::accept::{Acceptor, Always};
 use crate::admin::inspect::{MoreBackends, Views};
 use crate::directory::{Direction, Directory, Map, Named, Redirected};
 use crate::guard::Guard;
 use crate::headers::Received;
 use crate::metrics::Metrics;
-use crate::send::{Address, InCommon, Peer, Speaks, Target};
+use crate::send::{Address, InCommon, Peer, Reach, Speaks, Target};
 use crate::serve::Sidecar;
 use crate::upstream::{Others, Upstream};
 
@@ -156,9 +156,7 @@ fn endpoints(plan: &Plan) -> HashMap<SocketAddr, Named> {
                 .map(|known| care(known.target.peer.as_ref()));
             if known.is_none_or(|known| known < care(target.peer.as_ref())) {
                 let named = Named {
-                    backend: Arc::clone(&planned.reach.name),
-                    speaks: planned.reach.speaks,
-                    connect_timeout: planned.reach.connect_timeout,
+                    reach: planned.reach.clone(),
                     target: target.clone(),
                     policy: match planned.is_service {
                         true => Arc::default(),

@@ -322,8 +322,40 @@ async fn more_calls_than_streams_all_get_through() {
     for call in calls.collect::<Vec<_>>() {
         call.await.unwrap();
     }
-    assert!(connections.load(Ordering::Relaxed) <= 5);
+    assert!(connections.load(Ordering::Relaxed) <= 16);
     assert_eq!(rig.backend.endpoints_snapshot()[0].in_flight, 0);
+}
+
+#[tokio::test]
+async fn no_call_waits_for_long_ones_that_have_all_streams_of_a_connection() {
+    let (upstream, _) = serve(2, |call| async move {
+        if call.uri().path() == "/long" {
+            std::future::pending::<()>().await;
+        }
+        Response::new(full("hello"))
+    })
+    .await;
+    let rig = Rig::start(upstream);
+    let mut caller = call_of(&rig).await;
+    let call = |path| {
+        let call = Request::get(format!("http://a{path}"));
+        call.body(Empty::new().boxed()).unwrap()
+    };
+    // What the upstream allows is known from its first reply on.
+    let first = caller.send_request(call("/short")).await.unwrap();
+    assert_eq!(collect(first).await.1, "hello");
+    let mut long = Vec::new();
+    for number in 1..=4 {
+        long.push(tokio::spawn(caller.send_request(call("/long"))));
+        eventually("it is under way", || {
+            rig.backend.endpoints_snapshot()[0].in_flight == number
+        })
+        .await;
+    }
+    let reply = caller.send_request(call("/short")).await.unwrap();
+    assert_eq!(collect(reply).await.1, "hello");
+    assert_eq!(rig.backend.endpoints_snapshot()[0].http2_connections, 3);
+    long.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

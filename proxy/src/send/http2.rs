@@ -42,11 +42,12 @@ pub(super) struct Made {
     sender: SendRequest<Body>,
     /// For how long it is proven who is there; `None`: nobody proves it.
     standing: Option<Standing>,
-    /// What the endpoint may still send in short frames.
+    /// How many streams the endpoint allows, and what it may still send in short frames.
     budget: Budget,
 }
 
-/// Streams on one connection before another one is made (RFC 9113 section 6.5.2: servers allow at least 100).
+/// Streams on one connection before another one is made (RFC 9113 section 6.5.2: servers should allow at least 100;
+/// fewer if this one says so).
 const MAX_STREAMS: usize = 100;
 /// Connections to one endpoint; beyond these, streams wait for their turn.
 const MAX_CONNECTIONS: usize = 16;
@@ -127,15 +128,15 @@ impl Shared {
             let connections = connections.iter();
             connections.filter(|connection| !connection.made.is_outdated())
         };
-        let is_full = current().count() >= MAX_CONNECTIONS;
-        let least = current().min_by_key(|connection| connection.streams.load(Ordering::Relaxed))?;
-        (is_full || least.streams.load(Ordering::Relaxed) < MAX_STREAMS).then(|| least.open())
+        let least = current().min_by_key(|connection| connection.load())?;
+        let may_wait = || current().count() >= MAX_CONNECTIONS;
+        (least.has_room() || may_wait()).then(|| least.open())
     }
 
     fn find_outdated(&self) -> Option<(SendRequest<Body>, Stream)> {
         let connections = self.connections.lock();
         let good = connections.iter().filter(|connection| connection.made.is_good());
-        good.min_by_key(|connection| connection.streams.load(Ordering::Relaxed))
+        good.min_by_key(|connection| connection.load())
             .map(Connection::open)
     }
 
@@ -193,6 +194,15 @@ impl Shared {
 }
 
 impl Connection {
+    /// Whether a stream would wait, and how many there are.
+    fn load(&self) -> (bool, usize) {
+        (!self.has_room(), self.streams.load(Ordering::Relaxed))
+    }
+
+    fn has_room(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) < self.made.budget.streams().min(MAX_STREAMS)
+    }
+
     fn open(&self) -> (SendRequest<Body>, Stream) {
         (
             self.made.sender.clone(),

@@ -1,7 +1,8 @@
-//! What the HTTP/2 library lets a peer send in short frames, told from what comes in: it ends a connection whose
-//! budget is spent, with all that go over it, so others have to be given up in time.
+//! What a connection of HTTP/2 still has room for, told from what comes in: streams, as many as the peer says, and
+//! short frames, as many as the library lets the peer send. It ends a connection whose budget is spent, with all that
+//! go over it, so others have to be given up in time.
 //!
-//! The budget is the connection's, half of its window. Each DATA frame of less than [`SHORT`] bytes that is not its
+//! The budget of short frames is the connection's, half of its window. Each DATA frame of less than [`SHORT`] bytes that is not its
 //! stream's last takes from it what it is short of, and gives that back once it is read; frames on a stream that this
 //! side has reset never give it back. Longer ones give back what they are longer by. And a hundred empty ones are the
 //! most in the life of a connection.
@@ -19,14 +20,16 @@ pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
 /// 50 bytes. What the library keeps of a frame is about as much as a short one takes of the budget: at most 32 MiB.
 pub(crate) const CONNECTION_WINDOW: u32 = 64 << 20;
 
-/// What is spent of a connection's budget. Clones are the same.
+/// What a connection has, and what is spent of it. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Budget(Arc<Spent>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Spent {
     short: AtomicUsize,
     empty: AtomicUsize,
+    /// How many streams the peer allows.
+    streams: AtomicUsize,
 }
 
 /// Follows the frames of one direction.
@@ -35,6 +38,8 @@ pub(super) struct Frames {
     budget: Budget,
     /// Bytes until the next frame begins.
     skip: usize,
+    /// Settings of this frame that are still to come.
+    settings: usize,
     head: [u8; PADDED_HEAD],
     known: usize,
 }
@@ -54,7 +59,28 @@ const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
+/// One setting (section 6.5.1).
+const SETTING: usize = 6;
+const SETTINGS: u8 = 4;
+const ACK: u8 = 1;
+const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
+
+impl Default for Spent {
+    fn default() -> Self {
+        Self {
+            short: AtomicUsize::new(0),
+            empty: AtomicUsize::new(0),
+            streams: AtomicUsize::new(usize::MAX),
+        }
+    }
+}
+
 impl Budget {
+    /// How many streams the peer allows at once; without end until it says so (RFC 9113 section 6.5.2).
+    pub(crate) fn streams(&self) -> usize {
+        self.0.streams.load(Ordering::Relaxed)
+    }
+
     /// Whether so much of it is spent that the connection should carry no further call.
     pub(crate) fn is_worn(&self) -> bool {
         self.0.short.load(Ordering::Relaxed) > WORN || self.0.empty.load(Ordering::Relaxed) > WORN_EMPTY
@@ -99,6 +125,7 @@ impl Frames {
         Self {
             budget,
             skip,
+            settings: 0,
             head: [0; PADDED_HEAD],
             known: 0,
         }
@@ -119,13 +146,19 @@ impl Frames {
             self.known += wanted;
             bytes = rest;
             if self.known == self.head_length() {
-                self.begins();
+                match self.settings.checked_sub(1) {
+                    Some(left) => self.sets(left),
+                    None => self.begins(),
+                }
             }
         }
     }
 
-    /// How long the head of this frame is, as far as it is known.
+    /// How long the head of this frame is, as far as it is known, or the setting.
     fn head_length(&self) -> usize {
+        if self.settings > 0 {
+            return SETTING;
+        }
         let is_padded =
             self.known >= HEAD && self.is_data() && self.head[4] & PADDED != 0 && self.length() > 0;
         if is_padded { PADDED_HEAD } else { HEAD }
@@ -140,8 +173,24 @@ impl Frames {
         self.head[3] == DATA
     }
 
+    fn sets(&mut self, left: usize) {
+        let [high, low, value @ ..] = self.head;
+        if [high, low] == MAX_CONCURRENT_STREAMS
+            && let Some(&value) = value.first_chunk()
+        {
+            let streams = usize::try_from(u32::from_be_bytes(value)).unwrap_or(usize::MAX);
+            self.budget.0.streams.store(streams, Ordering::Relaxed);
+        }
+        (self.settings, self.known) = (left, 0);
+    }
+
     fn begins(&mut self) {
         self.skip = self.length() + HEAD - self.known;
+        if self.head[3] == SETTINGS && self.head[4] & ACK == 0 {
+            self.settings = self.skip / SETTING;
+            // Nothing if it is one.
+            self.skip %= SETTING;
+        }
         if self.is_data() && self.head[4] & END_STREAM == 0 {
             let padding = if self.known == PADDED_HEAD {
                 self.head[HEAD]
@@ -174,7 +223,7 @@ mod tests {
                 (Frames::of_client(Budget::default()), &preface),
             ] {
                 bytes.chunks(length).for_each(|piece| frames.saw(piece));
-                let Spent { short, empty } = &*frames.budget.0;
+                let Spent { short, empty, .. } = &*frames.budget.0;
                 assert_eq!(
                     (short.load(Ordering::Relaxed), empty.load(Ordering::Relaxed)),
                     expected,
@@ -201,6 +250,29 @@ mod tests {
             &[frame(DATA, 0, &[0; 6]), frame(DATA, 0, &[0; 16_384])].concat(),
             (0, 0),
         );
+    }
+
+    #[test]
+    fn the_peer_says_how_many_streams_it_allows() {
+        let setting = |id: u8, value: u32| [&[0, id][..], &value.to_be_bytes()].concat();
+        let all = [setting(4, 7), setting(3, 258), setting(5, 9)].concat();
+        let bytes = [
+            frame(SETTINGS, 0, &all),
+            frame(SETTINGS, ACK, &[]),
+            frame(SETTINGS, 0, &[]),
+            frame(DATA, 0, &[0; 56]),
+        ]
+        .concat();
+        check(&bytes, (200, 0));
+        for length in 1..bytes.len() {
+            let budget = Budget::default();
+            let mut frames = Frames::of_server(budget.clone());
+            assert_eq!(budget.streams(), usize::MAX);
+            bytes.chunks(length).for_each(|piece| frames.saw(piece));
+            assert_eq!(budget.streams(), 258, "{length}");
+            frames.saw(&frame(SETTINGS, 0, &setting(3, 0)));
+            assert_eq!(budget.streams(), 0, "{length}");
+        }
     }
 
     #[test]

@@ -317,12 +317,13 @@ impl Backend {
             if let Some(watch) = watch {
                 watch.tell(&mut sent);
             }
-            sending.why = UpstreamCall::Retry;
             let may_go_on = tried.len() < OTHER_ENDPOINTS;
             tried.push(endpoint.id);
             if may_go_on && unsent.is_some() && is_better_elsewhere(&sent) && self.has_untried(&tried) {
+                sending.why = UpstreamCall::Elsewhere;
                 continue;
             }
+            sending.why = UpstreamCall::Retry;
             let Some(again) = &mut again else { return sent };
             if !again.prepare(&sent, unsent) {
                 return sent;

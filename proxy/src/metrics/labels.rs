@@ -116,8 +116,10 @@ labels! {
         Batch = "batch",
         /// A member asked alone after a batch, or a part of a bisected batch.
         Replay = "replay",
-        /// Another try of a call.
+        /// Another try of a call, which takes from the retry budget.
         Retry = "retry",
+        /// The same on another endpoint, as the one before could not be reached and has seen nothing of it.
+        Elsewhere = "elsewhere",
         /// A copy of a call that came to another backend.
         Mirror = "mirror",
     }

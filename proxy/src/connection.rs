@@ -1,7 +1,6 @@
 //! One downstream connection: an HTTP/1 or HTTP/2 server whose calls are checked and then served.
 
 use std::cell::Cell;
-use std::fmt;
 use std::future::{Future, pending, poll_fn, ready};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -10,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -20,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jitney_api::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod answering;
 mod overdue;
 mod plain;
 mod streams;
@@ -39,6 +39,7 @@ use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
 use crate::waking::Turns;
 use crate::wire::{Budget, CONNECTION_WINDOW, STREAM_WINDOW, Wire};
+use answering::{Answering, Version};
 use overdue::in_time;
 use plain::Left;
 use streams::Streams;
@@ -50,6 +51,14 @@ pub trait Serve: Clone + Send + Sync + 'static {
     /// # Cancellation
     /// The future is dropped when the caller leaves.
     fn serve(&self, call: Request<Body>, connection: &Arc<ConnInfo>) -> Serving;
+
+    /// Answers a call whose head is not.
+    fn refuse(&self, _call: &Request<Body>, error: Error) -> Serving {
+        Box::pin(ready(reply::of_error(&error).into()))
+    }
+
+    /// Something came that is no request, and was answered so; the connection ends.
+    fn refuse_bytes(&self, _connection: &ConnInfo) {}
 
     /// Whether there are calls now that are answered from memory.
     fn is_batching(&self) -> bool;
@@ -246,7 +255,7 @@ async fn serve_rest<S: Serve>(
             http1::UpgradeableConnection::graceful_shutdown,
         ));
         match in_time(serving).await {
-            Some(ended) => log_end(ended),
+            Some(ended) => shared.ended(ended),
             None => {
                 let peer = shared.info.peer;
                 tracing::debug!(%peer, "a connection is ended whose caller does not read its reply in time");
@@ -300,7 +309,7 @@ pub(crate) async fn serve_http2<S: Serve>(
     );
     tokio::select! {
         biased;
-        ended = serving => log_end(ended),
+        ended = serving => shared.ended(ended),
         () = streams.outstay(&shared.seat, limits.heard_timeout) => {
             let peer = shared.info.peer;
             tracing::debug!(%peer, "a connection is ended whose caller does not say that it has heard");
@@ -345,12 +354,6 @@ async fn drive<C: Future>(
     .await
 }
 
-fn log_end(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "downstream connection ended");
-    }
-}
-
 impl<S: Serve> Shared<S> {
     fn new(service: S, info: ConnInfo, seat: Arc<Seat>) -> Arc<Self> {
         Arc::new(Self {
@@ -370,13 +373,18 @@ impl<S: Serve> Shared<S> {
         }
         match headers::check(&call) {
             Ok(()) => self.service.serve(call, &self.info),
-            Err(error) => refused(&error),
+            Err(error) => self.service.refuse(&call, error),
         }
     }
-}
 
-fn refused(error: &Error) -> Serving {
-    Box::pin(ready(reply::of_error(error).into()))
+    fn ended(&self, ended: hyper::Result<()>) {
+        if let Err(error) = ended {
+            tracing::debug!(%error, "downstream connection ended");
+            if error.is_parse() {
+                self.service.refuse_bytes(&self.info);
+            }
+        }
+    }
 }
 
 /// What became of a call that has been read before: behind its body lies the next.
@@ -400,22 +408,6 @@ struct Http2<S> {
     budget: Budget,
 }
 
-/// A call that is being served, as hyper wants it.
-pub(crate) struct Answering<S> {
-    serving: Serving,
-    version: Version<S>,
-}
-
-/// What the end of a call means to its connection.
-enum Version<S> {
-    /// The connection's end has to be told in a reply.
-    Http1(Arc<Shared<S>>),
-    /// Whether its caller stayed is remembered.
-    Http2(Retreat),
-    /// It came too late.
-    Refused,
-}
-
 impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
     type Response = Response<Body>;
     type Error = h2::Error;
@@ -425,7 +417,10 @@ impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
         let serving = match (self.shared.verdicts.next_call(), self.first.take()) {
             (_, Some(first)) => Box::pin(behind(call.into_body(), first)),
             (None, None) => self.shared.call(call.map(Into::into)),
-            (Some(rule), None) => refused(&ErrorKind::BadRequest(rule).into()),
+            (Some(rule), None) => {
+                let error = ErrorKind::BadRequest(rule).into();
+                self.shared.service.refuse(&call.map(Into::into), error)
+            }
         };
         Answering {
             serving,
@@ -456,38 +451,5 @@ impl<S: Serve> Service<Request<Incoming>> for Http2<S> {
                 .call(call.map(|body| Body::sharing(body, &self.budget))),
             version: Version::Http2(Retreat::of(&self.retreats)),
         }
-    }
-}
-
-impl<S> Future for Answering<S> {
-    type Output = Result<Response<Body>, h2::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.version {
-            Version::Http2(retreat) => std::task::ready!(retreat.poll_stays(cx)),
-            Version::Refused => return Poll::Ready(Err(h2::Reason::REFUSED_STREAM.into())),
-            Version::Http1(_) => {}
-        }
-        let mut reply = std::task::ready!(self.serving.as_mut().poll(cx)).into_response();
-        overdue::hand_out(&mut reply);
-        match &mut self.version {
-            Version::Http2(retreat) => retreat.stayed(),
-            Version::Refused => {}
-            Version::Http1(connection) => {
-                if reply.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-                    connection.verdicts.switch();
-                } else if connection.seat.is_closing() {
-                    let close = HeaderValue::from_static("close");
-                    reply.headers_mut().insert(header::CONNECTION, close);
-                }
-            }
-        }
-        Poll::Ready(Ok(reply))
-    }
-}
-
-impl<S> fmt::Debug for Answering<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answering").finish_non_exhaustive()
     }
 }

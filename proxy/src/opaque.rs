@@ -102,9 +102,8 @@ pub(crate) async fn serve(
     };
     if let Some(info) = line {
         Connection {
-            peer: info.peer,
-            destination: info.local,
-            caller: info.identity.as_ref().map(|identity| &*identity.id),
+            protocol: "opaque",
+            info: &info,
             backend: &backend.name,
             duration: now().saturating_duration_since(began),
             reason,

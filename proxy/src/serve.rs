@@ -5,7 +5,7 @@ mod detour;
 
 use std::future::ready;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, Request};
 use jitney_core::Bypass;
@@ -19,9 +19,10 @@ use crate::batching::submission::Submission;
 use crate::batching::submit::{GoesAlone, submit, submit_whole};
 use crate::body::Body;
 use crate::connection::{ConnInfo, Serve, Serving};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::forward::forward;
 use crate::headers::Received;
+use crate::log::{Access, Connection};
 use crate::reply::Reply;
 use crate::send::Sending;
 use crate::upstream::{RouteState, Upstream};
@@ -52,10 +53,29 @@ impl Serve for Sidecar {
             is_admitted.then_some(()).ok_or_else(|| ErrorKind::Denied.into())
         });
         if let Err(error) = admitted {
-            let account = Account::begin(&self.upstream, &call, now());
-            return Box::pin(ready(account.close(Err(error), None, None)));
+            return self.refuse(&call, error);
         }
         serve(call, &self.upstream)
+    }
+
+    fn refuse(&self, call: &Request<Body>, error: Error) -> Serving {
+        let account = Account::begin(&self.upstream, call, now());
+        Box::pin(ready(account.close(Err(error), None, None)))
+    }
+
+    fn refuse_bytes(&self, connection: &ConnInfo) {
+        let kind = ErrorKind::BadRequest("it is no request of HTTP");
+        self.upstream.metrics.errors.inc(kind);
+        if Access::is_on() {
+            Connection {
+                protocol: "http",
+                info: connection,
+                backend: &self.upstream.backend.name,
+                duration: Duration::ZERO,
+                reason: Some(kind.as_str()),
+            }
+            .log();
+        }
     }
 
     fn is_batching(&self) -> bool {

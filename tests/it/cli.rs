@@ -298,6 +298,13 @@ async fn logs_can_be_json() {
             "{line}"
         );
         assert!(!line.contains("t0p"), "{line}");
+        if value["target"] == "access" {
+            assert_eq!(
+                (&value["path"], &value["host"]),
+                (&"/a".into(), &"service.test".into()),
+                "{line}"
+            );
+        }
     }
 }
 

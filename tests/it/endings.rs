@@ -405,3 +405,55 @@ async fn a_connection_that_is_not_http_and_finds_no_server_is_an_error_of_its_ba
         1.0
     );
 }
+
+#[tokio::test]
+async fn requests_that_are_refused_are_counted_and_told_of() {
+    let upstream = TestUpstream::start(|_| Reply::json(200, "{}")).await;
+    let settings = TestProxy::with().upstream(upstream.address);
+    let proxy = settings.arg("--access-log").start().await;
+    let fields = "x-y: z\r\n".repeat(120);
+    let (counted, told) = ("jitney_errors_total", "reason=\"bad_request\"");
+    for (before, (head, expected, line)) in [
+        (
+            "GET /a HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+            400,
+            "path=\"/a\"",
+        ),
+        ("GET /b HTTP/1.1\r\n\r\n", 400, "path=\"/b\""),
+        (
+            "GET /c HTTP/1.1\r\nhost: c\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "path=\"/c\"",
+        ),
+        ("GET /d d HTTP/1.1\r\nhost: d\r\n\r\n", 400, "protocol=\"http\""),
+        (
+            &*format!("GET /e HTTP/1.1\r\nhost: e\r\n{fields}\r\n"),
+            431,
+            "protocol=\"http\"",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let peer = format!("peer={}", stream.local_addr().unwrap());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(
+            reply.starts_with(&format!("HTTP/1.1 {expected} ")),
+            "{head}: {reply}"
+        );
+        let is_its = |told_of: &&str| {
+            told_of.contains(told)
+                && told_of.contains(line)
+                && (line.contains("path") || told_of.contains(&peer))
+        };
+        until("it is told of", || {
+            proxy.log().lines().any(|found| is_its(&found))
+        })
+        .await;
+        assert_eq!(proxy.metric(counted, told).await, (before + 1) as f64, "{head}");
+    }
+    assert!(upstream.seen().is_empty());
+}

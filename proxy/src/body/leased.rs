@@ -90,7 +90,7 @@ impl Rest {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(None);
         };
-        let frame = match Pin::new(stream).poll_frame(cx) {
+        let mut frame = match Pin::new(stream).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.lease.poll_late(cx));
@@ -98,12 +98,17 @@ impl Rest {
                 return Poll::Ready(Some(Err(Broken::Late)));
             }
         };
-        match &frame {
-            Some(Ok(frame)) if frame.is_data() => {}
-            Some(Ok(frame)) => self.lease.give_back(frame.trailers_ref()),
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                    self.lease.give_back(Some(trailers));
+                }
+            }
             Some(Err(_)) => self.lease.broke(),
             None => self.lease.give_back(None),
         }
+        // An empty piece is not the last of it.
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
             self.stream = None;
         }

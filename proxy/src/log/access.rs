@@ -1,9 +1,10 @@
 //! One line per call, and per connection that carries none: off by default, and then it costs one atomic load.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+
+use crate::connection::ConnInfo;
 
 /// What is said about a call that was answered.
 #[derive(Clone, Copy, Debug)]
@@ -65,14 +66,14 @@ impl Access<'_> {
 
     /// Logs the line.
     pub fn log(&self) {
-        // Debug quotes and escapes what came from the network.
+        // Texts are quoted and escaped, as some come from the network.
         tracing::info!(
             target: TARGET,
             method = %self.asked.method,
-            host = self.asked.host.as_ref().map(tracing::field::debug),
-            path = ?self.asked.path,
-            caller = self.asked.caller.as_ref().map(tracing::field::debug),
-            request_id = self.asked.request_id.as_ref().map(tracing::field::debug),
+            host = self.asked.host.as_deref(),
+            path = &*self.asked.path,
+            caller = self.asked.caller.as_deref(),
+            request_id = self.asked.request_id.as_deref(),
             status = self.status.as_u16(),
             grpc_status = self.grpc_status,
             duration_ms = self.duration.as_secs_f64() * 1e3,
@@ -91,12 +92,10 @@ impl Access<'_> {
 /// What is said about a connection that carried no calls, at its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection<'a> {
-    /// The caller's address.
-    pub peer: SocketAddr,
-    /// The address that it connected to.
-    pub destination: SocketAddr,
-    /// Whose sidecar called, if that is proven.
-    pub caller: Option<&'a str>,
+    /// What it was taken for.
+    pub protocol: &'static str,
+    /// Whose it was, and where it went.
+    pub info: &'a ConnInfo,
     /// The backend's name.
     pub backend: &'a str,
     /// From when it was known that it carries no calls.
@@ -110,10 +109,10 @@ impl Connection<'_> {
     pub fn log(&self) {
         tracing::info!(
             target: TARGET,
-            protocol = "opaque",
-            peer = %self.peer,
-            destination = %self.destination,
-            caller = self.caller.map(tracing::field::debug),
+            protocol = self.protocol,
+            peer = %self.info.peer,
+            destination = %self.info.local,
+            caller = self.info.identity.as_ref().map(|identity| &*identity.id),
             duration_ms = self.duration.as_secs_f64() * 1e3,
             backend = self.backend,
             reason = self.reason,

@@ -286,7 +286,8 @@ impl<D: Direct> Acceptor<D> {
                 };
                 counted();
                 let backend = opaque.for_bytes();
-                opaque::serve(stream, &ahead, server, &backend, leave).await?;
+                let is_own = |info: &ConnInfo| self.direct.is_own(info);
+                opaque::serve(stream, &ahead, server, &backend, leave, is_own).await?;
             }
         }
         Ok(())
@@ -296,6 +297,11 @@ impl<D: Direct> Acceptor<D> {
     async fn tell(&self, mut stream: Attended, directed: Directed<D::Service>) -> io::Result<Told<D>> {
         let mut read = BytesMut::new();
         if directed.is_opaque && matches!(directed.mtls, None | Some(Mtls::Disabled)) {
+            // Whoever made it, if that was this sidecar, may not know yet.
+            tokio::task::yield_now().await;
+            if self.direct.is_own(&directed.info) {
+                return Ok(None);
+            }
             let spoken = Spoken::by(Protocol::Opaque, Transport::Bare(stream), Bytes::new());
             return Ok(Some((spoken, directed)));
         }

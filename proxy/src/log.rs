@@ -17,6 +17,7 @@ use tracing_subscriber::{Registry, reload};
 mod access;
 mod seldom;
 
+pub(crate) use access::CUT_OFF;
 pub use access::{Access, Asked, Connection, InBatch};
 pub use jitney_api::program::{Format, log_panics};
 pub(crate) use seldom::Seldom;

@@ -1,17 +1,19 @@
 //! Bytes that are not HTTP, passed between a caller and the backend, each direction ended on its own.
 
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::time::timeout;
 
 use crate::batching::alarm::now;
+use crate::connection::ConnInfo;
 use crate::detect::{self, Protocol};
 use crate::guard::Leave;
 use crate::keepalive::Attended;
-use crate::log::{Access, Connection};
+use crate::log::{Access, CUT_OFF, Connection};
 use crate::send::{Backend, Outgoing};
 use crate::transport::Transport;
 use crate::wire::Wire;
@@ -70,7 +72,7 @@ async fn greeting(backend: &Backend) -> Option<Wire<Transport<Outgoing>>> {
 }
 
 /// Passes bytes between a caller and a server: the one that spoke first, or else one of the backend.
-/// `read` is what the caller already sent.
+/// `read` is what the caller already sent; `is_own` tells whether it is this sidecar.
 ///
 /// # Errors
 /// There is no server; it is counted as an error of the backend, and the caller's connection ends. Or one side has
@@ -81,14 +83,21 @@ pub(crate) async fn serve(
     server: Option<Box<Wire<Transport<Outgoing>>>>,
     backend: &Backend,
     leave: Leave,
+    is_own: impl Fn(&ConnInfo) -> bool,
 ) -> io::Result<()> {
-    let line = Access::is_on().then(|| leave.connection().clone());
-    let began = now();
+    let mut line = Access::is_on().then(|| Line {
+        info: leave.connection().clone(),
+        backend: Arc::clone(&backend.name),
+        began: now(),
+        reason: Some(CUT_OFF),
+    });
     let server = match server {
         Some(server) => Ok(*server),
         None => backend.connect().await.map(Wire::new),
     };
     let (ended, reason) = match server {
+        // Asked before, too, when who made this one may not have known it yet.
+        Ok(_) if is_own(leave.connection()) => (Ok(()), Some("own")),
         Ok(server) => match join(caller, read, server, leave).await {
             Ok(()) => (Ok(()), None),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (Err(error), Some("denied")),
@@ -100,17 +109,31 @@ pub(crate) async fn serve(
             (Err(io::Error::other(error)), Some(reason))
         }
     };
-    if let Some(info) = line {
+    if let Some(line) = &mut line {
+        line.reason = reason;
+    }
+    ended
+}
+
+/// What is logged of a connection once it has ended; when it is dropped, which the end of a drain does, too.
+struct Line {
+    info: ConnInfo,
+    backend: Arc<str>,
+    began: Instant,
+    reason: Option<&'static str>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
         Connection {
             protocol: "opaque",
-            info: &info,
-            backend: &backend.name,
-            duration: now().saturating_duration_since(began),
-            reason,
+            info: &self.info,
+            backend: &self.backend,
+            duration: now().saturating_duration_since(self.began),
+            reason: self.reason,
         }
         .log();
     }
-    ended
 }
 
 /// Passes bytes both ways until both sides have ended, or one has failed, or leave is revoked: then both are reset.

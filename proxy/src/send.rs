@@ -29,7 +29,7 @@ use jitney_core::grpc;
 use jitney_core::policy::{Replay, Traffic};
 use parking_lot::Mutex;
 
-use crate::body::Body;
+use crate::body::{Body, Passing};
 use crate::error::{Error, ErrorKind};
 use crate::memory::Memory;
 use crate::metrics::{BackendMetrics, Metrics, UpstreamCall};
@@ -276,8 +276,11 @@ impl Backend {
         unsent: &mut Option<Request<Body>>,
         sending: &Sending,
     ) -> Result<Response<Body>, Error> {
+        let timed = unsent.as_mut().filter(|_| sending.is_timed());
+        // Before what has passed of it is kept: then it has come.
+        let body = timed.and_then(|request| request.body_mut().watched());
         // Pinned here, so that the future holds one copy of it and not one for each branch.
-        let trying = pin!(self.try_endpoints(unsent, sending));
+        let trying = pin!(self.try_endpoints(unsent, sending, body.as_ref()));
         match sending.deadline {
             None => trying.await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), trying).await {
@@ -285,7 +288,7 @@ impl Backend {
                     // Callers that say how long they wait end their calls themselves. A batch is bounded by those
                     // who wait for it.
                     if sending.blames && sending.why == UpstreamCall::Single {
-                        reply.body_mut().limit(deadline);
+                        reply.body_mut().limit(deadline, body.clone());
                     }
                     Ok(reply)
                 }
@@ -299,19 +302,17 @@ impl Backend {
         &self,
         unsent: &mut Option<Request<Body>>,
         sending: &Sending,
+        body: Option<&Arc<Passing>>,
     ) -> Result<Response<Body>, Error> {
         let from_http2 = unsent
             .as_ref()
             .is_some_and(|request| request.version() == Version::HTTP_2);
-        let timed = unsent.as_mut().filter(|_| sending.is_timed());
-        // Before what has passed of it is kept: then it has come.
-        let body = timed.and_then(|request| request.body_mut().watched());
         let mut again = self.again(unsent.as_mut(), sending);
         let mut tried = Tried::new();
         let mut sending = *sending;
         loop {
             let headers = unsent.as_ref().map(Request::headers);
-            let silence = Silence::begin(sending.blamed_after(), body.as_ref());
+            let silence = Silence::begin(sending.blamed_after(), body);
             let (endpoint, watch) = self.choose(headers, &tried, &silence)?;
             let mut sent = endpoint.send(unsent, from_http2, &sending, &silence).await;
             if let Some(watch) = watch {
@@ -363,7 +364,7 @@ impl Backend {
         request.map(|request| Again::new(retries, request, sending.replay))
     }
 
-    /// A bare connection to an endpoint, for bytes that are not HTTP. Where none can be made nothing was sent: it is
+    /// A connection to an endpoint, for bytes that are not HTTP. Where none can be made nothing was sent: it is
     /// tried on other endpoints, as a call is.
     ///
     /// # Errors

@@ -101,3 +101,42 @@ async fn an_upload_may_take_longer_than_a_try() {
         "{answer}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_endpoint_of_either_version_is_blamed_for_uploads_that_break_off() {
+    for protocol in ["HTTP1", "HTTP2"] {
+        let (one, other) = (upstream().await, upstream().await);
+        let config = format!(
+            "kind: Listener\nmetadata: {{name: a}}\nspec: {{address: '127.0.0.1:0', backend: users}}\n---\n\
+             kind: Backend\nmetadata: {{name: users}}\n\
+             spec: {{endpoints: ['{}', '{}'], protocol: {protocol}}}\n---\n\
+             kind: BatchPolicy\nmetadata: {{name: users}}\nspec: {{traffic: {{{BREAKER}}}}}\n",
+            one.address, other.address
+        );
+        let proxy = TestProxy::with().config(config).start().await;
+        for number in 1..=12 {
+            let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+            let head = "PUT / HTTP/1.1\r\nhost: users\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let sent = async || {
+                proxy
+                    .metric("jitney_upstream_calls_total", "backend=\"users\"")
+                    .await
+            };
+            while sent().await < f64::from(number) {}
+            stream.write_all(b"no length of a chunk\r\n").await.unwrap();
+            let answer = answer(&mut stream).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 400 ") && answer.contains("caller_gone"),
+                "{protocol}: {answer}"
+            );
+        }
+        for shown in endpoints(&proxy).await {
+            assert_eq!(
+                (&shown["is_healthy"], &shown["note"]),
+                (&true.into(), &"".into()),
+                "{protocol}: {shown}"
+            );
+        }
+    }
+}

@@ -94,6 +94,11 @@ pub fn content_type(call: &HeaderMap) -> Option<&HeaderValue> {
     matches!(rest.first(), None | Some(b'+' | b'-' | b';')).then_some(found)
 }
 
+/// True for a call of gRPC, which HTTP/1.1 cannot carry: its replies end with trailers. gRPC-Web has them in the body.
+pub fn needs_http2(call: &HeaderMap) -> bool {
+    content_type(call).is_some_and(|found| !found.as_bytes().starts_with(b"application/grpc-web"))
+}
+
 /// How long the caller waits by its `grpc-timeout`: up to eight digits and a unit. `None` without the
 /// field, and for one that nobody can read, which servers ignore as well.
 pub fn timeout(call: &HeaderMap) -> Option<Duration> {

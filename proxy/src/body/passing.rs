@@ -100,9 +100,12 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if !self.passing.is_whole() {
-            self.passing.note(State::Whole(now()));
-        }
+        let mut state = self.passing.0.lock();
+        *state = match *state {
+            // Whoever sent it has not asked for more since.
+            State::Passed(at) | State::Whole(at) => State::Whole(at),
+            State::Unasked | State::Awaited => State::Whole(now()),
+        };
     }
 }
 
@@ -165,6 +168,19 @@ mod tests {
             (passing.unawaited_since(began), passing.is_whole()),
             (now(), true)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asked_for_no_more_for_long_has_been_silent_for_as_long() {
+        let (mut caller, mut body) = coming();
+        let passing = body.watched().unwrap();
+        assert!(timeout(SECOND, body.frame()).await.is_err());
+        caller.frame().await.unwrap().unwrap();
+        body.frame().await.unwrap().unwrap();
+        let came = now();
+        advance(SECOND).await;
+        drop(body);
+        assert_eq!((passing.unawaited_since(came), passing.is_whole()), (came, true));
     }
 
     #[test]

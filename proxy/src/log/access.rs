@@ -120,5 +120,8 @@ impl Connection<'_> {
     }
 }
 
+/// Why a call or connection ended that the drain had no time for.
+pub(crate) const CUT_OFF: &str = "drain_time";
+
 /// The target of access lines, so that they can be switched on by `access=info`.
 pub(super) const TARGET: &str = "access";

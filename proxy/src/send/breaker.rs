@@ -119,11 +119,11 @@ impl Watch {
     /// Tells how the call ended; where its reply is still to come, once that has ended. The reply to a trial is not
     /// waited for, lest the endpoint rest for as long as a stream lasts.
     pub(super) fn tell(mut self, sent: &mut Result<Response<Body>, Error>) {
-        let outcome = verdict(sent);
+        let outcome = verdict(sent.as_ref().map(said));
         match sent {
             Ok(reply) if outcome == Outcome::Good && self.stake == Some(Stake::Ordinary) => {
                 // Silence of the caller's behind the head is nothing that it waits for.
-                self.silence.broken();
+                self.silence.answered();
                 reply.body_mut().watch(self);
             }
             _ => self.end(outcome),
@@ -164,9 +164,9 @@ impl Drop for Watch {
 }
 
 /// What a try says about its endpoint.
-pub(super) fn verdict(sent: &Result<Response<Body>, Error>) -> Outcome {
-    match sent {
-        Ok(reply) if is_failure(said(reply)) => Outcome::Failed,
+pub(super) fn verdict(said: Result<StatusCode, &Error>) -> Outcome {
+    match said {
+        Ok(status) if is_failure(status) => Outcome::Failed,
         Ok(_) => Outcome::Good,
         Err(error) if error.kind().side() == Side::Upstream => Outcome::Failed,
         Err(_) => Outcome::Unknown,

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use super::breaker::Watch;
 use crate::batching::alarm::now;
-use crate::body::Body;
+use crate::body::{Body, Passing};
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,8 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 pub(super) struct Limit {
     until: Instant,
+    /// How far the request's body has passed; `None`: it was at hand.
+    request: Option<Arc<Passing>>,
     /// For as long as the body has not ended.
     pending: Arc<()>,
     /// Made once the body is waited for.
@@ -80,12 +82,18 @@ impl Listeners {
 }
 
 impl Limit {
-    pub(super) fn new(until: Instant) -> Box<Self> {
+    pub(super) fn new(until: Instant, request: Option<Arc<Passing>>) -> Box<Self> {
         Box::new(Self {
             until,
+            request,
             pending: Arc::default(),
             sleep: None,
         })
+    }
+
+    /// Both sides of a stream may be what lasts too long.
+    pub(super) fn is_request_open(&self) -> bool {
+        self.request.as_ref().is_some_and(|body| !body.is_whole())
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -111,9 +119,9 @@ impl Limit {
 
 impl Body {
     /// Has a reply that is still to come end then, if it has not.
-    pub(super) fn limit(&mut self, until: Instant) {
+    pub(super) fn limit(&mut self, until: Instant, request: Option<Arc<Passing>>) {
         if let Some(lease) = self.lease() {
-            lease.limit(until);
+            lease.limit(until, request);
         }
     }
 

@@ -18,7 +18,7 @@ use jitney_core::policy::Replay;
 use super::address::{Address, Peer, Target};
 use super::balance::Load;
 use super::breaker::verdict;
-use super::failed::{broken, copy, is_idempotent_and_bodiless, is_repeatable};
+use super::failed::{broken, copy, is_idempotent_and_bodiless, is_of_stream, is_repeatable};
 use super::gate::Gate;
 use super::http1::Idle;
 use super::http2::{Made, Shared};
@@ -133,22 +133,21 @@ impl Endpoint {
             Some(limit) => silence.within(limit, exchange).await,
         };
         let ended = Load::clock();
-        let mut is_refusal = false;
+        let said = sent.as_ref().map(said);
         match &sent {
             Ok(reply) => {
                 self.metrics.upstream_replies.inc(reply.status().into());
                 self.metrics.upstream_duration.observe_time(ended - began);
                 self.was_reached();
-                is_refusal = is_plea(said(reply));
-                if is_refusal {
+                if said.is_ok_and(is_plea) {
                     self.load.spare(retry_after(reply.headers()));
                 }
             }
             Err(error) => self.was_not_reached(error),
         }
-        probe.tell(match verdict(&sent) {
+        probe.tell(match verdict(said) {
             // It comes sooner than a reply: taken for latency it would attract more calls.
-            Outcome::Good if is_refusal => Some(Answer::Failed),
+            Outcome::Good if said.is_ok_and(is_plea) => Some(Answer::Failed),
             Outcome::Good => {
                 self.load.succeeded(began, ended);
                 Some(Answer::Good)
@@ -215,9 +214,9 @@ impl Endpoint {
         let is_lost = || {
             unsent
                 .as_ref()
-                .is_some_and(|call| grpc::content_type(call.headers()).is_some())
+                .is_some_and(|call| grpc::needs_http2(call.headers()))
         };
-        match self.speaks_http2(from_http2, is_lost()).await {
+        match self.speaks_http2(from_http2, is_lost).await {
             Ok(false) => self.send_http1(unsent, place, replay).await,
             Ok(true) => Box::pin(self.send_http2(unsent, place, replay, Via::Bare)).await,
             Err(error) => Err(error),
@@ -243,12 +242,12 @@ impl Endpoint {
     }
 
     /// Whether HTTP/2 is spoken to it; of a call that is `lost` over HTTP/1.1, whether it may be.
-    async fn speaks_http2(&self, from_http2: bool, is_lost: bool) -> Result<bool, Error> {
+    async fn speaks_http2(&self, from_http2: bool, is_lost: impl FnOnce() -> bool) -> Result<bool, Error> {
         match self.speaks {
             Speaks::Http1 => Ok(false),
             Speaks::Http2 => Ok(true),
             Speaks::Auto if from_http2 => {
-                Box::pin(self.http2.is_spoken(is_lost, || self.connect_bare())).await
+                Box::pin(self.http2.is_spoken(is_lost(), || self.connect_bare())).await
             }
             Speaks::Auto | Speaks::Bytes => Ok(false),
         }
@@ -336,8 +335,10 @@ impl Endpoint {
                 *unsent = unsent.take_if(|copy| copy.body_mut().claim());
             }
             if attempts == HTTP2_ATTEMPTS || unsent.is_none() {
-                // What listens there may have been replaced by something of HTTP/1.1.
-                self.http2.forget();
+                if !is_of_stream(failure.error()) {
+                    // What listens there may have been replaced by something of HTTP/1.1.
+                    self.http2.forget();
+                }
                 return Err(broken(failure));
             }
         }

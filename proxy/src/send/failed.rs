@@ -40,13 +40,25 @@ pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
         || (error.is_go_away() && error.is_remote() && reason == Some(h2::Reason::NO_ERROR))
 }
 
+/// True for a call whose stream failed, and not the connection that it went over.
+pub(super) fn is_of_stream(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(h2::Error::is_reset)
+}
+
+/// True for the failure of a request's body: its sender is gone. Over HTTP/2 the library resets the stream then, which
+/// nobody else on this side does while the reply is waited for. It says of the end of a connection, too, that it is
+/// the user's fault, to calls that wait for their turn on it.
+fn is_callers(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let is_own_reset = |cause: &h2::Error| cause.is_reset() && !cause.is_remote() && !cause.is_library();
+    cause.is::<Broken>() || cause.downcast_ref().is_some_and(is_own_reset)
+}
+
 pub(super) fn broken(failure: TrySendError<Request<Body>>) -> Error {
     let error = failure.into_error();
     let kind = if error.is_parse() {
         ErrorKind::UpstreamProtocol("the reply does not parse")
-    } else if std::error::Error::source(&error).is_some_and(|cause| cause.is::<Broken>()) {
-        // The request body failed: its sender is gone. The library says of the end of a connection, too, that it is
-        // the user's fault, to calls that wait for their turn on it.
+    } else if std::error::Error::source(&error).is_some_and(is_callers) {
         ErrorKind::CallerGone
     } else {
         ErrorKind::UpstreamReset

@@ -43,8 +43,8 @@ pub(super) struct Stay {
 }
 
 /// Tells what became of a request to what is learned, which is when the head of its reply has come: until then the
-/// upstream works on it. What it streams for hours after that would keep everybody else out, and teach nothing. Dropped before it was told, it tells nothing,
-/// unless the request has had all the time that it may take.
+/// upstream works on it. What it streams for hours after that would keep everybody else out, and teach nothing. Dropped
+/// before it was told, it tells nothing, unless the endpoint's silence does.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     stay: Option<Stay>,

@@ -1,7 +1,7 @@
 //! The HTTP/2 connections to one endpoint, shared by all calls, and whether it speaks HTTP/2 at all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::client::conn::http2::{self, SendRequest};
@@ -25,6 +25,8 @@ pub(super) struct Shared {
     connecting: tokio::sync::Mutex<()>,
     /// How many could not be made, and why the last one could not.
     failed: Mutex<(u64, Option<ErrorKind>)>,
+    /// How often the endpoint was asked whether it speaks HTTP/2.
+    asked: AtomicU64,
     /// Set once no connection is shared any more. Written and read with `connections` locked.
     is_closed: AtomicBool,
     spoken: AtomicU8,
@@ -95,16 +97,8 @@ impl Shared {
         if let Some(found) = self.find() {
             return Ok(found);
         }
-        // Whoever waited for one that could not be made has waited long enough.
-        if let (count, Some(kind)) = *self.failed.lock()
-            && count != before
-        {
-            return Err(kind.into());
-        }
-        let made = connect().await.inspect_err(|error| {
-            let mut failed = self.failed.lock();
-            *failed = (failed.0 + 1, Some(error.kind()));
-        })?;
+        self.failed_since(before)?;
+        let made = connect().await.inspect_err(|error| self.fails(error))?;
         let streams = Arc::new(AtomicUsize::new(0));
         let stream = Stream::open(&streams, &made.budget);
         let sender = made.sender.clone();
@@ -119,6 +113,19 @@ impl Shared {
         drop(connections);
         drop((outdated, connecting));
         Ok((sender, stream))
+    }
+
+    /// Whoever waited for one that could not be made has waited long enough.
+    fn failed_since(&self, before: u64) -> Result<(), Error> {
+        match *self.failed.lock() {
+            (count, Some(kind)) if count != before => Err(kind.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn fails(&self, error: &Error) {
+        let mut failed = self.failed.lock();
+        *failed = (failed.0 + 1, Some(error.kind()));
     }
 
     fn find(&self) -> Option<(SendRequest<Body>, Stream)> {
@@ -163,7 +170,7 @@ impl Shared {
     }
 
     /// Whether the endpoint speaks HTTP/2 with prior knowledge: asked once, then remembered. One that did not say is
-    /// asked again for a call that is `lost` without it.
+    /// asked again for a call that is `lost` without it, at once for all that wait.
     pub(super) async fn is_spoken<C, F>(&self, is_lost: bool, connect: C) -> Result<bool, Error>
     where
         C: FnOnce() -> F + Send,
@@ -172,17 +179,22 @@ impl Shared {
         if let Some(known) = self.known(is_lost) {
             return Ok(known);
         }
+        let (asked, failed) = (self.asked.load(Ordering::Relaxed), self.failed.lock().0);
         let asking = self.connecting.lock().await;
-        if let Some(known) = self.known(is_lost) {
+        let is_news = self.asked.load(Ordering::Relaxed) != asked;
+        if let Some(known) = self.known(is_lost && !is_news) {
             return Ok(known);
         }
-        let told = tokio::time::timeout(PROBE_TIMEOUT, probe(connect().await?)).await;
+        self.failed_since(failed)?;
+        let connected = connect().await.inspect_err(|error| self.fails(error))?;
+        let told = tokio::time::timeout(PROBE_TIMEOUT, probe(connected)).await;
         let spoken = match told.ok().flatten() {
             Some(true) => YES,
             Some(false) => NO,
             None => HARDLY,
         };
         self.spoken.store(spoken, Ordering::Relaxed);
+        self.asked.fetch_add(1, Ordering::Relaxed);
         drop(asking);
         Ok(spoken == YES)
     }
@@ -317,6 +329,34 @@ mod tests {
         };
         assert!(shared.sender(again).await.is_err());
         assert_eq!(tried.load(Ordering::Relaxed), 2, "the next one tries anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_are_lost_without_it_ask_an_endpoint_that_did_not_say_together() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shared, asked) = (Arc::new(Shared::default()), Arc::new(AtomicUsize::new(0)));
+        let ask = |is_lost| {
+            let (shared, asked) = (Arc::clone(&shared), Arc::clone(&asked));
+            async move {
+                let connect = || async move {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    let stream = TcpStream::connect(address).await.unwrap();
+                    let open = OpenConnection::count(&Metrics::new().backend("users"));
+                    Ok(Transport::Bare(Ours::default().remember(stream, open)))
+                };
+                shared.is_spoken(is_lost, connect).await.unwrap()
+            }
+        };
+        for expected in 1..=3 {
+            let all = (0..8).map(|_| tokio::spawn(ask(true)));
+            for spoken in all.collect::<Vec<_>>() {
+                assert!(!spoken.await.unwrap());
+            }
+            assert!(!ask(false).await, "it is remembered");
+            assert_eq!(asked.load(Ordering::Relaxed), expected, "once for all that wait");
+        }
+        drop(listener);
     }
 
     /// What a client of HTTP/2 writes on a connection on which a call is under way for two minutes.

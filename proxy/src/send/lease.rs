@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::breaker::Watch;
 use super::ending::{Due, Ending, Limit, Listeners, Told};
 use super::endpoint::Endpoint;
-use crate::body::Body;
+use crate::body::{Body, Passing};
 use crate::error::Error;
 use crate::wire::Budget;
 
@@ -102,15 +102,18 @@ impl Lease {
         let Some(limit) = &mut self.listeners.limit else {
             return Poll::Pending;
         };
+        let is_request_open = limit.is_request_open();
         limit.poll(cx).map(|()| {
-            self.place.0.load.failed();
+            if !is_request_open {
+                self.place.0.load.failed();
+            }
             self.listeners.tell(Ending::Late);
         })
     }
 
     /// Has the reply end then, if it has not.
-    pub(super) fn limit(&mut self, until: Instant) {
-        self.listeners.limit = Some(Limit::new(until));
+    pub(super) fn limit(&mut self, until: Instant, request: Option<Arc<Passing>>) {
+        self.listeners.limit = Some(Limit::new(until, request));
     }
 
     pub(super) fn due(&self) -> Option<Due> {

@@ -47,7 +47,7 @@ impl Silence {
     }
 
     /// A head has come: from now on silence says nothing.
-    pub(super) const fn broken(&mut self) {
+    pub(super) const fn answered(&mut self) {
         self.until = None;
     }
 

@@ -14,7 +14,7 @@ use crate::batching::pending::Journey;
 use crate::drain;
 use crate::error::{Error, ErrorKind};
 use crate::headers::X_REQUEST_ID;
-use crate::log::{Access, Asked, InBatch};
+use crate::log::{Access, Asked, CUT_OFF, InBatch};
 use crate::reply::{self, Reply, Tongue};
 use crate::send::{Ending, Told};
 use crate::upstream::{RouteState, Upstream};
@@ -83,7 +83,11 @@ impl Account {
             self.tongue.tell(&error).into()
         });
         // What a call of gRPC came to is counted as if it were none: its head says 200 of everything.
-        let status = failed.map_or_else(|| reply.said(), reply::status);
+        let said = || match &self.tongue {
+            Tongue::Http => reply.status(),
+            Tongue::Grpc(_) => reply.said(),
+        };
+        let status = failed.map_or_else(said, reply::status);
         let reason = failed
             .map(|kind| kind.as_str())
             .or_else(|| why.map(Bypass::as_str));
@@ -205,7 +209,5 @@ impl From<Journey> for InBatch {
     }
 }
 
-/// The drain was over before the call was.
-const CUT_OFF: &str = "drain_time";
 /// What nginx writes of a caller that left without a reply.
 const CLIENT_CLOSED_REQUEST: u16 = 499;

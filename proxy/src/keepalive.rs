@@ -14,6 +14,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Has the system ask a silent peer of this connection, or of those that a listening socket will accept, whether
@@ -68,29 +69,25 @@ impl Attended {
         {
             return Poll::Pending;
         }
-        self.wakes = Some(cx.waker().clone());
         while self.may_owe {
             let next = self.next.get_or_insert_with(|| Box::pin(sleep(EVERY)));
-            ready!(next.as_mut().poll(cx));
+            // A timer is not asked whose task has had its turn.
+            let is_asked = has_budget_remaining();
+            let polled = next.as_mut().poll(cx);
+            self.wakes = is_asked.then(|| cx.waker().clone());
+            ready!(polled);
             // Whoever talks is there, and the system need not be asked.
             if std::mem::take(&mut self.has_heard) {
                 next.as_mut().reset(Instant::now() + EVERY);
                 continue;
             }
-            match self.ends().and_then(|(local, peer)| diag::owed(local, peer)) {
+            match ends(&self.stream).and_then(|(local, peer)| diag::owed(local, peer)) {
                 Some(quiet) if quiet >= GONE => return Poll::Ready(io::ErrorKind::TimedOut.into()),
-                Some(quiet) => {
-                    let next = self.next.insert(Box::pin(sleep((GONE - quiet).min(EVERY))));
-                    ready!(next.as_mut().poll(cx));
-                }
+                Some(quiet) => next.as_mut().reset(Instant::now() + (GONE - quiet).min(EVERY)),
                 None => (self.may_owe, self.next) = (false, None),
             }
         }
         Poll::Pending
-    }
-
-    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.stream.local_addr().ok().zip(self.stream.peer_addr().ok())
     }
 
     #[inline]
@@ -106,6 +103,10 @@ impl Attended {
         self.may_owe = true;
         self.attend(cx, polled)
     }
+}
+
+fn ends(stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
+    stream.local_addr().ok().zip(stream.peer_addr().ok())
 }
 
 impl AsFd for Attended {

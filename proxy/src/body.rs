@@ -307,7 +307,7 @@ impl HttpBody for Body {
             }
             Kind::Kept(kept) => kept.poll(cx),
             Kind::Leased(..) => self.poll_leased(cx),
-            Kind::Rest(rest) => rest.poll(cx),
+            Kind::Rest(_) => self.poll_rest(cx),
             Kind::Cut(cut) => cut.poll(cx),
             Kind::Resumed(resumed) => resumed.poll(cx),
             Kind::Watched(watched) => watched.poll(cx),

@@ -4,7 +4,6 @@
 //! HTTP/1 has no use for that, and drops it; then it is waited for here, as a stream that is reset, however late, is
 //! counted by the service as one whose caller has left.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -40,28 +39,43 @@ impl Body {
                 return self.cut(Broken::Late, cx);
             }
         };
-        match frame {
-            Some(Err(error)) => {
-                lease.broke();
-                return self.cut(Broken::Stream(error), cx);
-            }
-            Some(Ok(ref mut frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers);
-                }
-                let trailers = frame.trailers_ref();
-                if trailers.is_some() || stream.is_end_stream() {
-                    lease.give_back(trailers);
-                } else if let Some(data) = frame.data_ref() {
-                    lease.was_read(data.len());
-                    if stream.size_hint().exact() == Some(0) {
-                        self.only_ends();
-                    }
-                }
-            }
-            None => lease.give_back(None),
+        if !ends(&mut frame, stream, lease) && stream.size_hint().exact() == Some(0) {
+            self.only_ends();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
+        self.told(frame, cx)
+    }
+
+    /// The same of one that has come whole.
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Kind::Rest(rest) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let Some(stream) = &mut rest.stream else {
+            return Poll::Ready(None);
+        };
+        let mut frame = match waking::poll_piece(stream, cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(rest.lease.poll_late(cx));
+                rest.stream = None;
+                return self.cut(Broken::Late, cx);
+            }
+        };
+        if ends(&mut frame, stream, &mut rest.lease) {
+            rest.stream = None;
+        }
+        self.told(frame, cx)
+    }
+
+    fn told(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match frame {
+            Some(Err(error)) => self.cut(Broken::Stream(error), cx),
+            frame => Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream))),
+        }
     }
 
     /// To be called on a leased one.
@@ -81,38 +95,33 @@ impl Body {
     }
 }
 
+/// Whether a stream ends with this frame, or without one; then its lease is told how.
+fn ends(
+    frame: &mut Option<Result<Frame<Bytes>, hyper::Error>>,
+    stream: &Incoming,
+    lease: &mut Lease,
+) -> bool {
+    match frame {
+        Some(Ok(frame)) => {
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::strip_trailers(trailers);
+            }
+            let trailers = frame.trailers_ref();
+            if trailers.is_none() && !stream.is_end_stream() {
+                lease.was_read(frame.data_ref().map_or(0, Bytes::len));
+                return false;
+            }
+            lease.give_back(trailers);
+        }
+        Some(Err(_)) => lease.broke(),
+        None => lease.give_back(None),
+    }
+    true
+}
+
 impl Rest {
     pub(super) fn lease(&mut self) -> &mut Lease {
         &mut self.lease
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Some(stream) = &mut self.stream else {
-            return Poll::Ready(None);
-        };
-        let mut frame = match Pin::new(stream).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                ready!(self.lease.poll_late(cx));
-                self.stream = None;
-                return Poll::Ready(Some(Err(Broken::Late)));
-            }
-        };
-        match &mut frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers);
-                    self.lease.give_back(Some(trailers));
-                }
-            }
-            Some(Err(_)) => self.lease.broke(),
-            None => self.lease.give_back(None),
-        }
-        // An empty piece is not the last of it.
-        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
-            self.stream = None;
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Broken::Stream)))
     }
 }
 

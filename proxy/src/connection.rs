@@ -38,7 +38,7 @@ pub use crate::reply::Reply;
 use crate::retreat::{Retreat, Retreats};
 use crate::transport::Transport;
 use crate::waking::Turns;
-use crate::wire::{Budget, CONNECTION_WINDOW, STREAM_WINDOW, Wire};
+use crate::wire::{Budget, CALLERS_WINDOW, CONNECTION_WINDOW, STREAM_WINDOW, Wire};
 use answering::{Answering, Version};
 use overdue::in_time;
 use plain::Left;
@@ -276,12 +276,16 @@ pub(crate) async fn serve_http2<S: Serve>(
 ) {
     let shared = Shared::new(service, info, seat);
     let budget = Budget::default();
+    let window = match stream {
+        Transport::Bare(_) => CALLERS_WINDOW,
+        Transport::Secured(_) => STREAM_WINDOW,
+    };
     let io = Wire::resuming(prefix, stream).paced().of_client(&budget);
     let streams = Streams::default();
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
         // Not adaptive: then one service's window would be all that there is, and the budget next to nothing.
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_stream_window_size(window)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .auto_date_header(false)
         .max_concurrent_streams(limits.max_streams)

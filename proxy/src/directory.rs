@@ -237,23 +237,18 @@ impl Directory {
 
     /// What serves the connections to an address that somebody makes from another one.
     fn find(&self, address: SocketAddr, from: IpAddr) -> Result<Arc<Upstream>, Refusal> {
-        let map = self.map.load();
-        if map
-            .forbidden
-            .iter()
-            .any(|one| self.is_within(address, from, *one))
-        {
-            return Err(Refusal::Forbidden);
-        }
-        if let Some(upstream) = map.backends.get(&address) {
-            return Ok(Arc::clone(upstream));
+        if let Some(found) = self.declared(&self.map.load(), address, from)? {
+            return Ok(found);
         }
         let mut made = self.made.lock();
+        // It may be another one by now; whoever replaces it waits for the lock that is held here.
+        let map = self.map.load();
+        if let Some(found) = self.declared(&map, address, from)? {
+            return Ok(found);
+        }
         if let Some(made) = made.get(&address) {
             return Ok(Arc::clone(&made.upstream));
         }
-        // It may be another one by now; whoever replaces it waits for the lock that is held here.
-        let map = self.map.load();
         if made.len() == MADE_MAX {
             // Whoever is connected holds a handle.
             made.retain(|_, made| Arc::strong_count(&made.upstream) > 1);
@@ -269,6 +264,19 @@ impl Directory {
             made.insert(address, known);
         }
         Ok(upstream)
+    }
+
+    fn declared(
+        &self,
+        map: &Map,
+        address: SocketAddr,
+        from: IpAddr,
+    ) -> Result<Option<Arc<Upstream>>, Refusal> {
+        let mut forbidden = map.forbidden.iter();
+        if forbidden.any(|one| self.is_within(address, from, *one)) {
+            return Err(Refusal::Forbidden);
+        }
+        Ok(map.backends.get(&address).cloned())
     }
 
     fn settings(&self, address: SocketAddr, map: &Map) -> BackendSettings {

@@ -372,7 +372,10 @@ impl BackendMetrics {
     /// Says where the state is read at each scrape from now on: from all that live of those that were named.
     pub fn read_from(&self, source: Weak<dyn GaugeSource>) {
         let mut sources = self.sources.lock();
-        sources.retain(|known| known.strong_count() > 0);
+        if sources.len() == sources.capacity() {
+            // There may be one for each of thousands of connections, of which few stay.
+            sources.retain(|known| known.strong_count() > 0);
+        }
         sources.push(source);
     }
 

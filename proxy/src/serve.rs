@@ -179,13 +179,17 @@ fn together(
     let sending = sending(timeouts, replay, account.began, request.headers());
     let (call, body) = Submission::new(&account.upstream, route, state, request, set_out, &sending);
     match body.into_whole(call.route.limits.max_bytes) {
-        // What is at hand needs nothing of what waits for the rest of a body.
-        Ok(body) => match submit_whole(call, body) {
-            Ok(seat) => Box::pin(async move { answered(account, seat.answer().await) }),
-            Err(declined) => {
-                Box::pin(async move { settled(account, declined.settle().await, &sending).await })
+        // What is at hand needs nothing of what waits for the rest of a body. Nor is it queued before it is asked for:
+        // over HTTP/2 many a call has been taken back by then.
+        Ok(body) => Box::pin(async move {
+            match submit_whole(call, body) {
+                Ok(seat) => answered(account, seat.answer().await),
+                // Boxed as it is rarer, and larger.
+                Err(declined) => {
+                    Box::pin(async { settled(account, declined.settle().await, &sending).await }).await
+                }
             }
-        },
+        }),
         Err(body) => Box::pin(async move { settled(account, submit(call, body).await, &sending).await }),
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 
 mod budget;
 
-pub(crate) use budget::{Budget, CONNECTION_WINDOW, STREAM_WINDOW};
+pub(crate) use budget::{Budget, CALLERS_WINDOW, CONNECTION_WINDOW, STREAM_WINDOW};
 
 use budget::Frames;
 

@@ -40,6 +40,8 @@ pub struct Polite {
     calls: JoinHandle<anyhow::Result<Vec<Duration>>>,
 }
 
+/// What is asked for, by a path on which calls may be batched.
+const PATH: &str = "/users/7";
 /// Connections of a flood at one time, unless it is one of connections.
 const AT_ONCE: usize = 4;
 
@@ -122,7 +124,7 @@ impl Flood {
     /// What is sent for the `n`th time.
     fn piece(self, n: u32) -> Vec<u8> {
         let stream = 2 * n + 1;
-        let fields = literals(&GET);
+        let fields = literals(&[&GET[..3], &[(":path", PATH)]].concat());
         let opened = |flags| frame(kind::HEADERS, flags, stream, &fields);
         match self {
             Self::RapidReset => {

@@ -229,7 +229,7 @@ const BYTES: [&[u8]; 2] = [b"\0\0\0\x08some bytes", SWITCHING];
 
 async fn echoing_through(drain_time: &str) -> TestProxy {
     let upstream = echoing().await.parse().unwrap();
-    let settings = TestProxy::with().upstream(upstream);
+    let settings = TestProxy::with().upstream(upstream).arg("--access-log");
     settings.arg("--drain-time").arg(drain_time).start().await
 }
 
@@ -260,7 +260,10 @@ async fn connections_that_are_not_http_end_when_the_time_of_a_drain_is_over() {
         proxy.terminate();
         assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
         assert!(proxy.ended(wait::PATIENCE).await.success(), "{}", proxy.log());
-        assert!(proxy.log().contains("drain time is over"), "{}", proxy.log());
+        let log = proxy.log();
+        assert!(log.contains("drain time is over"), "{log}");
+        let is_told_of = |line: &str| line.contains("\"opaque\"") && line.contains("reason=\"drain_time\"");
+        assert!(first == SWITCHING || log.lines().any(is_told_of), "{log}");
     }
 }
 

@@ -131,6 +131,8 @@ async fn a_sidecar_that_the_rules_do_not_spare_refuses_its_own_connections() {
         "127.0.0.1:9901",
         "--outbound",
         "127.0.0.1:15001",
+        "--opaque-ports",
+        "8081",
     ]);
     let sidecar = Process::run("the sidecar", outbound);
     until("it listens", || sidecar.log().matches("listening").count() == 2).await;
@@ -147,6 +149,11 @@ async fn a_sidecar_that_the_rules_do_not_spare_refuses_its_own_connections() {
     let refused = refused_as_own(&network).await;
     // A connection that was closed unread is made once or twice more; each is refused by itself.
     assert!((2..8).contains(&refused), "{refused}: {}", told(&silent));
+    // Nor are those served whose bytes nobody looks at.
+    let _opaque = TestUpstream::start_on(network.listen(Host::B, "10.77.0.2:8081"), model::users);
+    let opaque = told_of(&["telnet://10.77.0.2:8081"]).await;
+    let more = refused_as_own(&network).await - refused;
+    assert!((1..8).contains(&more), "{more}: {}", told(&opaque));
     let log = sidecar.log();
     assert!(log.contains("redirect install --user 0"), "{log}");
     assert_eq!(log.matches("handed back").count(), 1, "{log}");

@@ -19,7 +19,9 @@ impl OpenConnection {
 
     /// Counts bytes that were read from it.
     pub fn received(&self, length: usize) {
-        self.0.upstream_received.add(length as u64);
+        if length > 0 {
+            self.0.upstream_received.add(length as u64);
+        }
     }
 
     /// Counts bytes that were written to it.

@@ -1,7 +1,7 @@
 //! What a control plane pushed, as a plan; and how that comes into force.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use jitney_api::push::{Assembly, Destination, InboundPort, Listening, Reached};
@@ -123,10 +123,11 @@ fn plan(args: &RunArgs, pushed: &Assembly, workload: &Workload) -> Plan {
     }
 }
 
-/// What is run for the calls to `--listen`: what a Service leads to is known by its port.
+/// What is run for the calls to `--listen`, all of which go to one upstream: what a Service leads to is known by its
+/// port, and it is the first of them that one does lead to.
 fn by_listen(args: &RunArgs, inbound: &CompiledPolicy, by_port: &[InboundPort]) -> Arc<Policy> {
-    let is_it = |port: &&InboundPort| args.listen.iter().any(|address| address.port() == port.number);
-    let port = by_port.iter().find(is_it);
+    let of = |address: &SocketAddr| by_port.iter().find(|port| port.number == address.port());
+    let port = args.listen.iter().find_map(of);
     Arc::clone(port.map_or(&inbound.policy, |port| &port.compiled.policy))
 }
 

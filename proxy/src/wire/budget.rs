@@ -15,6 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// is messages of 50 bytes then 5,000 of them take 1 MiB of the budget.
 pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
 
+/// The same of a caller that nobody has proven to be a sidecar: it need not be across a network, and anybody may make
+/// many connections and send on each stream what the service does not read.
+pub(crate) const CALLERS_WINDOW: u32 = 64 << 10;
+
 /// The same for all streams of a connection: more than the hundred that there are may take, so that none waits for
 /// another's reader. Half of it is the budget: thirty readers that are as far behind as they can be with messages of
 /// 50 bytes. What the library keeps of a frame is about as much as a short one takes of the budget: at most 32 MiB.

@@ -1,6 +1,7 @@
 //! Floods: whatever a caller sends, memory stays bounded, and a polite caller beside it is served.
 
 use jitney_tests::flood::{Flood, Polite, memory};
+use jitney_tests::policy::{Route, active};
 use jitney_tests::wait::until;
 use jitney_tests::{Reply, TestProxy, TestUpstream, caller};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -54,13 +55,16 @@ async fn c05_rapid_resets_cost_their_sender_the_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c05_rapid_resets_are_no_flood_of_the_service() {
-    let upstream = TestUpstream::start_unrecorded(|_| Reply::json(200, "{}")).await;
-    let proxy = TestProxy::with().upstream(upstream.address).start().await;
-    // Of fifty connections each sends two thousand calls that it takes back, until it is cut off.
-    Flood::RapidReset.run(proxy.address).await.unwrap();
-    let opened = upstream.connections();
-    assert!(opened <= 100, "{opened} connections to the service");
-    caller::get(proxy.address, "/").await.unwrap();
+    for policy in [active(&[Route::json_rpc()]), active(&[Route::users()])] {
+        let upstream = TestUpstream::start_unrecorded(|_| Reply::json(200, "{}")).await;
+        let settings = TestProxy::with().upstream(upstream.address);
+        let proxy = settings.policy(&*policy).start().await;
+        // Of fifty connections each sends two thousand calls that it takes back, until it is cut off.
+        Flood::RapidReset.run(proxy.address).await.unwrap();
+        let opened = upstream.connections();
+        assert!(opened <= 100, "{opened} connections to the service of {policy}");
+        caller::get(proxy.address, "/").await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,6 +19,9 @@ use crate::error::{Error, ErrorKind};
 #[derive(Debug, Default)]
 pub(super) struct Balancer {
     turn: AtomicU64,
+    /// Of calls that are tried again. They take no turn from others: with two endpoints, one of which fails, each call
+    /// would be given to that one first.
+    again: AtomicU64,
 }
 
 /// What is learned of an endpoint.
@@ -56,16 +59,17 @@ const SEED: u64 = 0x6a69_746e_6579;
 impl Balancer {
     /// A number that differs from call to call, for spreading what would come together.
     pub(super) fn random(&self) -> u64 {
-        spread(self.turn.fetch_add(1, Ordering::Relaxed))
+        spread(self.again.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// An endpoint that is not among those already tried.
+    /// An endpoint that is not among those already tried, or out for other reasons.
     pub(super) fn pick(
         &self,
         by: &LoadBalancer,
         endpoints: &[Arc<Endpoint>],
         headers: Option<&HeaderMap>,
         tried: &[usize],
+        is_first: bool,
     ) -> Result<usize, Error> {
         if endpoints.len() == 1 && tried.is_empty() {
             return Ok(0);
@@ -79,7 +83,10 @@ impl Balancer {
         {
             return Ok(rendezvous(endpoints, value.as_bytes(), tried));
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = match is_first {
+            true => self.turn.fetch_add(1, Ordering::Relaxed),
+            false => self.random(),
+        };
         if *by == LoadBalancer::RoundRobin || left == 1 {
             return Ok(nth_untried(bounded(turn, left), tried));
         }

@@ -76,13 +76,14 @@ impl Roster {
         silence: &Silence,
     ) -> Result<(Arc<Endpoint>, Option<Watch>), Error> {
         let by = &self.treatment.load_balancer;
+        let is_first = tried.is_empty();
         let tried = self.places(tried);
         let pick = |out: &[usize]| match self.near_enough(out, &tried) {
             Some(near) => {
                 let out: SmallVec<[usize; 8]> = out.iter().copied().filter(|at| *at < near.len()).collect();
-                balancer.pick(by, near, headers, &out)
+                balancer.pick(by, near, headers, &out, is_first)
             }
-            None => balancer.pick(by, &self.endpoints, headers, out),
+            None => balancer.pick(by, &self.endpoints, headers, out, is_first),
         };
         let (at, watch) = match &self.treatment.breaker {
             Some(breaker) if self.endpoints.len() > 1 => {

@@ -23,7 +23,7 @@ fn shares(
 ) -> Vec<usize> {
     let (mut shares, balancer) = (vec![0; endpoints.len()], Balancer::default());
     for _ in 0..1000 {
-        shares[balancer.pick(by, endpoints, Some(headers), tried).unwrap()] += 1;
+        shares[balancer.pick(by, endpoints, Some(headers), tried, true).unwrap()] += 1;
     }
     shares
 }
@@ -37,7 +37,7 @@ async fn turns_are_equal_and_skip_the_tried() {
     assert_eq!((left[1], left[2]), (0, 0));
     assert!(
         Balancer::default()
-            .pick(&by, &endpoints, None, &[0, 1, 2, 3])
+            .pick(&by, &endpoints, None, &[0, 1, 2, 3], true)
             .is_err()
     );
 }
@@ -109,13 +109,35 @@ async fn equal_values_meet_the_same_endpoint_and_few_move_when_one_goes() {
     for user in 0..1000 {
         let mut headers = HeaderMap::new();
         headers.insert("x-user", user.into());
-        let chosen = balancer.pick(&by, &endpoints, Some(&headers), &[]).unwrap();
+        let chosen = balancer.pick(&by, &endpoints, Some(&headers), &[], true).unwrap();
         assert_eq!(
-            balancer.pick(&by, &endpoints, Some(&headers), &[]).unwrap(),
+            balancer.pick(&by, &endpoints, Some(&headers), &[], true).unwrap(),
             chosen
         );
-        let without_last = balancer.pick(&by, &endpoints[..4], Some(&headers), &[]).unwrap();
+        let without_last = balancer
+            .pick(&by, &endpoints[..4], Some(&headers), &[], true)
+            .unwrap();
         moved += usize::from(chosen != 4 && without_last != chosen);
     }
     assert_eq!(moved, 0);
+}
+
+#[tokio::test]
+async fn tries_elsewhere_take_no_turn_from_other_calls() {
+    for count in 2..5_usize {
+        let endpoints = endpoints(u16::try_from(count).unwrap());
+        let balancer = Balancer::default();
+        let mut first = vec![0; count];
+        let mut elsewhere = vec![0; count];
+        let by = LoadBalancer::RoundRobin;
+        for _ in 0..100 * count {
+            let at = balancer.pick(&by, &endpoints, None, &[], true).unwrap();
+            first[at] += 1;
+            if at == 0 {
+                elsewhere[balancer.pick(&by, &endpoints, None, &[0], false).unwrap()] += 1;
+            }
+        }
+        assert_eq!(first, vec![100; count]);
+        assert!(elsewhere[1..].iter().all(|share| *share >= 15), "{elsewhere:?}");
+    }
 }

@@ -341,17 +341,14 @@ async fn no_call_waits_for_long_ones_that_have_all_streams_of_a_connection() {
         let call = Request::get(format!("http://a{path}"));
         call.body(Empty::new().boxed()).unwrap()
     };
-    // What the upstream allows is known from its first reply on.
-    let first = caller.send_request(call("/short")).await.unwrap();
-    assert_eq!(collect(first).await.1, "hello");
-    let mut long = Vec::new();
-    for number in 1..=4 {
-        long.push(tokio::spawn(caller.send_request(call("/long"))));
-        eventually("it is under way", || {
-            rig.backend.endpoints_snapshot()[0].in_flight == number
-        })
-        .await;
-    }
+    // All at once, before it is known what the upstream allows.
+    let long: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(caller.send_request(call("/long"))))
+        .collect();
+    eventually("they are under way", || {
+        rig.backend.endpoints_snapshot()[0].in_flight == 4
+    })
+    .await;
     let reply = caller.send_request(call("/short")).await.unwrap();
     assert_eq!(collect(reply).await.1, "hello");
     assert_eq!(rig.backend.endpoints_snapshot()[0].http2_connections, 3);

@@ -53,7 +53,7 @@ pub(super) struct Made {
 const MAX_STREAMS: usize = 100;
 /// Connections to one endpoint; beyond these, streams wait for their turn.
 const MAX_CONNECTIONS: usize = 16;
-/// How long an endpoint may take to say that it speaks HTTP/2.
+/// How long an endpoint may take to say that it speaks HTTP/2, and how much of it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 /// Calls that were taken back of late, and for how long each is remembered: what arrives of a reply behind that is an
@@ -97,6 +97,14 @@ impl Shared {
         if let Some(found) = self.find() {
             return Ok(found);
         }
+        if let Some(young) = self.young() {
+            // How many calls it takes is known a round trip after it was made, and none would begin before.
+            let _late = tokio::time::timeout(PROBE_TIMEOUT, young.streams_are_known()).await;
+            young.presume_streams();
+            if let Some(found) = self.find() {
+                return Ok(found);
+            }
+        }
         self.failed_since(before)?;
         let made = connect().await.inspect_err(|error| self.fails(error))?;
         let streams = Arc::new(AtomicUsize::new(0));
@@ -138,6 +146,13 @@ impl Shared {
         let least = current().min_by_key(|connection| connection.load())?;
         let may_wait = || current().count() >= MAX_CONNECTIONS;
         (least.has_room() || may_wait()).then(|| least.open())
+    }
+
+    /// A connection of which it is not known yet how many streams the endpoint allows.
+    fn young(&self) -> Option<Budget> {
+        let connections = self.connections.lock();
+        let mut budgets = connections.iter().map(|connection| &connection.made.budget);
+        budgets.find(|budget| budget.streams().is_none()).cloned()
     }
 
     fn find_outdated(&self) -> Option<(SendRequest<Body>, Stream)> {
@@ -212,7 +227,9 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) < self.made.budget.streams().min(MAX_STREAMS)
+        // One may begin before it is known how many may.
+        let allowed = self.made.budget.streams().unwrap_or(1);
+        self.streams.load(Ordering::Relaxed) < allowed.min(MAX_STREAMS)
     }
 
     fn open(&self) -> (SendRequest<Body>, Stream) {

@@ -7,8 +7,11 @@
 //! side has reset never give it back. Longer ones give back what they are longer by. And a hundred empty ones are the
 //! most in the life of a connection.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
 
 /// What one peer may send on one stream before some of it is read. A reply as fast as the wire needs what is under
 /// way in one round trip: 256 KiB are 2 Gbit/s over 1 ms. What a reader is behind by is kept here, though, and if it
@@ -34,6 +37,7 @@ struct Spent {
     empty: AtomicUsize,
     /// How many streams the peer allows.
     streams: AtomicUsize,
+    told: Notify,
 }
 
 /// Follows the frames of one direction.
@@ -69,20 +73,46 @@ const SETTINGS: u8 = 4;
 const ACK: u8 = 1;
 const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 
+/// Numbers of streams that nobody allows: not known yet, and without end.
+const UNTOLD: usize = usize::MAX;
+const ANY: usize = usize::MAX - 1;
+
 impl Default for Spent {
     fn default() -> Self {
         Self {
             short: AtomicUsize::new(0),
             empty: AtomicUsize::new(0),
-            streams: AtomicUsize::new(usize::MAX),
+            streams: AtomicUsize::new(UNTOLD),
+            told: Notify::new(),
         }
     }
 }
 
 impl Budget {
-    /// How many streams the peer allows at once; without end until it says so (RFC 9113 section 6.5.2).
-    pub(crate) fn streams(&self) -> usize {
-        self.0.streams.load(Ordering::Relaxed)
+    /// How many streams the peer allows at once; `None` until its first frame (RFC 9113 sections 3.4 and 6.5.2).
+    pub(crate) fn streams(&self) -> Option<usize> {
+        let streams = self.0.streams.load(Ordering::Relaxed);
+        (streams != UNTOLD).then_some(streams)
+    }
+
+    /// Waits until that is known.
+    pub(crate) async fn streams_are_known(&self) {
+        let told = self.0.told.notified();
+        let mut told = pin!(told);
+        told.as_mut().enable();
+        if self.streams().is_none() {
+            told.await;
+        }
+    }
+
+    /// From now on as many as one likes, if the peer has not said how many.
+    pub(crate) fn presume_streams(&self) {
+        self.allow_streams(|streams| (streams == UNTOLD).then_some(ANY));
+    }
+
+    fn allow_streams(&self, allow: impl Fn(usize) -> Option<usize>) {
+        let streams = &self.0.streams;
+        let _before = streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, allow);
     }
 
     /// Whether so much of it is spent that the connection should carry no further call.
@@ -182,10 +212,19 @@ impl Frames {
         if [high, low] == MAX_CONCURRENT_STREAMS
             && let Some(&value) = value.first_chunk()
         {
-            let streams = usize::try_from(u32::from_be_bytes(value)).unwrap_or(usize::MAX);
-            self.budget.0.streams.store(streams, Ordering::Relaxed);
+            let streams = usize::try_from(u32::from_be_bytes(value)).unwrap_or(ANY);
+            self.budget.allow_streams(|_| Some(streams.min(ANY)));
         }
         (self.settings, self.known) = (left, 0);
+        if left == 0 {
+            self.set();
+        }
+    }
+
+    /// All that a peer says of itself has come.
+    fn set(&self) {
+        self.budget.presume_streams();
+        self.budget.0.told.notify_waiters();
     }
 
     fn begins(&mut self) {
@@ -194,6 +233,9 @@ impl Frames {
             self.settings = self.skip / SETTING;
             // Nothing if it is one.
             self.skip %= SETTING;
+            if self.settings == 0 {
+                self.set();
+            }
         }
         if self.is_data() && self.head[4] & END_STREAM == 0 {
             let padding = if self.known == PADDED_HEAD {
@@ -271,12 +313,36 @@ mod tests {
         for length in 1..bytes.len() {
             let budget = Budget::default();
             let mut frames = Frames::of_server(budget.clone());
-            assert_eq!(budget.streams(), usize::MAX);
+            assert_eq!(budget.streams(), None);
             bytes.chunks(length).for_each(|piece| frames.saw(piece));
-            assert_eq!(budget.streams(), 258, "{length}");
+            assert_eq!(budget.streams(), Some(258), "{length}");
             frames.saw(&frame(SETTINGS, 0, &setting(3, 0)));
-            assert_eq!(budget.streams(), 0, "{length}");
+            assert_eq!(budget.streams(), Some(0), "{length}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_of_streams_allows_any() {
+        let waits = |budget: &Budget| {
+            let budget = budget.clone();
+            tokio::spawn(async move { budget.streams_are_known().await })
+        };
+        for settings in [&[][..], &[0, 4, 0, 0, 0, 9]] {
+            let budget = Budget::default();
+            let mut frames = Frames::of_server(budget.clone());
+            let waiting = waits(&budget);
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            frames.saw(&frame(SETTINGS, 0, settings));
+            waiting.await.unwrap();
+            assert_eq!(budget.streams(), Some(ANY));
+            waits(&budget).await.unwrap();
+        }
+        let budget = Budget::default();
+        budget.presume_streams();
+        waits(&budget).await.unwrap();
+        Frames::of_server(budget.clone()).saw(&frame(SETTINGS, 0, &[0, 3, 0, 0, 0, 2]));
+        assert_eq!(budget.streams(), Some(2), "it says so after all");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! A stream that came over a pooled connection carries the lease that gives the connection back.
 
 mod copied;
+mod held;
 mod kept;
 mod leased;
 mod passing;
@@ -24,6 +25,7 @@ use crate::waking;
 use crate::wire::Budget;
 
 pub(crate) use copied::{Progress, Room};
+pub(crate) use held::await_leave;
 pub(crate) use passing::Passing;
 
 use kept::Kept;
@@ -52,6 +54,8 @@ enum Kind {
     Resumed(Box<Resumed>),
     /// A stream of which is known how far it has passed.
     Watched(Box<passing::Watched>),
+    /// A stream that waits for leave.
+    Held(Box<held::Held>),
     /// A stream that is copied as it passes.
     Original(Box<copied::Original>),
     Copied(Box<copied::Copied>),
@@ -154,6 +158,7 @@ impl Body {
             | Kind::Cut(_)
             | Kind::Kept(_)
             | Kind::Watched(_)
+            | Kind::Held(_)
             | Kind::Original(_)
             | Kind::Copied(_) => None,
         }
@@ -196,6 +201,7 @@ impl Body {
             | Kind::Kept(_)
             | Kind::Resumed(_)
             | Kind::Watched(_)
+            | Kind::Held(_)
             | Kind::Original(_)
             | Kind::Copied(_) => None,
         }
@@ -233,6 +239,7 @@ impl Body {
             | Kind::Cut(_)
             | Kind::Resumed(_)
             | Kind::Watched(_)
+            | Kind::Held(_)
             | Kind::Original(_)
             | Kind::Copied(_) => None,
         }
@@ -311,6 +318,7 @@ impl HttpBody for Body {
             Kind::Cut(cut) => cut.poll(cx),
             Kind::Resumed(resumed) => resumed.poll(cx),
             Kind::Watched(watched) => watched.poll(cx),
+            Kind::Held(held) => held.poll(cx),
             Kind::Original(original) => original.poll(cx),
             Kind::Copied(copied) => copied.poll(cx),
         }
@@ -328,6 +336,7 @@ impl HttpBody for Body {
                 resumed.read.len() == 0 && resumed.trailers.is_none() && resumed.rest.is_end_stream()
             }
             Kind::Watched(watched) => watched.body().is_end_stream(),
+            Kind::Held(held) => held.body().is_end_stream(),
             Kind::Original(original) => original.body().is_end_stream(),
             Kind::Copied(copied) => copied.is_end_stream(),
         }
@@ -342,6 +351,7 @@ impl HttpBody for Body {
             Kind::Cut(_) => SizeHint::default(),
             Kind::Kept(kept) => kept.size_hint(),
             Kind::Watched(watched) => watched.body().size_hint(),
+            Kind::Held(held) => held.body().size_hint(),
             Kind::Original(original) => original.body().size_hint(),
             Kind::Copied(copied) => copied.size_hint(),
             Kind::Resumed(resumed) if resumed.trailers.is_some() => SizeHint::default(),

@@ -15,6 +15,7 @@ mod shared;
 
 // HTTP itself, between raw sockets.
 mod draining;
+mod expecting;
 mod faults;
 mod http1;
 mod http1_rfc;

@@ -27,7 +27,7 @@ use super::ours::{Ours, Outgoing};
 use super::secured::{Secured, Via};
 use super::silence::Silence;
 use super::{BackendSettings, Sending, Speaks, said};
-use crate::body::Body;
+use crate::body::{Body, await_leave};
 use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::metrics::{BackendMetrics, OpenConnection};
@@ -264,6 +264,7 @@ impl Endpoint {
         let mut again = None;
         if let Some(request) = unsent {
             headers::to_http1(request, &self.host);
+            await_leave(request);
             if idle.is_some() && replay != Replay::Never && is_idempotent_and_bodiless(request) {
                 again = copy(request);
             }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::wire::Wire;
+use crate::wire::{Linger, Wire};
 pub(crate) use framing::decimal;
 use framing::{Follower, Rule};
 
@@ -71,15 +71,6 @@ pub(crate) struct Inspected<S, V> {
     /// Runs only while a head is incomplete, so that a whole one costs no timer.
     head_timer: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
-}
-
-/// This side has ended a connection, and throws away what its caller still sends of a body: closed at once it would
-/// be reset by that, and a reply that the caller has not read yet would be lost (RFC 9112 section 9.6).
-#[derive(Debug)]
-struct Linger {
-    until: Pin<Box<Sleep>>,
-    /// Bytes that are yet thrown away.
-    left: usize,
 }
 
 impl<S, V: AsRef<Verdicts>> Inspected<S, V> {
@@ -145,28 +136,6 @@ impl<S: AsyncRead + Unpin, V: AsRef<Verdicts> + Unpin> AsyncRead for Inspected<S
     }
 }
 
-impl<S: AsyncRead + Unpin, V> Inspected<S, V> {
-    /// Ready once the caller has ended, too, or has sent all of the body; or has had enough time or bytes for it.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let linger = self.linger.get_or_insert_with(|| Linger {
-            until: Box::pin(tokio::time::sleep(LINGER)),
-            left: LINGER_BYTES,
-        });
-        let mut thrown = [0; 4096];
-        while linger.left > 0 && self.follower.inside_body() && linger.until.as_mut().poll(cx).is_pending() {
-            let mut buf = ReadBuf::new(&mut thrown);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
-            let read = buf.filled();
-            if read.is_empty() {
-                break;
-            }
-            linger.left = linger.left.saturating_sub(read.len());
-            self.follower.follow(read);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin, V: AsRef<Verdicts> + Unpin> AsyncWrite for Inspected<S, V> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
@@ -184,7 +153,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: AsRef<Verdicts> + Unpin> AsyncWrite f
                 return Poll::Ready(Ok(()));
             }
         }
-        self.poll_linger(cx)
+        let Self {
+            io, follower, linger, ..
+        } = &mut *self;
+        linger.get_or_insert_default().poll(io, cx, |read| {
+            follower.follow(read);
+            follower.inside_body()
+        })
     }
 
     fn poll_write_vectored(
@@ -199,9 +174,3 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: AsRef<Verdicts> + Unpin> AsyncWrite f
         self.io.is_write_vectored()
     }
 }
-
-/// How long a caller may go on sending once it was answered and this side has ended. Envoy closes after a second, and
-/// nginx waits for 5 s at a time.
-const LINGER: Duration = Duration::from_secs(2);
-/// The most that is thrown away of what it sends meanwhile.
-const LINGER_BYTES: usize = 64 << 20;

@@ -11,8 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
 
 mod budget;
+mod linger;
 
 pub(crate) use budget::{Budget, CALLERS_WINDOW, CONNECTION_WINDOW, STREAM_WINDOW};
+
+pub(crate) use linger::Linger;
 
 use budget::Frames;
 
@@ -27,6 +30,9 @@ pub(crate) struct Wire<S> {
     read: usize,
     /// What is told of the frames that are read, on a connection of HTTP/2.
     frames: Option<Box<Frames>>,
+    /// Whether it ends in stages, as HTTP/1 sees to itself.
+    lingers: bool,
+    linger: Option<Linger>,
 }
 
 /// Reading so much may take a hundred microseconds, if all of it is fields.
@@ -45,6 +51,8 @@ impl<S> Wire<S> {
             turn: None,
             read: 0,
             frames: None,
+            lingers: false,
+            linger: None,
         }
     }
 
@@ -52,6 +60,7 @@ impl<S> Wire<S> {
     pub(crate) fn of_client(self, budget: &Budget) -> Self {
         Self {
             frames: Some(Box::new(Frames::of_client(budget.clone()))),
+            lingers: true,
             ..self
         }
     }
@@ -135,7 +144,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -145,7 +154,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        if self.linger.is_none() {
+            std::task::ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        }
+        if !self.lingers {
+            return Poll::Ready(Ok(()));
+        }
+        let Self { io, linger, .. } = &mut *self;
+        linger.get_or_insert_default().poll(io, cx, |_| true)
     }
 
     fn poll_write_vectored(

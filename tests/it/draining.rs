@@ -13,8 +13,9 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jitney_proxy::connection::Limits;
 use jitney_proxy::send::BackendSettings;
+use jitney_tests::caller::{Caller, request};
 use jitney_tests::frames::{END_HEADERS, END_STREAM, Frame, Frames, GET, frame, kind, literals};
-use jitney_tests::{TestProxy, wait};
+use jitney_tests::{Reply, TestProxy, TestUpstream, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -322,4 +323,44 @@ async fn a_second_signal_ends_a_drain() {
     let status = proxy.ended(wait::PATIENCE).await;
     assert!(!status.success(), "{status}: {}", proxy.log());
     assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
+}
+
+/// Each connection between the two sidecars ends many times while callers use it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_when_connections_between_sidecars_end_for_their_age() {
+    const CALLERS: usize = 16;
+    const CALLS: usize = 150;
+    let service = TestUpstream::start_unrecorded(|seen| Reply::json(200, seen.body.clone())).await;
+    let limits = Limits {
+        max_age: Some(Duration::from_millis(20)),
+        ..Limits::default()
+    };
+    let callee = Rig::with(
+        &BackendSettings::new("service", vec![service.address.into()]),
+        limits,
+    );
+    let config = format!(
+        "kind: Listener\nmetadata: {{name: a}}\nspec: {{address: '127.0.0.1:0', backend: callee}}\n---\n\
+         kind: Backend\nmetadata: {{name: callee}}\nspec: {{endpoints: ['{}'], protocol: HTTP2}}\n",
+        callee.address
+    );
+    let caller = TestProxy::with().config(config).start().await;
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..CALLERS {
+        let address = caller.address;
+        callers.spawn(async move {
+            let mut caller = Caller::h1(address).await.unwrap();
+            for call in 0..CALLS {
+                let body = format!("{number}, {call}: {}", "x".repeat(500));
+                let answer = caller
+                    .call(request("POST", "/", &[], body.clone()))
+                    .await
+                    .unwrap();
+                assert_eq!((answer.status, answer.text()), (200, body));
+            }
+        });
+    }
+    callers.join_all().await;
+    let made = caller.metric("jitney_upstream_connects_total", "").await;
+    assert!(made > 10.0, "{made} connections");
 }

@@ -285,14 +285,19 @@ async fn leaving(reason: u32) -> (SocketAddr, Arc<AtomicUsize>) {
 async fn a_call_that_goaway_leaves_out_is_sent_again_whatever_its_method() {
     const NO_ERROR: u32 = 0;
     const INTERNAL_ERROR: u32 = 2;
-    for (reason, expected) in [(NO_ERROR, (200, 2)), (INTERNAL_ERROR, (502, 1))] {
+    const BODIES: [&str; 3] = [
+        "content-length: 0\r\n\r\n",
+        "content-length: 5\r\n\r\nhello",
+        "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ];
+    let reasons = [(NO_ERROR, (200, 2)), (INTERNAL_ERROR, (502, 1))];
+    for ((reason, expected), body) in reasons.into_iter().flat_map(|one| BODIES.map(|body| (one, body))) {
         let (upstream, calls) = leaving(reason).await;
         let mut settings = BackendSettings::new("test", vec![upstream.into()]);
         settings.speaks = Speaks::Http2;
         let rig = Rig::with(&settings, Limits::default());
         let mut wire = rig.connect().await;
-        wire.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
-            .await;
+        wire.send(format!("POST / HTTP/1.1\r\nhost: a\r\n{body}")).await;
         let head = wire.until("\r\n\r\n").await;
         let status = head[9..12].parse::<u16>().unwrap();
         assert_eq!((status, calls.load(Ordering::Relaxed)), expected, "{head}");

@@ -10,7 +10,7 @@ use jitney_core::policy::{Replay, Retry};
 use jitney_core::retry::{Allowance, Cause, Tried};
 use parking_lot::Mutex;
 
-use super::failed::{copy, is_unprocessed};
+use super::failed::{KEPT, copy, is_unprocessed};
 use super::said;
 use crate::batching::alarm::now;
 use crate::body::Body;
@@ -180,7 +180,5 @@ fn cause(error: &Error) -> Cause {
     }
 }
 
-/// The most of a streamed body that is kept for another try, as in linkerd.
-const KEPT: usize = 64 << 10;
 /// The first pause, as in Envoy.
 const PAUSE: Duration = Duration::from_millis(25);

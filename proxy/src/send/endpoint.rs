@@ -18,7 +18,7 @@ use jitney_core::policy::Replay;
 use super::address::{Address, Peer, Target};
 use super::balance::Load;
 use super::breaker::verdict;
-use super::failed::{broken, copy, is_idempotent_and_bodiless, is_of_stream, is_repeatable};
+use super::failed::{KEPT, broken, copy, is_idempotent_and_bodiless, is_of_stream, is_repeatable};
 use super::gate::Gate;
 use super::http1::Idle;
 use super::http2::{Made, Shared};
@@ -321,6 +321,8 @@ impl Endpoint {
                     headers::tell_version(request);
                 }
                 headers::to_http2(request, &self.host);
+                // Whatever its method: a peer that ends the connection leaves out what has just been sent on it.
+                request.body_mut().keep(KEPT);
                 again = copy(request);
             }
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;

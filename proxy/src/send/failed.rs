@@ -7,6 +7,9 @@ use jitney_core::policy::Replay;
 use crate::body::{Body, Broken};
 use crate::error::{Error, ErrorKind};
 
+/// The most of a streamed body that is kept for another try, as in linkerd.
+pub(super) const KEPT: usize = 64 << 10;
+
 /// A second request like this one, when its body is at hand.
 pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     let mut copy = Request::new(request.body().try_clone()?);

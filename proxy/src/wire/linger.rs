@@ -1,0 +1,57 @@
+//! The end of a connection in stages: this side has ended, and throws away what its caller still sends. Closed at once
+//! it would be reset by that, and what the caller has not read yet would be lost: a reply (RFC 9112 section 9.6), or of
+//! HTTP/2 which of its calls were left out.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How much longer the connection stays.
+#[derive(Debug)]
+pub(crate) struct Linger {
+    until: Pin<Box<Sleep>>,
+    /// Bytes that are yet thrown away.
+    left: usize,
+}
+
+impl Default for Linger {
+    fn default() -> Self {
+        Self {
+            until: Box::pin(sleep(TIME)),
+            left: BYTES,
+        }
+    }
+}
+
+impl Linger {
+    /// Ready once the caller has ended, too, or has sent all that it had to, as `has_more` says of each piece; or has
+    /// had enough time or bytes for it.
+    pub(crate) fn poll(
+        &mut self,
+        mut io: impl AsyncRead + Unpin,
+        cx: &mut Context<'_>,
+        mut has_more: impl FnMut(&[u8]) -> bool,
+    ) -> Poll<io::Result<()>> {
+        let mut thrown = [0; 4096];
+        while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut thrown);
+            ready!(Pin::new(&mut io).poll_read(cx, &mut buf))?;
+            let read = buf.filled();
+            if read.is_empty() || !has_more(read) {
+                break;
+            }
+            self.left = self.left.saturating_sub(read.len());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// How long a caller may go on sending once it was answered and this side has ended. Envoy closes after a second, and
+/// nginx waits for 5 s at a time.
+const TIME: Duration = Duration::from_secs(2);
+/// The most that is thrown away of what it sends meanwhile.
+const BYTES: usize = 64 << 20;

@@ -11,13 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
 
 mod budget;
+mod frames;
 mod linger;
 
 pub(crate) use budget::{Budget, CALLERS_WINDOW, CONNECTION_WINDOW, STREAM_WINDOW};
 
 pub(crate) use linger::Linger;
 
-use budget::Frames;
+use frames::Frames;
 
 /// A stream whose first bytes may have been read already, for detection.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let before = buf.filled().len();
         let polled = self.poll_some(cx, buf);
         if let Some(frames) = &mut self.frames {
-            frames.saw(&buf.filled()[before..]);
+            frames.saw(&mut buf.filled_mut()[before..]);
         }
         polled
     }

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jitney_proxy::connection::Limits;
 use jitney_proxy::send::{BackendSettings, Speaks};
-use jitney_tests::frames::{END_HEADERS, END_STREAM, Frames, frame, kind, literals};
+use jitney_tests::frames::{END_HEADERS, END_STREAM, Frames, GET, frame, kind, literals};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::wire::{Rig, Upstream, eventually};
@@ -302,6 +302,81 @@ async fn a_call_that_goaway_leaves_out_is_sent_again_whatever_its_method() {
         let status = head[9..12].parse::<u16>().unwrap();
         assert_eq!((status, calls.load(Ordering::Relaxed)), expected, "{head}");
     }
+}
+
+/// The stream of the next call.
+async fn called(service: &mut Frames) -> u32 {
+    loop {
+        let found = service.read().await.unwrap();
+        if found.kind == kind::HEADERS {
+            return found.stream;
+        }
+    }
+}
+
+/// RFC 9113 section 8.1: a message is whole only once its stream has ended. Envoy resets without an error what it
+/// breaks off itself.
+#[tokio::test]
+async fn a_reply_that_is_cut_off_without_an_error_is_not_whole() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut settings = BackendSettings::new("test", vec![listener.local_addr().unwrap().into()]);
+    settings.speaks = Speaks::Http2;
+    let rig = Rig::with(&settings, Limits::default());
+    let mut wire = rig.connect().await;
+    wire.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut service = Frames::accept(stream).await.unwrap();
+    let stream = called(&mut service).await;
+    let status = literals(&[(":status", "200")]);
+    let reply = [
+        frame(kind::HEADERS, END_HEADERS, stream, &status),
+        frame(kind::DATA, 0, stream, b"hello"),
+        frame(kind::RST_STREAM, 0, stream, &[0; 4]),
+    ];
+    service.send(&reply.concat()).await.unwrap();
+    let reply = wire.rest().await;
+    assert!(reply.ends_with("hello\r\n"), "{reply}");
+    // What is whole stays so.
+    let mut wire = rig.connect().await;
+    wire.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = called(&mut service).await;
+    let reply = [
+        frame(kind::HEADERS, END_HEADERS, stream, &status),
+        frame(kind::DATA, END_STREAM, stream, b"hello"),
+        frame(kind::RST_STREAM, 0, stream, &[0; 4]),
+    ];
+    service.send(&reply.concat()).await.unwrap();
+    let reply = wire.until("\r\n0\r\n\r\n").await;
+    assert!(reply.contains("hello"), "{reply}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_off_without_an_error_is_not_whole() {
+    let upstream = Upstream::scripted(|mut wire, seen| async move {
+        wire.until("hello\r\n").await;
+        seen(b"begun");
+        seen(wire.rest().await.as_bytes());
+    })
+    .await;
+    let rig = Rig::start(upstream.address);
+    for calls in 1..=20 {
+        let mut caller = Frames::connect(rig.address).await.unwrap();
+        let post = literals(&[&[(":method", "POST")], &GET[1..]].concat());
+        let call = [
+            frame(kind::HEADERS, END_HEADERS, 1, &post),
+            frame(kind::DATA, 0, 1, b"hello"),
+        ];
+        caller.send(&call.concat()).await.unwrap();
+        let begun = || upstream.seen().iter().filter(|seen| *seen == "begun").count();
+        eventually("it has begun", || begun() == calls).await;
+        caller
+            .send(&frame(kind::RST_STREAM, 0, 1, &[0; 4]))
+            .await
+            .unwrap();
+        eventually("it has ended", || upstream.seen().len() == 2 * calls).await;
+    }
+    let ends = upstream.seen().into_iter().filter(|seen| seen != "begun");
+    assert_eq!(ends.collect::<Vec<_>>(), [""; 20]);
 }
 
 #[tokio::test]

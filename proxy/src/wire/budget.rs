@@ -1,11 +1,12 @@
 //! What a connection of HTTP/2 still has room for, told from what comes in: streams, as many as the peer says, and
-//! short frames, as many as the library lets the peer send. It ends a connection whose budget is spent, with all that
+//! short frames, as many as the library lets the peer send: it ends a connection whose budget is spent, with all that
 //! go over it, so others have to be given up in time.
 //!
-//! The budget of short frames is the connection's, half of its window. Each DATA frame of less than [`SHORT`] bytes that is not its
-//! stream's last takes from it what it is short of, and gives that back once it is read; frames on a stream that this
-//! side has reset never give it back. Longer ones give back what they are longer by. And a hundred empty ones are the
-//! most in the life of a connection.
+//! The budget of short frames is the connection's, half of its window. Each DATA frame of less than [`SHORT`] bytes that
+//! is not its stream's last takes from it what it is short of, and gives that back once it is read; frames on a stream
+//! that this side has reset never give it back. Longer ones give back what they are longer by. And a hundred empty ones
+//! are the most in the life of a connection. Here frames that are dropped unread do not give it back either, which the
+//! library has them do: a connection is worn too soon rather than too late.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -40,38 +41,11 @@ struct Spent {
     told: Notify,
 }
 
-/// Follows the frames of one direction.
-#[derive(Debug)]
-pub(super) struct Frames {
-    budget: Budget,
-    /// Bytes until the next frame begins.
-    skip: usize,
-    /// Settings of this frame that are still to come.
-    settings: usize,
-    head: [u8; PADDED_HEAD],
-    known: usize,
-}
-
 /// Frames of at least as many bytes cost nothing.
 const SHORT: usize = 256;
 /// From here on new calls had better go elsewhere: what is left is for those that are here.
 const WORN: usize = CONNECTION_WINDOW as usize / 2 / 4;
 const WORN_EMPTY: usize = 50;
-
-/// What a client says first (RFC 9113 section 3.4).
-const PREFACE: usize = 24;
-/// The head of a frame (section 4.1), and with the length of its padding (section 6.1).
-const HEAD: usize = 9;
-const PADDED_HEAD: usize = HEAD + 1;
-const DATA: u8 = 0;
-const END_STREAM: u8 = 1;
-const PADDED: u8 = 8;
-
-/// One setting (section 6.5.1).
-const SETTING: usize = 6;
-const SETTINGS: u8 = 4;
-const ACK: u8 = 1;
-const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 
 /// Numbers of streams that nobody allows: not known yet, and without end.
 const UNTOLD: usize = usize::MAX;
@@ -110,6 +84,18 @@ impl Budget {
         self.allow_streams(|streams| (streams == UNTOLD).then_some(ANY));
     }
 
+    /// The peer says how many.
+    pub(super) fn allows_streams(&self, streams: u32) {
+        let streams = usize::try_from(streams).unwrap_or(ANY).min(ANY);
+        self.allow_streams(|_| Some(streams));
+    }
+
+    /// All that it says of itself has come.
+    pub(super) fn has_told(&self) {
+        self.presume_streams();
+        self.0.told.notify_waiters();
+    }
+
     fn allow_streams(&self, allow: impl Fn(usize) -> Option<usize>) {
         let streams = &self.0.streams;
         let _before = streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, allow);
@@ -120,7 +106,8 @@ impl Budget {
         self.0.short.load(Ordering::Relaxed) > WORN || self.0.empty.load(Ordering::Relaxed) > WORN_EMPTY
     }
 
-    fn came(&self, length: usize) {
+    /// A DATA frame of so many bytes has come, not its stream's last.
+    pub(super) fn came(&self, length: usize) {
         match length {
             0 => _ = self.0.empty.fetch_add(1, Ordering::Relaxed),
             _ if length < SHORT => _ = self.0.short.fetch_add(SHORT - length, Ordering::Relaxed),
@@ -135,6 +122,13 @@ impl Budget {
         }
     }
 
+    /// Of short frames, and how many empty ones have come.
+    #[cfg(test)]
+    pub(super) fn spent(&self) -> (usize, usize) {
+        let Spent { short, empty, .. } = &*self.0;
+        (short.load(Ordering::Relaxed), empty.load(Ordering::Relaxed))
+    }
+
     fn give_back(&self, amount: usize) {
         let spent = &self.0.short;
         // Most of the time nothing is spent, and nobody writes.
@@ -145,243 +139,53 @@ impl Budget {
     }
 }
 
-impl Frames {
-    /// Those of a client begin with its preface.
-    pub(super) fn of_client(budget: Budget) -> Self {
-        Self::after(PREFACE, budget)
-    }
-
-    pub(super) fn of_server(budget: Budget) -> Self {
-        Self::after(0, budget)
-    }
-
-    fn after(skip: usize, budget: Budget) -> Self {
-        Self {
-            budget,
-            skip,
-            settings: 0,
-            head: [0; PADDED_HEAD],
-            known: 0,
-        }
-    }
-
-    /// What has come.
-    pub(super) fn saw(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = &bytes[skipped..];
-                continue;
-            }
-            let wanted = (self.head_length() - self.known).min(bytes.len());
-            let (head, rest) = bytes.split_at(wanted);
-            self.head[self.known..self.known + wanted].copy_from_slice(head);
-            self.known += wanted;
-            bytes = rest;
-            if self.known == self.head_length() {
-                match self.settings.checked_sub(1) {
-                    Some(left) => self.sets(left),
-                    None => self.begins(),
-                }
-            }
-        }
-    }
-
-    /// How long the head of this frame is, as far as it is known, or the setting.
-    fn head_length(&self) -> usize {
-        if self.settings > 0 {
-            return SETTING;
-        }
-        let is_padded =
-            self.known >= HEAD && self.is_data() && self.head[4] & PADDED != 0 && self.length() > 0;
-        if is_padded { PADDED_HEAD } else { HEAD }
-    }
-
-    fn length(&self) -> usize {
-        let [a, b, c, ..] = self.head;
-        usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
-    }
-
-    const fn is_data(&self) -> bool {
-        self.head[3] == DATA
-    }
-
-    fn sets(&mut self, left: usize) {
-        let [high, low, value @ ..] = self.head;
-        if [high, low] == MAX_CONCURRENT_STREAMS
-            && let Some(&value) = value.first_chunk()
-        {
-            let streams = usize::try_from(u32::from_be_bytes(value)).unwrap_or(ANY);
-            self.budget.allow_streams(|_| Some(streams.min(ANY)));
-        }
-        (self.settings, self.known) = (left, 0);
-        if left == 0 {
-            self.set();
-        }
-    }
-
-    /// All that a peer says of itself has come.
-    fn set(&self) {
-        self.budget.presume_streams();
-        self.budget.0.told.notify_waiters();
-    }
-
-    fn begins(&mut self) {
-        self.skip = self.length() + HEAD - self.known;
-        if self.head[3] == SETTINGS && self.head[4] & ACK == 0 {
-            self.settings = self.skip / SETTING;
-            // Nothing if it is one.
-            self.skip %= SETTING;
-            if self.settings == 0 {
-                self.set();
-            }
-        }
-        if self.is_data() && self.head[4] & END_STREAM == 0 {
-            let padding = if self.known == PADDED_HEAD {
-                self.head[HEAD]
-            } else {
-                0
-            };
-            self.budget.came(self.skip.saturating_sub(padding.into()));
-        }
-        self.known = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
-    }
-
-    /// What is spent, and how many empty frames came, after these bytes in pieces of this length.
-    #[track_caller]
-    fn check(bytes: &[u8], expected: (usize, usize)) {
-        for length in [1, 2, 7, 9, 10, 11, 1000, 100_000] {
-            let budget = Budget::default();
-            let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes].concat();
-            for (mut frames, bytes) in [
-                (Frames::of_server(budget.clone()), bytes),
-                (Frames::of_client(Budget::default()), &preface),
-            ] {
-                bytes.chunks(length).for_each(|piece| frames.saw(piece));
-                let Spent { short, empty, .. } = &*frames.budget.0;
-                assert_eq!(
-                    (short.load(Ordering::Relaxed), empty.load(Ordering::Relaxed)),
-                    expected,
-                    "{length}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn short_frames_that_are_not_the_last_are_charged() {
-        const HEADERS: u8 = 1;
-        check(&frame(DATA, 0, &[0; 50]), (206, 0));
-        check(&frame(DATA, END_STREAM, &[0; 50]), (0, 0));
-        check(&frame(DATA, 0, &[]), (0, 1));
-        check(&frame(DATA, END_STREAM, &[]), (0, 0));
-        check(&frame(HEADERS, 0, &[0; 50]), (0, 0));
-        check(&frame(DATA, 0, &[0; 256]), (0, 0));
-        check(
-            &[frame(DATA, 0, &[0; 6]), frame(DATA, 0, &[0; 300])].concat(),
-            (206, 0),
-        );
-        check(
-            &[frame(DATA, 0, &[0; 6]), frame(DATA, 0, &[0; 16_384])].concat(),
-            (0, 0),
-        );
-    }
-
-    #[test]
-    fn the_peer_says_how_many_streams_it_allows() {
-        let setting = |id: u8, value: u32| [&[0, id][..], &value.to_be_bytes()].concat();
-        let all = [setting(4, 7), setting(3, 258), setting(5, 9)].concat();
-        let bytes = [
-            frame(SETTINGS, 0, &all),
-            frame(SETTINGS, ACK, &[]),
-            frame(SETTINGS, 0, &[]),
-            frame(DATA, 0, &[0; 56]),
-        ]
-        .concat();
-        check(&bytes, (200, 0));
-        for length in 1..bytes.len() {
-            let budget = Budget::default();
-            let mut frames = Frames::of_server(budget.clone());
-            assert_eq!(budget.streams(), None);
-            bytes.chunks(length).for_each(|piece| frames.saw(piece));
-            assert_eq!(budget.streams(), Some(258), "{length}");
-            frames.saw(&frame(SETTINGS, 0, &setting(3, 0)));
-            assert_eq!(budget.streams(), Some(0), "{length}");
-        }
-    }
-
     #[tokio::test]
     async fn a_peer_that_says_nothing_of_streams_allows_any() {
-        let waits = |budget: &Budget| {
+        let budget = Budget::default();
+        let waits = || {
             let budget = budget.clone();
             tokio::spawn(async move { budget.streams_are_known().await })
         };
-        for settings in [&[][..], &[0, 4, 0, 0, 0, 9]] {
-            let budget = Budget::default();
-            let mut frames = Frames::of_server(budget.clone());
-            let waiting = waits(&budget);
-            tokio::task::yield_now().await;
-            assert!(!waiting.is_finished());
-            frames.saw(&frame(SETTINGS, 0, settings));
-            waiting.await.unwrap();
-            assert_eq!(budget.streams(), Some(ANY));
-            waits(&budget).await.unwrap();
-        }
-        let budget = Budget::default();
+        let waiting = waits();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        budget.has_told();
+        waiting.await.unwrap();
+        assert_eq!(budget.streams(), Some(ANY));
+        waits().await.unwrap();
+        budget.allows_streams(2);
+        budget.has_told();
         budget.presume_streams();
-        waits(&budget).await.unwrap();
-        Frames::of_server(budget.clone()).saw(&frame(SETTINGS, 0, &[0, 3, 0, 0, 0, 2]));
         assert_eq!(budget.streams(), Some(2), "it says so after all");
-    }
-
-    #[test]
-    fn padding_is_no_payload() {
-        let padded = |padding: u8, data: usize| {
-            let payload = [vec![padding], vec![1; data], vec![0; padding.into()]].concat();
-            frame(DATA, PADDED, &payload)
-        };
-        check(&padded(200, 56), (200, 0));
-        check(&padded(200, 0), (0, 1));
-        check(&[padded(3, 255), frame(DATA, 0, &[0; 255])].concat(), (2, 0));
     }
 
     #[test]
     fn what_is_read_is_given_back() {
         let budget = Budget::default();
-        let mut frames = Frames::of_server(budget.clone());
-        let message = frame(DATA, 0, &[0; 50]);
         let until_worn = WORN / 206;
-        (0..until_worn).for_each(|_| frames.saw(&message));
+        (0..until_worn).for_each(|_| budget.came(50));
         assert!(!budget.is_worn());
-        frames.saw(&message);
+        budget.came(50);
         assert!(budget.is_worn());
         budget.was_read(50);
         assert!(!budget.is_worn());
         (0..2 * until_worn).for_each(|_| budget.was_read(50));
-        assert_eq!(budget.0.short.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.spent(), (0, 0));
     }
 
     #[test]
     fn empty_frames_are_never_forgotten() {
         let budget = Budget::default();
-        let mut frames = Frames::of_server(budget.clone());
         for _ in 0..WORN_EMPTY {
-            frames.saw(&frame(DATA, 0, &[]));
-            frames.saw(&frame(DATA, 0, &[0; 1000]));
+            budget.came(0);
+            budget.came(1000);
         }
         assert!(!budget.is_worn());
-        frames.saw(&frame(DATA, 0, &[]));
+        budget.came(0);
         assert!(budget.is_worn());
     }
 }

@@ -81,5 +81,5 @@ fn its_size_is_that_of_the_stream() {
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(5), false));
     let mut large = Body::resumed(vec!["abc".into()], Body::full("de"), None);
     large.keep(4);
-    assert!(large.try_clone().is_none(), "it is known to be too much");
+    assert!(large.try_clone().is_some(), "none of it has passed");
 }

@@ -121,13 +121,16 @@ impl Facts<'_> {
             .collect();
         let told = |conflict: &&&Conflict| format!("{}: {}", conflict.target, conflict.reason);
         let texts = lost.iter().map(told).collect::<Vec<_>>().join("; ");
-        match (places, lost.len()) {
-            (None, 0) => {
+        let wholly = lost.iter().filter(|one| !one.is_partial);
+        let wholly: BTreeSet<&str> = wholly.map(|one| one.target.as_str()).collect();
+        let none = lost.is_empty();
+        match places {
+            None if none => {
                 let message = "valid, and in force for every service that has no policy of its own";
                 said(Reason::Accepted, message.to_owned())
             }
-            (Some(_), 0) => said(Reason::Accepted, "valid, and in force for this target".to_owned()),
-            (Some(places), count) if count < places.len() => said(
+            Some(_) if none => said(Reason::Accepted, "valid, and in force for this target".to_owned()),
+            Some(places) if wholly.len() < places.len() => said(
                 Reason::Accepted,
                 format!("in force for a part of the target: not for {texts}"),
             ),

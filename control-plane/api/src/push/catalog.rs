@@ -8,6 +8,7 @@ use super::config;
 use super::feed::Held;
 use super::kind::Kind;
 use super::place::Place;
+use super::precedence::PodPorts;
 use super::readers::Readers;
 use super::resources::{Pushed, json};
 use crate::compile::named;
@@ -159,13 +160,17 @@ impl Catalog {
     }
 
     /// The sidecars that are beside one of these backends.
-    pub(super) fn beside(&self, backends: &[&str]) -> Readers {
-        let mut readers = BTreeMap::<Workload, BTreeSet<Arc<str>>>::new();
+    pub(super) fn beside<'a>(&'a self, backends: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
         let ports = self
             .backends()
             .filter(|(name, _)| backends.contains(&name.as_str()));
-        let nodes = ports.flat_map(|(_, port)| port.endpoints.iter().filter_map(|one| one.sidecar.as_ref()));
-        for node in nodes {
+        ports.flat_map(|(_, port)| port.endpoints.iter().filter_map(|one| one.sidecar.as_ref()))
+    }
+
+    /// These sidecars, as readers.
+    pub(super) fn readers<'a>(&self, sidecars: impl Iterator<Item = &'a Arc<str>>) -> Readers {
+        let mut readers = BTreeMap::<Workload, BTreeSet<Arc<str>>>::new();
+        for node in sidecars {
             if let Some(workload) = self.sidecars.get(node) {
                 readers
                     .entry(workload.clone())
@@ -176,13 +181,8 @@ impl Catalog {
         Readers::Sidecars(Arc::new(readers))
     }
 
-    /// What each sidecar is beside. `policies` are those that callees' sidecars run, by backend; but for calls
-    /// that belong to others by `claims`.
-    pub(super) fn push_sidecars(
-        &self,
-        policies: &BTreeMap<String, Vec<String>>,
-        claims: &Claims<'_>,
-    ) -> Vec<Pushed> {
+    /// What each sidecar is beside, and whose its ports are; but for calls that belong to others by `claims`.
+    pub(super) fn push_sidecars(&self, held: &PodPorts<'_>, claims: &Claims<'_>) -> Vec<Pushed> {
         let mut ports = BTreeMap::<&str, BTreeMap<u16, config::Port>>::new();
         let mut claimed = BTreeMap::<(&str, u16), Vec<_>>::new();
         for (backend, port) in self.backends() {
@@ -192,8 +192,7 @@ impl Catalog {
                 let known = ports.entry(node).or_default().entry(number).or_default();
                 known.number = number.into();
                 known.opaque |= port.protocol == Protocol::TCP;
-                let policies = policies.get(&backend).into_iter().flatten();
-                known.policies.extend(policies.cloned());
+                known.policies = held.holder(node, number).map(str::to_owned).into_iter().collect();
                 if let Some(claims) = claims.get(&backend) {
                     let known = claimed.entry((node, number)).or_default();
                     known.extend(claims.iter().cloned());
@@ -208,12 +207,6 @@ impl Catalog {
         let sidecars = self.sidecars.iter();
         let pushed = sidecars.map(|(node, workload)| {
             let ports = ports.remove(&**node).unwrap_or_default().into_values();
-            let ports = ports.map(|mut port| {
-                // Several services may stand for one port.
-                port.policies.sort();
-                port.policies.dedup();
-                port
-            });
             let only = BTreeMap::from([(workload.clone(), BTreeSet::from([Arc::clone(node)]))]);
             Pushed {
                 kind: Kind::Sidecar,

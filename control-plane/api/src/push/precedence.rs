@@ -13,6 +13,10 @@ use crate::document::Created;
 use crate::node::Path;
 use crate::{BatchPolicy, Diagnostic, Document, Documents, Placement, Resource, TargetKind, TargetRef};
 
+mod pod_ports;
+
+pub(super) use pod_ports::PodPorts;
+
 /// A target that a policy is for, and does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
@@ -24,6 +28,8 @@ pub struct Conflict {
     pub winner: String,
     /// Why, in words.
     pub reason: String,
+    /// Whether the loser has it all the same for some of the pods behind it.
+    pub is_partial: bool,
     /// The same, with the place where the loser names the target.
     pub warning: Diagnostic,
 }
@@ -216,13 +222,19 @@ impl Contender<'_> {
         } else {
             format!("{} is for the same, and comes first by name", winner.policy)
         };
-        let message = format!("without effect for {target}: {reason}");
+        self.conflict(target, winner, reason, false)
+    }
+
+    fn conflict(&self, target: &Place, winner: &Self, reason: String, is_partial: bool) -> Conflict {
+        let partly = if is_partial { "partly " } else { "" };
+        let message = format!("{partly}without effect for {target}: {reason}");
         Conflict {
             policy: self.policy.clone(),
             target: target.to_string(),
             winner: winner.policy.clone(),
             warning: self.document.warning(&self.path, message),
             reason,
+            is_partial,
         }
     }
 }

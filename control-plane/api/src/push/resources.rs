@@ -8,7 +8,7 @@ use super::config;
 use super::feed::Held;
 use super::kind::Kind;
 use super::place::Place;
-use super::precedence::{Conflict, Precedence};
+use super::precedence::{Conflict, PodPorts, Precedence};
 use super::readers::Readers;
 use super::sidecars::Sidecars;
 use crate::{
@@ -63,6 +63,8 @@ fn pushed_of(documents: &Documents, catalog: Option<&Catalog>) -> Resources {
         }
     }
     let precedence = Precedence::of(documents, catalog);
+    let mut conflicts = precedence.conflicts();
+    let pod_ports = catalog.map(|catalog| precedence.pod_ports(catalog));
     let mut pushed = Vec::new();
     let callers = callers(&policies, &precedence);
     for backend in &backends {
@@ -76,28 +78,36 @@ fn pushed_of(documents: &Documents, catalog: Option<&Catalog>) -> Resources {
     }
     for policy in &policies {
         let held = precedence.held_by(&full_name(&policy.metadata));
-        push_policy(&mut pushed, policy, readers(policy, &held, catalog));
+        let beside = catalog.zip(pod_ports.as_ref());
+        push_policy(&mut pushed, policy, readers(policy, &held, beside));
     }
     pushed.extend(runtimes.pushed());
-    if let Some(catalog) = catalog {
+    if let Some((catalog, pod_ports)) = catalog.zip(pod_ports) {
         let known = backends.iter().map(|backend| backend.metadata.name.clone());
         let [inbound, outbound] =
             [Placement::Inbound, Placement::Outbound].map(|side| precedence.claims(catalog, side));
         pushed.extend(catalog.push_backends(&callers, &outbound, &known.collect()));
-        pushed.extend(catalog.push_sidecars(&callees(&policies, &precedence), &inbound));
+        pushed.extend(catalog.push_sidecars(&pod_ports, &inbound));
+        conflicts.extend(pod_ports.conflicts);
     }
     Resources {
         pushed,
-        conflicts: precedence.conflicts(),
+        conflicts,
         shares: shares(&policies),
     }
 }
 
 /// Who runs a policy that has these.
-fn readers(policy: &BatchPolicy, held: &[&Place], catalog: Option<&Catalog>) -> Readers {
-    let held: Vec<&str> = held.iter().map(|place| place.backend.as_str()).collect();
-    match (policy.spec.placement, catalog) {
-        (Placement::Inbound, Some(catalog)) => catalog.beside(&held),
+fn readers(policy: &BatchPolicy, places: &[&Place], beside: Option<(&Catalog, &PodPorts<'_>)>) -> Readers {
+    let held: Vec<&str> = places.iter().map(|place| place.backend.as_str()).collect();
+    match (policy.spec.placement, beside) {
+        (Placement::Inbound, Some((catalog, pod_ports))) => {
+            // A rule's calls are known from others, so that whoever has the rule has them at every service.
+            let rules = places.iter().filter(|place| place.rule.is_some());
+            let rules: Vec<&str> = rules.map(|place| place.backend.as_str()).collect();
+            let name = full_name(&policy.metadata);
+            catalog.readers(pod_ports.sidecars(&name).chain(catalog.beside(&rules)))
+        }
         (Placement::Inbound, None) => Readers::Workloads(workloads(&policy.metadata, &held)),
         // What has no target is in force nowhere.
         (Placement::Outbound, _) if held.is_empty() => Readers::Workloads(Vec::new()),
@@ -113,36 +123,16 @@ fn shares(policies: &[&BatchPolicy]) -> BTreeMap<Arc<str>, u32> {
 
 /// The policies that the sidecars of a backend's callers run, by its full name.
 fn callers(policies: &[&BatchPolicy], precedence: &Precedence<'_>) -> BTreeMap<String, Vec<String>> {
-    by_backend(policies, precedence, Placement::Outbound, |policy, target| {
-        format!("{}/{target}", namespace(&policy.metadata))
-    })
-}
-
-/// Those that the sidecars beside a backend run, by its short name.
-fn callees(policies: &[&BatchPolicy], precedence: &Precedence<'_>) -> BTreeMap<String, Vec<String>> {
-    by_backend(policies, precedence, Placement::Inbound, |_, target| {
-        target.to_owned()
-    })
-}
-
-fn by_backend(
-    policies: &[&BatchPolicy],
-    precedence: &Precedence<'_>,
-    placement: Placement,
-    backend: impl Fn(&BatchPolicy, &str) -> String,
-) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::<_, Vec<String>>::new();
     let placed = policies
         .iter()
-        .filter(|policy| policy.spec.placement == placement);
+        .filter(|policy| policy.spec.placement == Placement::Outbound);
     for policy in placed {
         let name = full_name(&policy.metadata);
         let held = precedence.held_by(&name).into_iter();
         for place in held.filter(|place| place.rule.is_none()) {
-            found
-                .entry(backend(policy, &place.backend))
-                .or_default()
-                .push(name.clone());
+            let backend = format!("{}/{}", namespace(&policy.metadata), place.backend);
+            found.entry(backend).or_default().push(name.clone());
         }
     }
     found

@@ -298,3 +298,36 @@ fn a_condition_that_stays_keeps_its_time() {
         ]
     );
 }
+
+/// Of a Service whose pods another one shares, a part is the policy's, or nothing.
+#[test]
+fn a_policy_that_shares_pods_with_another_service_says_what_it_lost() {
+    let custom = policy("users", &users(Some("http")));
+    let catalog = catalog();
+    let told = |is_partial: bool| {
+        let documents = [
+            custom.good.clone().unwrap(),
+            policy("other", &users(Some("http"))).good.unwrap(),
+        ];
+        let mut conflicts = resources_of(&documents.into_iter().collect(), &catalog).conflicts;
+        conflicts[0].is_partial = is_partial;
+        let facts = Facts {
+            namespace: "shop",
+            custom: &custom,
+            catalog: &catalog,
+            backends: &BTreeSet::new(),
+            conflicts: conflicts.iter().collect(),
+            in_force: Some(3),
+            sidecars: sidecars(1, 1, 0),
+            before: &BatchPolicyStatus::default(),
+            now: "2026-01-31T23:59:59Z",
+        };
+        lines(&facts.status()).remove(0)
+    };
+    let why = "users:http: shop/other is for the same, and comes first by name";
+    assert_eq!(told(false), format!("users Accepted=False Conflicted: {why}"));
+    assert_eq!(
+        told(true),
+        format!("users Accepted=True Accepted: in force for a part of the target: not for {why}")
+    );
+}

@@ -70,8 +70,8 @@ fn check_cluster(namespaces: &[String]) -> Result<ExitCode, InquireError> {
     })?;
     complain(&looked.found)?;
     let mut out = io::stdout().lock();
-    for policy in &looked.policies {
-        writeln!(out, "{policy}")?;
+    for running in &looked.running {
+        writeln!(out, "{running}")?;
     }
     let counts = looked
         .counts

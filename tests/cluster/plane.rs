@@ -14,6 +14,7 @@ mod away;
 mod issuer;
 mod rights;
 mod routes;
+mod told;
 
 /// One test at a time: a control plane writes into all namespaces.
 static ALONE: Mutex<()> = Mutex::const_new(());

@@ -47,7 +47,7 @@ pub use identity::{BadWorkload, NotAWorkload, SpiffeId, Workload, is_segment, is
 pub use listener::{Forwarded, HeaderRules, Listener, ListenerSpec, NotAPseudonym, Pseudonym, RequestId};
 pub use mtls::{InboundMtls, Mtls, PortMtls};
 pub use ports::{BadPorts, Ports};
-pub use runtime::{Runtime, RuntimeSpec};
+pub use runtime::{Runtime, RuntimeSpec, RuntimeStatus};
 pub use schema::{custom_resource_definitions, json_schemas, to_yaml};
 pub use sources::{MAX_FILE_BYTES, Source, Sources};
 pub use units::{BadLevel, ByteSize, Duration, LogLevel};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::compile::core_mode;
 use crate::document::{Ignored, Metadata};
 use crate::schema::rules;
-use crate::{Authorization, Duration, InboundMtls, Mode, Mtls, WindowBounds};
+use crate::{Authorization, Condition, Duration, InboundMtls, Mode, Mtls, SidecarStatus, WindowBounds};
 
 /// What changes in the sidecars of a workload while they run. It has the workload's name, in Kubernetes that of
 /// its service account; a lone sidecar takes the first one of its files.
@@ -26,9 +26,9 @@ pub struct Runtime {
     /// What it says.
     #[serde(default)]
     pub spec: RuntimeSpec,
-    /// Written by the control plane; not read.
+    /// What became of it. Written by the control plane; not read.
     #[serde(default, skip_serializing)]
-    #[schemars(skip)]
+    #[schemars(with = "Option<RuntimeStatus>")]
     pub status: Ignored,
 }
 
@@ -61,6 +61,20 @@ pub struct RuntimeSpec {
     /// Who may call the workload, and what. Default: everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
+}
+
+/// What became of a Runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeStatus {
+    /// `Accepted` and `Programmed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Which sidecars of the workload run it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<SidecarStatus>,
 }
 
 impl RuntimeSpec {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jitney_api::{
-    BatchPolicyStatus, Diagnostic, Document, Documents, Resource, Severity, TargetRef, check_pushed,
-    compile_for_upstream,
+    BatchPolicyStatus, Diagnostic, Document, Documents, Resource, RuntimeStatus, Severity, TargetRef,
+    check_pushed, compile_for_upstream,
 };
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
@@ -28,8 +28,10 @@ pub struct Custom {
     pub warnings: Vec<Diagnostic>,
     /// What it is for, where so much of it can be read.
     pub targets: Vec<TargetRef>,
-    /// The status that it has, if that is one of ours.
+    /// The status that it has, if that is one of a policy.
     pub status: BatchPolicyStatus,
+    /// The same, if it is one of a Runtime.
+    pub runtime_status: RuntimeStatus,
     read: Value,
 }
 
@@ -39,6 +41,7 @@ impl Custom {
         let (name, document) = document(kind, object);
         let generation = object.metadata.generation.unwrap_or_default();
         let status = read_part(object.data.get("status"));
+        let runtime_status = read_part(object.data.get("status"));
         if let Some(same) = before.filter(|before| before.read == document) {
             return Self {
                 generation,
@@ -47,6 +50,7 @@ impl Custom {
                     false => same.good_generation,
                 },
                 status,
+                runtime_status,
                 ..same.clone()
             };
         }
@@ -77,8 +81,14 @@ impl Custom {
             warnings,
             targets: read_part(document.pointer("/spec/targetRefs")),
             status,
+            runtime_status,
             read: document,
         }
+    }
+
+    /// Whether it is faulty, was never good, and keeps callers out all the same.
+    pub(super) const fn is_kept_in_part(&self) -> bool {
+        self.good.is_some() && self.good_generation.is_none()
     }
 
     /// Whether it comes to the same as another reading.
@@ -88,7 +98,7 @@ impl Custom {
 }
 
 /// What is said of a Runtime that is in force in part.
-const KEPT: &str = "until it can be taken as it is, it keeps out whom it may be meant to keep out: of its rules those \
+pub(super) const KEPT: &str = "until it can be taken as it is, it keeps out whom it may be meant to keep out: of its rules those \
                     that can be read allow somebody, and callers prove what it says, or else who they are";
 
 /// What is wrong with a document in itself. Whether what it names is there is another question.

@@ -16,7 +16,7 @@ use super::routes;
 use super::table::{Event, Scope, Table};
 
 /// The kinds of Jitney's own objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kinds {
     /// `BatchPolicy`.
     BatchPolicies,
@@ -79,6 +79,9 @@ impl Told {
     }
 }
 
+/// Generations of objects, by kind and full name.
+pub(super) type Generations = BTreeMap<(Kinds, String), i64>;
+
 /// What is known of a cluster.
 #[derive(Debug)]
 pub struct Index {
@@ -93,8 +96,8 @@ pub struct Index {
     changed: BTreeSet<String>,
     /// Another number whenever something has changed.
     revision: u64,
-    /// Generations of policies that are pushed, by full name.
-    in_force: BTreeMap<String, i64>,
+    /// Generations of policies and Runtimes that are pushed.
+    in_force: Generations,
 }
 
 impl Index {
@@ -182,25 +185,28 @@ impl Index {
         self.revision
     }
 
-    /// The generations of a namespace's policies that are good, by full name.
-    pub(super) fn good_generations(&self, namespace: &str) -> BTreeMap<String, i64> {
-        let policies = self.custom[Kinds::BatchPolicies as usize].of(namespace);
-        let good = policies
-            .filter_map(|(name, custom)| Some((format!("{namespace}/{name}"), custom.good_generation?)));
-        good.collect()
+    /// The generations of a namespace's policies and Runtimes that are good.
+    pub(super) fn good_generations(&self, namespace: &str) -> Generations {
+        let of = |kinds: Kinds| {
+            let objects = self.custom[kinds as usize].of(namespace);
+            objects.filter_map(move |(name, custom)| {
+                Some(((kinds, format!("{namespace}/{name}")), custom.good_generation?))
+            })
+        };
+        of(Kinds::BatchPolicies).chain(of(Kinds::Runtimes)).collect()
     }
 
-    /// These are the generations of a namespace's policies that are pushed now.
-    pub(super) fn note_pushed(&mut self, namespace: &str, generations: BTreeMap<String, i64>) {
+    /// These are the generations of a namespace's objects that are pushed now.
+    pub(super) fn note_pushed(&mut self, namespace: &str, generations: Generations) {
         let prefix = format!("{namespace}/");
-        self.in_force.retain(|policy, _| !policy.starts_with(&prefix));
+        self.in_force.retain(|(_, name), _| !name.starts_with(&prefix));
         self.in_force.extend(generations);
         self.revision += 1;
     }
 
-    /// The generation of a policy that is pushed, by its full name.
-    pub fn in_force(&self, policy: &str) -> Option<i64> {
-        self.in_force.get(policy).copied()
+    /// The generation of a policy or a Runtime that is pushed, by its full name.
+    pub fn in_force(&self, kinds: Kinds, name: &str) -> Option<i64> {
+        self.in_force.get(&(kinds, name.to_owned())).copied()
     }
 
     /// Every object of one of Jitney's kinds in a namespace, by name.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jitney_api::{ConditionType, Diagnostic, Reason};
+use jitney_api::push::Catalog;
+use jitney_api::{Condition, ConditionType, Diagnostic, Reason, Severity, SidecarStatus, Workload};
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 use super::custom::Custom;
 use super::index::{Index, Kinds};
 use super::source::{QUEUE, scopes};
-use super::verdict::{Facts, backends};
+use super::verdict::{Facts, RuntimeFacts, backends};
 use super::watch::{self, Word};
 
 /// What a look has found.
@@ -19,8 +20,8 @@ use super::watch::{self, Word};
 pub struct Looked {
     /// What is wrong, and what is odd.
     pub found: Vec<Diagnostic>,
-    /// Who runs each policy, a line each, as its status says.
-    pub policies: Vec<String>,
+    /// Who runs each policy and Runtime, a line each, as its status says.
+    pub running: Vec<String>,
     /// How many objects there are of each kind.
     pub counts: [(Kinds, usize); 3],
 }
@@ -58,7 +59,7 @@ impl Looked {
         let mut looked = Self {
             counts: Kinds::ALL.map(|kinds| (kinds, index.all(kinds).count())),
             found: Vec::new(),
-            policies: Vec::new(),
+            running: Vec::new(),
         };
         let objects = Kinds::ALL.into_iter().flat_map(|kinds| index.all(kinds));
         let namespaces: BTreeSet<&str> = objects.map(|(namespace, ..)| namespace).collect();
@@ -95,9 +96,39 @@ impl Looked {
             };
             let file: Arc<str> = format!("BatchPolicy {namespace}/{name}").into();
             self.found.extend(unresolved(&file, &facts));
-            self.policies
-                .push(format!("{namespace}/{name}: {}", running(custom)));
+            let conditions = custom.status.ancestors.iter().flat_map(|one| &one.conditions);
+            self.running
+                .push(format!("{namespace}/{name}: {}", running(conditions)));
         }
+        for (name, custom) in index.objects(Kinds::Runtimes, namespace) {
+            self.runtime(&catalog, name, custom);
+        }
+    }
+
+    fn runtime(&mut self, catalog: &Catalog, name: &str, custom: &Custom) {
+        let sidecars = custom.runtime_status.sidecars.as_ref();
+        let facts = RuntimeFacts {
+            workload: Workload {
+                namespace: catalog.namespace.clone(),
+                account: name.to_owned(),
+            },
+            custom,
+            catalog,
+            in_force: custom.good_generation,
+            sidecars: sidecars.cloned().unwrap_or_default(),
+            before: &custom.runtime_status,
+            now: "",
+        };
+        let full = format!("Runtime {}", facts.workload);
+        let file: Arc<str> = full.as_str().into();
+        let nobody = facts.is_for_nobody().map(|told| Diagnostic {
+            severity: Severity::Warning,
+            ..Diagnostic::of_file(&file, told)
+        });
+        self.found.extend(nobody);
+        self.found.extend(rejected(&file, sidecars));
+        let running = running(custom.runtime_status.conditions.iter());
+        self.running.push(format!("{full}: {running}"));
     }
 
     /// Whether there is something that keeps an object from doing what it says.
@@ -123,23 +154,22 @@ fn unresolved(file: &Arc<str>, facts: &Facts<'_>) -> Vec<Diagnostic> {
     }
     let missing = facts.missing().into_iter();
     found.extend(missing.map(|told| fault(String::new(), &told)));
-    let sidecars = facts
-        .custom
-        .status
-        .sidecars
-        .as_ref()
-        .filter(|one| one.rejected > 0);
-    found.extend(sidecars.and_then(|one| one.last_rejection.as_ref()).map(|last| {
-        let told = format!("sidecar {} rejected it: {}", last.sidecar, last.reason);
-        fault(last.field.clone(), &told)
-    }));
+    found.extend(rejected(file, facts.custom.status.sidecars.as_ref()));
     found
 }
 
-/// Who runs a policy, as a control plane has written it.
-fn running(custom: &Custom) -> String {
-    let ancestors = custom.status.ancestors.iter();
-    let mut conditions = ancestors.flat_map(|ancestor| &ancestor.conditions);
+/// Why a sidecar cannot run an object.
+fn rejected(file: &Arc<str>, sidecars: Option<&SidecarStatus>) -> Option<Diagnostic> {
+    let last = sidecars.filter(|one| one.rejected > 0)?.last_rejection.as_ref()?;
+    let told = format!("sidecar {} rejected it: {}", last.sidecar, last.reason);
+    Some(Diagnostic {
+        field: last.field.clone(),
+        ..Diagnostic::of_file(file, told)
+    })
+}
+
+/// Who runs an object, as a control plane has written it.
+fn running<'a>(mut conditions: impl Iterator<Item = &'a Condition>) -> String {
     let programmed = conditions.find(|one| one.kind == ConditionType::Programmed.to_string());
     programmed.map_or_else(
         || "no control plane has told who runs it".to_owned(),

@@ -12,6 +12,7 @@ use http::header::HOST;
 use http::{Request, StatusCode};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use jitney_api::push::Kind;
 use kube::Client;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -171,8 +172,8 @@ impl Heard {
 }
 
 /// A policy's sidecars at all replicas: those that are connected here, and those of the others.
-pub(super) fn merged(own: Count, policy: &str, others: &[Arc<Tally>]) -> Count {
-    let of_others = others.iter().filter_map(|tally| tally.policies.get(policy));
+pub(super) fn merged(own: Count, kind: Kind, name: &str, others: &[Arc<Tally>]) -> Count {
+    let of_others = others.iter().filter_map(|tally| tally.count(kind, name));
     of_others.fold(own, |mut sum, count| {
         sum.add(count);
         sum

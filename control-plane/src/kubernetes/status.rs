@@ -1,35 +1,34 @@
-//! Tells on each policy what became of it. One replica does, which has the Lease, and asks the others what they
+//! Tells on each policy and Runtime what became of it. One replica does, which has the Lease, and asks the others what they
 //! know.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jitney_api::push::{Conflict, Kind, Readers};
-use jitney_api::{BatchPolicyStatus, SidecarStatus};
 use kube::api::{ApiResource, Patch, PatchParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder};
 use parking_lot::Mutex;
 use serde_json::json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::authority::MANAGER;
 use super::index::{Index, Kinds};
 use super::missed::Missed;
-use super::peers::{self, Peers};
-use super::verdict::{Facts, backends};
+use super::peers::Peers;
 use crate::faults::{Doing, Faults};
 use crate::replicas::Replicas;
 use crate::source::Standings;
-use crate::status::{Count, Sidecars, Tally};
-use crate::store::{Snapshot, Store};
+use crate::status::{Sidecars, Tally};
+use crate::store::Store;
 
-/// Who writes the status of policies.
+mod wanted;
+
+use wanted::Status;
+
+/// Who writes the status of policies and Runtimes.
 #[derive(Clone)]
 pub struct StatusWriter {
     /// The connection to the API server.
@@ -50,11 +49,11 @@ pub struct StatusWriter {
     pub admin_port: u16,
 }
 
-/// Namespace and name of a policy.
-type Name = (String, String);
+/// Kind, namespace and name of an object.
+type Name = (Kinds, String, String);
 
 /// What was written, and when.
-type Written = BTreeMap<Name, (Instant, BatchPolicyStatus)>;
+type Written = BTreeMap<Name, (Instant, Status)>;
 
 /// What a status is made of: another value whenever one may have to be another.
 #[derive(Debug, PartialEq, Eq)]
@@ -172,7 +171,7 @@ impl StatusWriter {
             }
             let last = written.get(&name).map(|(at, _)| *at);
             let is_early = last.is_some_and(|at| now.saturating_duration_since(at) < BETWEEN_WRITES);
-            if is_early && conditions(&present) == conditions(&wanted) {
+            if is_early && present.conditions() == wanted.conditions() {
                 is_done = false;
                 continue;
             }
@@ -182,60 +181,19 @@ impl StatusWriter {
                 }
                 // It is gone, and so will be what is known of it.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => failed = Some(format!("BatchPolicy {}/{}: {error}", name.0, name.1)),
+                Err(error) => {
+                    let (kinds, namespace, name) = name;
+                    failed = Some(format!("{} {namespace}/{name}: {error}", kinds.kind()));
+                }
             }
         }
         failed.map_or(Ok(is_done), Err)
     }
 
-    /// Of each policy, the status that it has and the one that it should have.
-    fn wanted(
-        &self,
-        written: &Written,
-        others: &[Arc<Tally>],
-    ) -> BTreeMap<Name, (BatchPolicyStatus, BatchPolicyStatus)> {
-        let now = OffsetDateTime::now_utc()
-            .replace_nanosecond(0)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let now = now.format(&Rfc3339).unwrap_or_default();
-        let conflicts = self.standing.get().conflicts;
-        // First what is in force, then who runs it: what is pushed in between is told the next time.
-        let index = self.index.lock();
-        let snapshot = self.store.snapshot();
-        let overview = self.sidecars.overview(&snapshot);
-        let mut wanted = BTreeMap::new();
-        let mut namespaces = BTreeMap::new();
-        for (namespace, name, custom) in index.all(Kinds::BatchPolicies) {
-            let (catalog, documents) = namespaces
-                .entry(namespace)
-                .or_insert_with(|| (index.catalog(namespace), index.documents(namespace)));
-            let full = format!("{namespace}/{name}");
-            let key = (namespace.to_owned(), name.to_owned());
-            let last = written.get(&key).filter(|(at, _)| at.elapsed() < ECHO);
-            let before = last.map_or(&custom.status, |(_, status)| status);
-            let own = |conflict: &&Conflict| conflict.policy == full;
-            let here = Count::of(&snapshot, &full, overview.policies.get(full.as_str()));
-            let facts = Facts {
-                namespace,
-                custom,
-                catalog,
-                backends: &backends(documents),
-                conflicts: conflicts.iter().filter(own).collect(),
-                in_force: index.in_force(&full),
-                sidecars: sidecars(&snapshot, &full, peers::merged(here, &full, others)),
-                before,
-                now: &now,
-            };
-            wanted.insert(key, (before.clone(), facts.status()));
-        }
-        wanted
-    }
-
-    async fn patch(&self, (namespace, name): &Name, status: &BatchPolicyStatus) -> kube::Result<()> {
-        let kinds = Kinds::BatchPolicies;
+    async fn patch(&self, (kinds, namespace, name): &Name, status: &Status) -> kube::Result<()> {
         let kind = GroupVersionKind::gvk("jitney.dev", "v1alpha1", kinds.kind());
         let resource = ApiResource::from_gvk_with_plural(&kind, kinds.plural());
-        let policies = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
+        let objects = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
         let object = json!({
             "apiVersion": resource.api_version,
             "kind": resource.kind,
@@ -243,40 +201,11 @@ impl StatusWriter {
             "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
-        policies
+        objects
             .patch_status(name, &parameters, &Patch::Apply(&object))
             .await?;
         Ok(())
     }
-}
-
-/// Who runs a policy: of those that are connected to any replica, and of pods that should be.
-fn sidecars(snapshot: &Snapshot, policy: &str, count: Count) -> SidecarStatus {
-    let readers = snapshot.entry(Kind::Policy, policy).map(|entry| &entry.readers);
-    let expected: usize = match readers {
-        Some(Readers::Sidecars(sidecars)) => sidecars.values().map(BTreeSet::len).sum(),
-        Some(Readers::Everyone | Readers::Workloads(_)) | None => 0,
-    };
-    let expected = u32::try_from(expected).unwrap_or(u32::MAX);
-    // Of a change that is staged, those that take no part are none of them.
-    let absent = expected.saturating_sub(count.connected());
-    let mut status = SidecarStatus {
-        selected: count.selected().saturating_add(absent),
-        acked: count.acked,
-        rejected: count.rejected,
-        stale: count.stale.saturating_add(absent),
-        summary: String::new(),
-        last_rejection: count.last_rejection.filter(|_| count.rejected > 0),
-    };
-    status.summary = status.summary();
-    status
-}
-
-/// What of a status somebody may wait for.
-fn conditions(status: &BatchPolicyStatus) -> Vec<(&str, &str, Option<i64>)> {
-    let all = status.ancestors.iter().flat_map(|ancestor| &ancestor.conditions);
-    all.map(|one| (one.kind.as_str(), one.reason.as_str(), one.observed_generation))
-        .collect()
 }
 
 /// The Lease's name.

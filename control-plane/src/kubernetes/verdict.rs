@@ -4,11 +4,17 @@ use std::collections::BTreeSet;
 
 use jitney_api::push::{Catalog, Conflict, Place, Unresolved};
 use jitney_api::{
-    AncestorRef, AncestorStatus, BatchPolicy, BatchPolicyStatus, CONTROLLER_NAME, Condition, ConditionStatus,
-    ConditionType, Documents, Reason, Resource, SidecarStatus, TargetKind, TargetRef,
+    AncestorRef, AncestorStatus, BatchPolicy, BatchPolicyStatus, CONTROLLER_NAME, ConditionType, Documents,
+    Reason, Resource, SidecarStatus, TargetKind, TargetRef,
 };
 
 use super::custom::Custom;
+
+mod runtime;
+mod said;
+
+pub(super) use runtime::RuntimeFacts;
+use said::{Said, programmed, status};
 
 /// What is known of a policy.
 #[derive(Debug)]
@@ -27,15 +33,6 @@ pub(super) struct Facts<'a> {
     pub(super) before: &'a BatchPolicyStatus,
     /// The time, as statuses write it.
     pub(super) now: &'a str,
-}
-
-/// A condition without what is the same for all of a status.
-struct Said {
-    kind: ConditionType,
-    status: ConditionStatus,
-    reason: Reason,
-    message: String,
-    generation: i64,
 }
 
 impl Facts<'_> {
@@ -63,7 +60,7 @@ impl Facts<'_> {
         let said = [
             self.accepted(&places),
             self.resolved(places.as_ref().err()),
-            self.programmed(),
+            programmed(self.in_force, self.custom.generation, &self.sidecars),
         ];
         let before = self.before.ancestors.iter();
         let mut before = before.filter(|one| one.ancestor_ref == ancestor);
@@ -71,26 +68,10 @@ impl Facts<'_> {
         AncestorStatus {
             conditions: said
                 .into_iter()
-                .map(|said| self.condition(said, before))
+                .map(|said| said.condition(before, self.now))
                 .collect(),
             ancestor_ref: ancestor,
             controller_name: CONTROLLER_NAME.to_owned(),
-        }
-    }
-
-    fn condition(&self, said: Said, before: &[Condition]) -> Condition {
-        let kind = said.kind.to_string();
-        let same = before
-            .iter()
-            .find(|one| one.kind == kind && one.status == said.status);
-        Condition {
-            kind,
-            status: said.status,
-            reason: said.reason.to_string(),
-            message: cut(said.message),
-            last_transition_time: same
-                .map_or_else(|| self.now.to_owned(), |same| same.last_transition_time.clone()),
-            observed_generation: Some(said.generation),
         }
     }
 
@@ -173,58 +154,6 @@ impl Facts<'_> {
         }
     }
 
-    fn programmed(&self) -> Said {
-        let SidecarStatus { selected, acked, .. } = self.sidecars;
-        let (status, reason) = match (selected, acked) {
-            (0, _) => (ConditionStatus::Unknown, Reason::NoSidecars),
-            (selected, acked) if selected == acked => (ConditionStatus::True, Reason::Programmed),
-            (_, 0) => (ConditionStatus::False, Reason::Pending),
-            _ => (ConditionStatus::False, Reason::PartiallyProgrammed),
-        };
-        Said {
-            kind: ConditionType::Programmed,
-            status,
-            reason,
-            message: self.running(),
-            generation: self.in_force.unwrap_or(self.custom.generation),
-        }
-    }
-
-    /// Who runs what, in a sentence.
-    fn running(&self) -> String {
-        let sidecars = &self.sidecars;
-        let (Some(generation), 1..) = (self.in_force, sidecars.selected) else {
-            return match self.in_force {
-                None => "no generation of it is in force".to_owned(),
-                Some(_) => "there is no sidecar that is to run it".to_owned(),
-            };
-        };
-        let noun = if sidecars.selected == 1 {
-            "sidecar runs"
-        } else {
-            "sidecars run"
-        };
-        let mut text = format!(
-            "{} of {} {noun} generation {generation}",
-            sidecars.acked, sidecars.selected
-        );
-        if let Some(last) = sidecars.last_rejection.as_ref().filter(|_| sidecars.rejected > 0) {
-            let field = if last.field.is_empty() {
-                String::new()
-            } else {
-                format!("{}: ", last.field)
-            };
-            text.push_str(&format!(
-                "; {} rejected it: {}: {field}{}",
-                sidecars.rejected, last.sidecar, last.reason
-            ));
-        }
-        if sidecars.stale > 0 {
-            text.push_str(&format!("; {} not heard of yet", sidecars.stale));
-        }
-        text
-    }
-
     /// What it names besides its targets, and nobody has.
     pub(super) fn missing(&self) -> Vec<String> {
         let policy = self.policy();
@@ -248,13 +177,6 @@ pub(super) fn backends(documents: &Documents) -> BTreeSet<&str> {
         Resource::BatchPolicy(_) | Resource::Listener(_) | Resource::Runtime(_) => None,
     });
     named.collect()
-}
-
-const fn status(is_so: bool) -> ConditionStatus {
-    match is_so {
-        true => ConditionStatus::True,
-        false => ConditionStatus::False,
-    }
 }
 
 fn reference(namespace: &str, target: &TargetRef) -> AncestorRef {
@@ -283,15 +205,8 @@ fn namespace_ref(namespace: &str) -> AncestorRef {
     }
 }
 
-/// As long as a condition's message may be.
-fn cut(mut message: String) -> String {
-    message.truncate(message.floor_char_boundary(MOST_MESSAGE));
-    message
-}
-
 /// GEP-713.
 const MOST_ANCESTORS: usize = 16;
-const MOST_MESSAGE: usize = 4096;
 
 #[cfg(test)]
 mod tests;

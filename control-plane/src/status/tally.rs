@@ -1,10 +1,11 @@
-//! What a replica tells the others of its sidecars: how many of them run each policy. Sums of these are
-//! what all replicas know together.
+//! What a replica tells the others of its sidecars: how many of them run each policy and Runtime. Sums of these
+//! are what all replicas know together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jitney_api::Rejection;
-use jitney_api::push::Version;
+use jitney_api::push::{Kind, Version};
 use serde::{Deserialize, Serialize};
 
 use super::{FIELD_BYTES, NODE_BYTES, Progress, REASON_BYTES, Sidecars, cut};
@@ -20,14 +21,17 @@ pub struct Tally {
     pub revision: String,
     /// The policies that a sidecar is connected for, by name.
     pub policies: BTreeMap<String, Count>,
+    /// The Runtimes that a sidecar is connected for, by name. A replica of an earlier version says nothing of them.
+    #[serde(default)]
+    pub runtimes: BTreeMap<String, Count>,
 }
 
-/// How the sidecars that are connected stand to a policy.
+/// How the sidecars that are connected stand to a policy, or to a Runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Count {
-    /// A hash of what the policy consists of where they are connected: what the counts are about. Empty where
-    /// there is no such policy.
+    /// A hash of what it consists of where they are connected: what the counts are about. Empty where
+    /// there is none.
     pub content: String,
     /// Sidecars that run what they are to.
     pub acked: u32,
@@ -49,14 +53,26 @@ impl Tally {
         let revision = Self::revision(replica, store, sidecars);
         let snapshot = store.snapshot();
         let overview = sidecars.overview(&snapshot);
-        let counts = overview.policies.iter().map(|(policy, progress)| {
-            let count = Count::of(&snapshot, policy, Some(progress));
-            (policy.to_string(), count)
-        });
+        let counts = |kind: Kind, of: &BTreeMap<Arc<str>, Progress>| {
+            let counts = of.iter().map(|(name, progress)| {
+                let count = Count::of(&snapshot, kind, name, Some(progress));
+                (name.to_string(), count)
+            });
+            counts.filter(|(_, count)| count.connected() > 0).collect()
+        };
         Self {
             replica: replica.to_owned(),
             revision,
-            policies: counts.filter(|(_, count)| count.connected() > 0).collect(),
+            policies: counts(Kind::Policy, &overview.policies),
+            runtimes: counts(Kind::Runtime, &overview.runtimes),
+        }
+    }
+
+    /// What is counted of a policy or a Runtime.
+    pub fn count(&self, kind: Kind, name: &str) -> Option<&Count> {
+        match kind == Kind::Runtime {
+            true => self.runtimes.get(name),
+            false => self.policies.get(name),
         }
     }
 
@@ -68,9 +84,14 @@ impl Tally {
 }
 
 impl Count {
-    /// That of the sidecars that are connected here.
-    pub fn of(snapshot: &Snapshot, policy: &str, progress: Option<&Progress>) -> Self {
-        let content = content(snapshot, policy);
+    /// That of the sidecars that are connected here, of a policy or a Runtime.
+    pub fn of(snapshot: &Snapshot, kind: Kind, name: &str, progress: Option<&Progress>) -> Self {
+        let content = match kind == Kind::Runtime {
+            true => snapshot
+                .entry(kind, name)
+                .map_or_else(String::new, |entry| entry.held.version.to_string()),
+            false => content(snapshot, name),
+        };
         let Some(progress) = progress else {
             return Self {
                 content,

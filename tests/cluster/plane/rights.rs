@@ -267,6 +267,14 @@ fn scene(namespace: &Namespace, without: &Right) {
             "spec": {"routes": [{"codec": {"jsonRpc": {}}}]},
         }));
     }
+    if without.is("patch", "runtimes/status") {
+        namespace.apply(json!({
+            "apiVersion": "jitney.dev/v1alpha1",
+            "kind": "Runtime",
+            "metadata": {"name": "told"},
+            "spec": {"mode": "Shadow"},
+        }));
+    }
     if without.is("create", "events") {
         // Its own namespace is none that pods get sidecars in.
         let metadata = json!({"name": "default", "namespace": "default"});

@@ -1,5 +1,5 @@
 //! The status of a policy as an object of Kubernetes: what GEP-713 has in every policy, and what sidecars
-//! said. The control plane writes it; a document's is not read.
+//! said, which a Runtime's says in the same words. The control plane writes it; a document's is not read.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -83,7 +83,7 @@ pub struct Condition {
     /// Since when: `2026-01-31T23:59:59Z`.
     #[schemars(extend("format" = "date-time"))]
     pub last_transition_time: String,
-    /// The generation of the policy of which this is said.
+    /// The generation of the object of which this is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
@@ -158,7 +158,7 @@ impl Display for Reason {
     }
 }
 
-/// Which sidecars run a policy.
+/// Which sidecars run an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SidecarStatus {
@@ -186,7 +186,7 @@ impl SidecarStatus {
     }
 }
 
-/// Why a sidecar cannot run a policy.
+/// Why a sidecar cannot run an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rejection {

@@ -77,6 +77,13 @@ impl Column {
 
 const AGE: Column = Column("Age", "date", ".metadata.creationTimestamp", "How old it is.");
 
+const ACKED: Column = Column(
+    "Acked",
+    "string",
+    ".status.sidecars.summary",
+    "How many sidecars run it, of how many that are to.",
+);
+
 const KINDS: [Kind; 3] = [
     Kind {
         name: "BatchPolicy",
@@ -106,12 +113,7 @@ const KINDS: [Kind; 3] = [
                 r#".status.ancestors[*].conditions[?(@.type=="Programmed")].status"#,
                 "Whether all sidecars run it.",
             ),
-            Column(
-                "Acked",
-                "string",
-                ".status.sidecars.summary",
-                "How many sidecars run it, of how many that are to.",
-            ),
+            ACKED,
             AGE,
         ],
         has_status: true,
@@ -149,8 +151,21 @@ const KINDS: [Kind; 3] = [
                 ".spec.authorization.mode",
                 "What becomes of calls that no rule allows.",
             ),
+            Column(
+                "Accepted",
+                "string",
+                r#".status.conditions[?(@.type=="Accepted")].status"#,
+                "Whether it is valid.",
+            ),
+            Column(
+                "Programmed",
+                "string",
+                r#".status.conditions[?(@.type=="Programmed")].status"#,
+                "Whether all sidecars of the workload run it; Unknown where there is none.",
+            ),
+            ACKED,
             AGE,
         ],
-        has_status: false,
+        has_status: true,
     },
 ];

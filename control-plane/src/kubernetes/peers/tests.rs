@@ -128,8 +128,8 @@ impl Replica {
     fn counts(&self, peers: &Peers) -> [u32; 3] {
         let snapshot = self.store.snapshot();
         let progress = self.sidecars.progress(&snapshot, POLICY);
-        let own = Count::of(&snapshot, POLICY, Some(&progress));
-        let sum = merged(own, POLICY, &peers.tallies());
+        let own = Count::of(&snapshot, Kind::Policy, POLICY, Some(&progress));
+        let sum = merged(own, Kind::Policy, POLICY, &peers.tallies());
         [sum.acked, sum.rejected, sum.stale]
     }
 }

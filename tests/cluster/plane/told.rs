@@ -1,0 +1,142 @@
+//! What the control plane tells on objects of a cluster, and `check` says of that.
+
+use std::process::Command;
+
+use jitney_tests::wait;
+use serde_json::{Value, json};
+
+use super::rights::allow_all;
+use super::{ALONE, Plane};
+use crate::api::chart::installed;
+use crate::kubectl::{Namespace, kubectl};
+use crate::programs::path;
+
+/// A Runtime says whether it was taken, what is kept of one that was not, and who runs it.
+#[tokio::test]
+async fn a_runtime_says_what_became_of_it() {
+    let _alone = ALONE.lock().await;
+    installed().await;
+    let (system, shop) = (
+        Namespace::labelled("told", &json!({})),
+        Namespace::labelled("told-shop", &json!({})),
+    );
+    allow_all(&system);
+    pod_with_sidecar(&shop);
+    // The API server does not know expressions.
+    shop.apply(runtime("users", "/(a"));
+    shop.apply(runtime("user", "/a"));
+    let _plane = Plane::start("told", "plane", &["--webhook-configuration", "rights"]);
+    let said = |name: &str| conditions(&shop.get(&format!("runtime/{name}")));
+    wait::until("both are told of", || {
+        ["users", "user"].iter().all(|name| said(name).len() == 2)
+    })
+    .await;
+    let told = said("users");
+    let field = "Accepted False Invalid 1: spec.authorization.rules[0].paths[0].value: ";
+    assert!(
+        told[0].starts_with(field) && told[0].contains("; until it can be taken"),
+        "{told:?}"
+    );
+    let kept =
+        "Programmed False PartiallyProgrammed 1: 0 of 1 sidecar runs what is kept of it; 1 not heard of yet";
+    assert_eq!(told[1], kept);
+    let nobody = "no pod of the service account \"user\" has a sidecar (did you mean told-shop/users?)";
+    let told = said("user");
+    assert_eq!(told[0], "Accepted True Accepted 1: valid");
+    assert!(
+        told[1].starts_with(&format!("Programmed Unknown NoSidecars 1: {nobody}")),
+        "{told:?}"
+    );
+
+    shown(&shop);
+    let (status, said_by_check) = check(&shop);
+    assert_eq!(status, Some(1), "{said_by_check}");
+    for told in [
+        field.strip_prefix("Accepted False Invalid 1: ").unwrap(),
+        nobody,
+        kept.split_once(": ").unwrap().1,
+    ] {
+        assert!(said_by_check.contains(told), "{told}: {said_by_check}");
+    }
+    shop.apply(runtime("users", "/a"));
+    let programmed = "Programmed False Pending 2: 0 of 1 sidecar runs generation 2; 1 not heard of yet";
+    wait::until("it is mended", || {
+        said("users") == ["Accepted True Accepted 2: valid", programmed]
+    })
+    .await;
+    let (status, said_by_check) = check(&shop);
+    assert_eq!(status, Some(0), "{said_by_check}");
+}
+
+/// A Runtime with one rule, for paths that an expression describes.
+fn runtime(name: &str, path: &str) -> Value {
+    json!({
+        "apiVersion": "jitney.dev/v1alpha1", "kind": "Runtime", "metadata": {"name": name},
+        "spec": {
+            "mtls": {"mode": "Strict"},
+            "authorization": {"rules": [{"paths": [{"type": "RegularExpression", "value": path}]}]},
+        },
+    })
+}
+
+/// One that is for nobody, and one that is faulty, in columns.
+fn shown(namespace: &Namespace) {
+    let table = kubectl(&["get", "runtimes", "--namespace", namespace.name]);
+    let words: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let columns = [
+        "NAME",
+        "MODE",
+        "MTLS",
+        "AUTHORIZATION",
+        "ACCEPTED",
+        "PROGRAMMED",
+        "ACKED",
+        "AGE",
+    ];
+    assert_eq!(words[0], columns);
+    assert_eq!(
+        words[1][1..6],
+        ["Strict", "Enforce", "True", "Unknown", "0/0"],
+        "{table}"
+    );
+    assert_eq!(
+        words[2][1..6],
+        ["Strict", "Enforce", "False", "False", "0/1"],
+        "{table}"
+    );
+}
+
+/// A pod of the account `users` that is to have a sidecar; nobody runs it.
+fn pod_with_sidecar(namespace: &Namespace) {
+    namespace.apply(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "users"}}));
+    let labels = json!({"jitney.dev/injected": "true"});
+    namespace.apply(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "users-1", "labels": labels},
+        "spec": {"serviceAccountName": "users", "containers": [{"name": "users", "image": "users:1"}]},
+    }));
+}
+
+/// The conditions of an object that has them itself: type, status, reason, generation and message.
+fn conditions(object: &Value) -> Vec<String> {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let text = |one: &Value, field: &str| one[field].as_str().unwrap().to_owned();
+    let said = conditions.map(|one| {
+        let words = ["type", "status", "reason"]
+            .map(|field| text(one, field))
+            .join(" ");
+        format!("{words} {}: {}", one["observedGeneration"], text(one, "message"))
+    });
+    said.collect()
+}
+
+/// With which status `check` ends of a namespace, and all that it says.
+fn check(namespace: &Namespace) -> (Option<i32>, String) {
+    let mut check = Command::new(path("jitney-control-plane"));
+    let source = format!("kubernetes:{}", namespace.name);
+    let output = check.args(["check", "--source", &source]).output().unwrap();
+    let said = [output.stderr, output.stdout].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}

@@ -188,6 +188,15 @@ pub struct CheckArgs {
         value_delimiter = ','
     )]
     pub source: Vec<Source>,
+
+    /// The namespace of the control plane of that cluster: whether one runs is told by its Lease there.
+    #[arg(
+        long,
+        env = "JITNEY_CONTROL_PLANE_NAMESPACE",
+        value_name = "NAME",
+        default_value = "jitney-system"
+    )]
+    pub control_plane_namespace: String,
 }
 
 /// What to tell about trust.

@@ -55,18 +55,19 @@ pub enum InquireError {
 pub fn check(args: &CheckArgs) -> Result<ExitCode, InquireError> {
     match args.sources()? {
         config::Sources::Files(paths) => check_files(&paths),
-        config::Sources::Kubernetes(namespaces) => check_cluster(&namespaces),
+        config::Sources::Kubernetes(namespaces) => check_cluster(&namespaces, &args.control_plane_namespace),
     }
 }
 
-/// Of what is applied to a cluster: what a control plane would say of it, and who runs it.
-fn check_cluster(namespaces: &[String]) -> Result<ExitCode, InquireError> {
+/// Of what is applied to a cluster: what a control plane would say of it, who runs it, and whether one looks.
+fn check_cluster(namespaces: &[String], control_plane: &str) -> Result<ExitCode, InquireError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let looked = runtime.block_on(async {
         let client = connect().await?;
-        look(&client, namespaces).await.map_err(InquireError::Look)
+        let looked = look(&client, namespaces, control_plane);
+        looked.await.map_err(InquireError::Look)
     })?;
     complain(&looked.found)?;
     let mut out = io::stdout().lock();

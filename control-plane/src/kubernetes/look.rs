@@ -2,18 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jitney_api::push::Catalog;
 use jitney_api::{Condition, ConditionType, Diagnostic, Reason, Severity, SidecarStatus, Workload};
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use super::custom::Custom;
 use super::index::{Index, Kinds};
 use super::source::{QUEUE, scopes};
 use super::verdict::{Facts, RuntimeFacts, backends};
 use super::watch::{self, Word};
+
+mod attention;
+
+use attention::{away, unseen};
 
 /// What a look has found.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,16 +30,32 @@ pub struct Looked {
     pub running: Vec<String>,
     /// How many objects there are of each kind.
     pub counts: [(Kinds, usize); 3],
+    /// Objects whose present generation no control plane has told of.
+    unseen: Vec<Diagnostic>,
 }
 
-/// Lists every kind in these namespaces, or in all where none is named.
+/// Lists every kind in these namespaces, or in all where none is named. While a control plane runs in its namespace,
+/// `control_plane`, it is given a moment for what was applied just now.
 ///
 /// # Errors
 /// Why one of them cannot be listed, to be shown to people.
 ///
 /// # Cancellation
 /// Nothing is left behind.
-pub async fn look(client: &Client, namespaces: &[String]) -> Result<Looked, String> {
+pub async fn look(client: &Client, namespaces: &[String], control_plane: &str) -> Result<Looked, String> {
+    let away = away(client, control_plane).await;
+    let end = Instant::now() + MOMENT;
+    let mut looked = once(client, namespaces).await?;
+    while away.is_none() && !looked.unseen.is_empty() && Instant::now() < end {
+        sleep(BETWEEN_LOOKS).await;
+        looked = once(client, namespaces).await?;
+    }
+    looked.found.append(&mut looked.unseen);
+    looked.found.extend(away);
+    Ok(looked)
+}
+
+async fn once(client: &Client, namespaces: &[String]) -> Result<Looked, String> {
     let scopes = scopes(namespaces);
     let (to, mut news) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
@@ -60,6 +82,7 @@ impl Looked {
             counts: Kinds::ALL.map(|kinds| (kinds, index.all(kinds).count())),
             found: Vec::new(),
             running: Vec::new(),
+            unseen: Vec::new(),
         };
         let objects = Kinds::ALL.into_iter().flat_map(|kinds| index.all(kinds));
         let namespaces: BTreeSet<&str> = objects.map(|(namespace, ..)| namespace).collect();
@@ -97,6 +120,7 @@ impl Looked {
             let file: Arc<str> = format!("BatchPolicy {namespace}/{name}").into();
             self.found.extend(unresolved(&file, &facts));
             let conditions = custom.status.ancestors.iter().flat_map(|one| &one.conditions);
+            self.unseen.extend(unseen(&file, custom, conditions.clone()));
             self.running
                 .push(format!("{namespace}/{name}: {}", running(conditions)));
         }
@@ -127,7 +151,9 @@ impl Looked {
         });
         self.found.extend(nobody);
         self.found.extend(rejected(&file, sidecars));
-        let running = running(custom.runtime_status.conditions.iter());
+        let conditions = custom.runtime_status.conditions.iter();
+        self.unseen.extend(unseen(&file, custom, conditions.clone()));
+        let running = running(conditions);
         self.running.push(format!("{full}: {running}"));
     }
 
@@ -176,3 +202,7 @@ fn running<'a>(mut conditions: impl Iterator<Item = &'a Condition>) -> String {
         |one| one.message.clone(),
     )
 }
+
+/// Longer than a change waits for others, and its status for its turn to be written.
+const MOMENT: Duration = Duration::from_secs(10);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);

@@ -209,7 +209,7 @@ impl StatusWriter {
 }
 
 /// The Lease's name.
-const LEASE: &str = "jitney-control-plane";
+pub(super) const LEASE: &str = "jitney-control-plane";
 /// How long nobody else may have it after it was last renewed.
 const LEASE_DURATION: DurationSeconds = 15;
 const LEASE_GRACE: DurationSeconds = 5;

@@ -17,21 +17,28 @@ async fn what_is_applied_is_checked_as_it_stands() {
         "spec": {"ports": [{"name": "http", "port": 80}], "selector": {"app": "users"}},
     }));
     namespace.apply(policy("users", "users"));
-    let (said, _) = told(checked(true));
+    let (said, complained) = told(checked());
     let expected = "checked/users: no control plane has told who runs it\n\
-                    1 batchpolicies, 0 backends, 0 runtimes: no faults\n";
+                    1 batchpolicies, 0 backends, 0 runtimes: faults\n";
     assert_eq!(said, expected);
+    let nobody = "BatchPolicy checked/users: no control plane has looked at it: it has no status of a control plane's\n\
+                  Lease checked/jitney-control-plane: no control plane runs: it is not there; ";
+    assert!(complained.starts_with(nobody), "{complained}");
 
     namespace.apply(policy("usres", "usres"));
     namespace.apply(policy("younger", "users"));
-    let (said, complained) = told(checked(false));
+    let (said, complained) = told(checked());
     assert!(
         said.ends_with("3 batchpolicies, 0 backends, 0 runtimes: faults\n"),
         "{said}"
     );
     let missing = "BatchPolicy checked/usres: spec.targetRefs[0]: ";
     assert_eq!(complained.matches(missing).count(), 1, "{complained}");
-    assert_eq!(complained.matches("checked/usres").count(), 1, "{complained}");
+    assert_eq!(
+        complained.matches("checked/usres: spec").count(),
+        1,
+        "{complained}"
+    );
     assert!(
         complained.contains("BatchPolicy checked/younger: warning: "),
         "{complained}"
@@ -65,15 +72,21 @@ fn policy(name: &str, service: &str) -> Value {
     })
 }
 
-/// Checks the namespace, and says whether that is to find no faults.
+/// Checks the namespace, of which no control plane knows: that is a fault.
 #[track_caller]
-fn checked(is_good: bool) -> Output {
+fn checked() -> Output {
     let mut check = Command::new(path("jitney-control-plane"));
     let output = check
-        .args(["check", "--source", "kubernetes:checked"])
+        .args([
+            "check",
+            "--source",
+            "kubernetes:checked",
+            "--control-plane-namespace",
+            "checked",
+        ])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(i32::from(!is_good)), "{output:?}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     output
 }
 

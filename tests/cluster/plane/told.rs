@@ -25,7 +25,7 @@ async fn a_runtime_says_what_became_of_it() {
     // The API server does not know expressions.
     shop.apply(runtime("users", "/(a"));
     shop.apply(runtime("user", "/a"));
-    let _plane = Plane::start("told", "plane", &["--webhook-configuration", "rights"]);
+    let plane = Plane::start("told", "plane", &["--webhook-configuration", "rights"]);
     let said = |name: &str| conditions(&shop.get(&format!("runtime/{name}")));
     wait::until("both are told of", || {
         ["users", "user"].iter().all(|name| said(name).len() == 2)
@@ -66,6 +66,33 @@ async fn a_runtime_says_what_became_of_it() {
     .await;
     let (status, said_by_check) = check(&shop);
     assert_eq!(status, Some(0), "{said_by_check}");
+    nobody_looks(plane, &shop);
+}
+
+/// What is applied while no control plane runs has been looked at by nobody, whatever statuses say.
+fn nobody_looks(plane: Plane, shop: &Namespace) {
+    drop(plane);
+    shop.apply(runtime("users", "/b"));
+    let (status, said) = check(shop);
+    assert_eq!(status, Some(1), "{said}");
+    let old = "Runtime told-shop/users: no control plane has looked at it: its status is of generation 2, and it is \
+               generation 3\n";
+    assert!(said.contains(old), "{said}");
+    // It was held a moment ago.
+    let renewed = r#"{"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}}"#;
+    kubectl(&[
+        "patch",
+        "lease",
+        "jitney-control-plane",
+        "--namespace",
+        "told",
+        "--patch",
+        renewed,
+    ]);
+    let (status, said) = check(shop);
+    assert_eq!(status, Some(1), "{said}");
+    let away = "Lease told/jitney-control-plane: no control plane runs: it was last renewed ";
+    assert!(said.contains(away), "{said}");
 }
 
 /// A Runtime with one rule, for paths that an expression describes.
@@ -136,7 +163,12 @@ fn conditions(object: &Value) -> Vec<String> {
 fn check(namespace: &Namespace) -> (Option<i32>, String) {
     let mut check = Command::new(path("jitney-control-plane"));
     let source = format!("kubernetes:{}", namespace.name);
-    let output = check.args(["check", "--source", &source]).output().unwrap();
+    let place = ["--control-plane-namespace", "told"];
+    let output = check
+        .args(["check", "--source", &source])
+        .args(place)
+        .output()
+        .unwrap();
     let said = [output.stderr, output.stdout].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
 }

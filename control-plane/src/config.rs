@@ -106,6 +106,11 @@ pub struct RunArgs {
     #[arg(long, env = "JITNEY_OWNER", value_name = "NAME")]
     pub owner: Option<String>,
 
+    /// With a cluster as the source: what this one is called in the Lease of the replica that writes statuses, as its
+    /// pod; no two may be called the same. By default the host's name and a text that is made up.
+    #[arg(long, env = "JITNEY_REPLICA", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub replica: Option<String>,
+
     /// Namespaces of a cluster whose pods never get a sidecar, beside kube-system and the control plane's own: what
     /// they lack is not told of.
     #[arg(

@@ -14,6 +14,7 @@ mod authority;
 mod custom;
 mod debounce;
 mod index;
+mod lease;
 mod look;
 mod missed;
 mod objects;

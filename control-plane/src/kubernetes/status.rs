@@ -8,14 +8,14 @@ use std::time::Duration;
 use kube::api::{ApiResource, Patch, PatchParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
-use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::authority::MANAGER;
 use super::index::{Index, Kinds};
+use super::lease::Leadership;
 use super::missed::Missed;
 use super::peers::Peers;
 use crate::faults::{Doing, Faults};
@@ -43,8 +43,10 @@ pub struct StatusWriter {
     pub standing: Standings,
     /// What is wrong with the writing.
     pub faults: Arc<Faults>,
-    /// What this replica is called.
+    /// What this replica is called by the others.
     pub replicas: Arc<Replicas>,
+    /// What it is called in the Lease.
+    pub identity: String,
     /// The port of the admin endpoint, here and at the other replicas.
     pub admin_port: u16,
 }
@@ -75,50 +77,15 @@ impl StatusWriter {
     /// Writes for as long as it is polled, whenever this replica has the Lease; so is what was missed told.
     pub async fn keep(self, missed: Missed) {
         let (leads, is_leading) = watch::channel(false);
+        let lease = Leadership {
+            client: self.client.clone(),
+            identity: self.identity.clone(),
+            faults: Arc::clone(&self.faults),
+        };
         tokio::select! {
-            () = self.clone().lead(leads) => {}
+            () = lease.keep(leads) => {}
             () = missed.keep(is_leading.clone()) => {}
             () = self.write_while(is_leading) => {}
-        }
-    }
-
-    /// Holds the Lease, or waits for it.
-    async fn lead(self, leads: watch::Sender<bool>) {
-        loop {
-            if let Err(error) = self.lead_once(&leads).await {
-                self.faults.note(Doing::Lease, Err(error.to_string()));
-            }
-            leads.send_replace(false);
-            sleep(BETWEEN_LEASES).await;
-        }
-    }
-
-    async fn lead_once(&self, leads: &watch::Sender<bool>) -> kube_lease_manager::Result<()> {
-        let manager = LeaseManagerBuilder::new(self.client.clone(), LEASE)
-            .with_namespace(self.client.default_namespace())
-            .with_duration(LEASE_DURATION)
-            .with_grace(LEASE_GRACE)
-            .with_field_manager(format!("{MANAGER}-lease"))
-            .build()
-            .await?;
-        let (mut held, task) = manager.watch().await;
-        self.faults.note(Doing::Lease, Ok::<_, String>(()));
-        loop {
-            let is_leading = *held.borrow_and_update();
-            if leads.send_replace(is_leading) != is_leading {
-                tracing::info!(
-                    is_leading,
-                    "whether this replica writes the status of policies has changed"
-                );
-            }
-            if held.changed().await.is_err() {
-                break;
-            }
-        }
-        match task.await {
-            Ok(ended) => ended.map(drop),
-            // It panicked, and that was logged.
-            Err(_) => Ok(()),
         }
     }
 
@@ -207,13 +174,6 @@ impl StatusWriter {
         Ok(())
     }
 }
-
-/// The Lease's name.
-pub(super) const LEASE: &str = "jitney-control-plane";
-/// How long nobody else may have it after it was last renewed.
-const LEASE_DURATION: DurationSeconds = 15;
-const LEASE_GRACE: DurationSeconds = 5;
-const BETWEEN_LEASES: Duration = Duration::from_secs(2);
 
 /// How soon a status is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

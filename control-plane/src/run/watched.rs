@@ -125,6 +125,10 @@ impl Watched {
                 standing: standing.clone(),
                 faults: Arc::clone(&state.faults),
                 replicas: Arc::clone(&state.replicas),
+                identity: args
+                    .replica
+                    .clone()
+                    .unwrap_or_else(|| made_up(state.replicas.name())),
                 admin_port: args.admin.port(),
             };
             let own = args.webhook.settings.control_plane_namespace.clone();
@@ -147,4 +151,10 @@ impl Watched {
             drop(cluster.source.synced().wait_for(|synced| *synced).await);
         }
     }
+}
+
+/// What a replica is called that nobody has given a name.
+fn made_up(unique: &str) -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("{}-{unique}", host.to_string_lossy())
 }

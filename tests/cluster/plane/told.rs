@@ -95,6 +95,44 @@ fn nobody_looks(plane: Plane, shop: &Namespace) {
     assert!(said.contains(away), "{said}");
 }
 
+/// The Lease says which replica leads, by the name that it was given, and comes back when somebody deletes it.
+#[tokio::test]
+async fn a_lease_that_is_deleted_is_made_and_held_again() {
+    let _alone = ALONE.lock().await;
+    installed().await;
+    let system = Namespace::labelled("lease", &json!({}));
+    allow_all(&system);
+    let lease = ["lease", "jitney-control-plane", "--namespace", "lease"];
+    let held_by = |name: &str| {
+        let path = "jsonpath={.spec.holderIdentity}";
+        let found = [&["get", "--ignore-not-found", "--output", path], &lease[..]].concat();
+        kubectl(&found) == name
+    };
+    let more = [
+        "--webhook-configuration",
+        "rights",
+        "--replica",
+        "control-plane-1",
+    ];
+    let plane = Plane::start("lease", "plane", &more);
+    wait::until("it is held", || held_by("control-plane-1")).await;
+    kubectl(&[&["delete"], &lease[..]].concat());
+    wait::until("it is held again", || held_by("control-plane-1")).await;
+    let said = plane.said();
+    assert!(said.contains("was gone, and is made again"), "{said}");
+    // It ends at once, and so leaves it as it is; one that nobody has named waits until it has expired.
+    drop(plane);
+    let plane = Plane::start("lease", "plane", &["--webhook-configuration", "rights"]);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let path = "jsonpath={.spec.holderIdentity}";
+    let found = [&["get", "--output", path], &lease[..]].concat();
+    wait::until("another holds it", || {
+        kubectl(&found).starts_with(&format!("{}-", host.trim()))
+    })
+    .await;
+    drop(plane);
+}
+
 /// A Runtime with one rule, for paths that an expression describes.
 fn runtime(name: &str, path: &str) -> Value {
     json!({

@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use time::OffsetDateTime;
 
 use crate::kubernetes::custom::Custom;
-use crate::kubernetes::status::LEASE;
+use crate::kubernetes::lease::LEASE;
 
 /// That the present generation of an object is another than the one of which its status tells.
 pub(super) fn unseen<'a>(

@@ -70,7 +70,7 @@ monitoring:
 ";
 
 /// Values that are wrong, and how the one at fault is named.
-const WRONG: [(&str, &str); 24] = [
+const WRONG: [(&str, &str); 30] = [
     ("replica=2", "replica"),
     ("replicas=0", "/replicas"),
     ("replicas=two", "/replicas"),
@@ -82,6 +82,22 @@ const WRONG: [(&str, &str); 24] = [
     (
         "proxy.resources.limits.memory=1GB",
         "/proxy/resources/limits/memory",
+    ),
+    (
+        "proxy.resources.limits.memory=1Ei",
+        "/proxy/resources/limits/memory",
+    ),
+    (
+        "proxy.resources.limits.memory=16Mi",
+        "proxy.resources.limits.memory is 16Mi, less than proxy.resources.requests.memory, 32Mi",
+    ),
+    (
+        "proxy.resources.requests.cpu=null,proxy.resources.limits.cpu=0.001",
+        "proxy.resources.limits.cpu is 0.001, less than proxy.resources.requests.cpu, 10m",
+    ),
+    (
+        "resources.requests.memory=1G,resources.limits.memory=500M",
+        "resources.limits.memory is 500M, less than resources.requests.memory, 1G",
     ),
     ("resources.requests.cpu=much", "/resources/requests/cpu"),
     ("resources.request.cpu=1", "request"),
@@ -101,6 +117,8 @@ const WRONG: [(&str, &str); 24] = [
     ("injection.failurePolicy=fail", "/injection/failurePolicy"),
     ("injection.timeoutSeconds=31", "/injection/timeoutSeconds"),
     ("log.format=xml", "/log/format"),
+    ("log.level=loud", "/log/level"),
+    ("log.level=jitney_control_plane=loud", "/log/level"),
     (
         "autoscaling.enabled=true,autoscaling.minReplicas=7",
         "autoscaling.minReplicas is 7",

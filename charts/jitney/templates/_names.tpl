@@ -43,3 +43,12 @@ app.kubernetes.io/component: control-plane
 {{- define "jitney.quantity" -}}
 {{- toJson . | trimAll "\"" -}}
 {{- end -}}
+
+{{- /* A quantity as a number: what its unit stands for, so often. */ -}}
+{{- define "jitney.number" -}}
+{{- $text := include "jitney.quantity" . -}}
+{{- $unit := regexFind "[A-Za-z]*$" $text -}}
+{{- $decimal := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- $binary := dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- mulf (trimSuffix $unit $text | float64) (get (merge $decimal $binary) $unit) -}}
+{{- end -}}

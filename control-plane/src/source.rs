@@ -20,6 +20,8 @@ pub struct Standing {
     pub conflicts: Vec<Conflict>,
     /// The workloads that are known.
     pub workloads: BTreeSet<Workload>,
+    /// Those whose pods have sidecars, whichever replica these are connected to; `None` where nobody knows.
+    pub of_pods: Option<BTreeSet<Workload>>,
     /// What is not in force as it is now; empty when all is.
     pub refused: Vec<Diagnostic>,
     /// Whether the faults of one document keep back only that one. Files change as a whole.

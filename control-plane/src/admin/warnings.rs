@@ -35,13 +35,10 @@ pub(super) fn warnings(
     let refused = admin.refusals.list(SystemTime::now());
     warnings.extend(refused.iter().map(|refused| refused.text()));
     warnings.extend(admin.handshakes.texts(SystemTime::now()));
-    let is_here = |workload: &Workload| {
-        overview.workloads.contains_key(workload)
-            || elsewhere.contains(workload)
-            // That nobody knows it is said of the files.
-            || standing.strays.iter().any(|stray| stray.workload.as_ref() == Some(workload))
+    let is_somewhere = |workload: &Workload| {
+        overview.workloads.contains_key(workload) || is_elsewhere(workload, standing, elsewhere)
     };
-    warnings.extend(missing(snapshot, is_here));
+    warnings.extend(missing(snapshot, is_somewhere));
     warnings.extend(misnamed(overview, &standing.workloads));
     if warnings.len() > MOST {
         let more = warnings.len() - MOST;
@@ -49,6 +46,16 @@ pub(super) fn warnings(
         warnings.push(format!("and {more} more"));
     }
     warnings
+}
+
+/// Whether a workload needs no word from this replica, to which none of its sidecars is connected.
+fn is_elsewhere(workload: &Workload, standing: &source::Standing, elsewhere: &BTreeSet<Workload>) -> bool {
+    let mut strays = standing.strays.iter();
+    elsewhere.contains(workload)
+        // That nobody knows it is said of the files.
+        || strays.any(|stray| stray.workload.as_ref() == Some(workload))
+        // Its pods' sidecars may be connected to any replica: statuses tell of all of them, this page of its own.
+        || standing.of_pods.as_ref().is_some_and(|pods| pods.contains(workload))
 }
 
 /// Workloads for which there is something, and nobody who runs it.
@@ -88,3 +95,26 @@ fn misnamed(overview: &Overview, known: &BTreeSet<Workload>) -> Vec<String> {
 
 /// More say nothing more.
 const MOST: usize = 50;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a cluster a replica sees the sidecars of others as pods only; in files, as these say.
+    #[test]
+    fn a_workload_with_sidecars_at_another_replica_is_not_missed() {
+        let users: Workload = "shop/users".parse().unwrap();
+        let others = BTreeSet::from(["shop/orders".parse().unwrap()]);
+        let standing = |of_pods: Option<&BTreeSet<Workload>>| source::Standing {
+            of_pods: of_pods.cloned(),
+            ..source::Standing::default()
+        };
+        let of_users = BTreeSet::from([users.clone()]);
+        let nowhere = BTreeSet::new();
+        assert!(is_elsewhere(&users, &standing(Some(&of_users)), &nowhere));
+        assert!(is_elsewhere(&users, &standing(None), &of_users));
+        for of_pods in [None, Some(&nowhere), Some(&others)] {
+            assert!(!is_elsewhere(&users, &standing(of_pods), &others), "{of_pods:?}");
+        }
+    }
+}

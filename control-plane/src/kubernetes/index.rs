@@ -240,6 +240,11 @@ impl Index {
         workloads
     }
 
+    /// The workloads whose pods have sidecars.
+    pub fn of_pods(&self) -> BTreeSet<Workload> {
+        self.pods.all().map(|(_, _, workload)| workload.clone()).collect()
+    }
+
     /// The services and sidecars of a namespace.
     pub fn catalog(&self, namespace: &str) -> Catalog {
         let pods = self.pods.of(namespace);

@@ -248,6 +248,7 @@ impl Taking {
         let mut standing = Standing {
             sources: vec!["kubernetes".to_owned()],
             is_by_document: true,
+            of_pods: Some(index.of_pods()),
             ..Standing::default()
         };
         let objects = Kinds::ALL.into_iter().flat_map(|kinds| index.all(kinds));

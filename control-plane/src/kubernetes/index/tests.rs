@@ -199,11 +199,12 @@ fn what_is_not_listed_again_is_gone() {
     assert!(told(&mut index, Told::Pod(Box::new(Event::InitDone))));
     let names: Vec<_> = index.catalog("shop").sidecars.into_keys().collect();
     assert_eq!(names, ["users-2".into()]);
+    assert_eq!(index.of_pods(), BTreeSet::from(["shop/users".parse().unwrap()]));
     assert!(told(
         &mut index,
         Told::Pod(Box::new(Event::Apply(object(pod("users-2", "Succeeded")))))
     ));
-    assert!(index.catalog("shop").sidecars.is_empty());
+    assert!(index.catalog("shop").sidecars.is_empty() && index.of_pods().is_empty());
 }
 
 #[test]

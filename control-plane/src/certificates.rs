@@ -60,7 +60,10 @@ impl Signer {
             let peer = caller.peer(&self.trust.roots(), SystemTime::now())?;
             (peer.id.workload.clone(), Some(peer.key))
         } else {
-            let shown = self.attest.workload(&asked.token, &request.key_hash()).await;
+            let shown = self
+                .attest
+                .workload(&asked.token, &request.key_hash(), &asked.node)
+                .await;
             (shown.map_err(|error| self.unattested(error, &asked.node))?, None)
         };
         let signed = self.signed(&request, &workload, asked, before).await;
@@ -102,8 +105,9 @@ impl Signer {
     fn unattested(&self, error: AttestError, node: &str) -> Unsigned {
         match error {
             AttestError::Refused { reason, workload } => {
+                let way_out = self.attest.way_out(workload.as_ref());
                 self.refusals
-                    .note(workload.as_ref(), node, &reason, SystemTime::now());
+                    .note(workload.as_ref(), node, [&reason, &way_out], SystemTime::now());
                 Unsigned {
                     status: Status::unauthenticated(reason),
                     workload,

@@ -14,14 +14,17 @@ use super::used::{Used, UsedError};
 /// Tells whose token one is.
 #[async_trait]
 pub trait Attest: Send + Sync + fmt::Debug {
-    /// The workload that a token shows, for the owner of a key.
+    /// The workload that a token shows, for the owner of a key that calls itself `node`.
     ///
     /// # Errors
     /// Why it shows none.
     ///
     /// # Cancellation
     /// The token may be taken for that key all the same; the same question has the same answer then.
-    async fn workload(&self, token: &str, key: &KeyHash) -> Result<Workload, AttestError>;
+    async fn workload(&self, token: &str, key: &KeyHash, node: &str) -> Result<Workload, AttestError>;
+
+    /// What somebody can do whose token was refused, `workload`'s if that is known.
+    fn way_out(&self, workload: Option<&Workload>) -> String;
 }
 
 /// Why a token shows nothing.
@@ -56,7 +59,8 @@ impl Bootstrap {
 
 #[async_trait]
 impl Attest for Bootstrap {
-    async fn workload(&self, token: &str, key: &KeyHash) -> Result<Workload, AttestError> {
+    /// By any name: its token is good for one key, whatever that one is called.
+    async fn workload(&self, token: &str, key: &KeyHash, _: &str) -> Result<Workload, AttestError> {
         let now = SystemTime::now();
         let claims = self.tokens.read(token, now)?;
         let (used, noted, key) = (Arc::clone(&self.used), claims.clone(), *key);
@@ -64,6 +68,11 @@ impl Attest for Bootstrap {
         let noted = noted.map_err(|_| AttestError::Unavailable("token: cannot be noted as used".into()))?;
         noted.map_err(|error| AttestError::of(error, &claims.workload))?;
         Ok(claims.workload)
+    }
+
+    fn way_out(&self, workload: Option<&Workload>) -> String {
+        let whose = workload.map_or_else(|| "NAMESPACE/ACCOUNT".to_owned(), ToString::to_string);
+        format!("write a new one to its --token-file (jitney-control-plane token {whose})")
     }
 }
 

@@ -35,7 +35,7 @@ impl TokenReviews {
 #[async_trait]
 impl Attest for TokenReviews {
     /// The token may be shown again: a sidecar that starts anew has the same one for an hour.
-    async fn workload(&self, token: &str, _: &KeyHash) -> Result<Workload, AttestError> {
+    async fn workload(&self, token: &str, _: &KeyHash, node: &str) -> Result<Workload, AttestError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 audiences: Some(vec![AUDIENCE.to_owned()]),
@@ -52,11 +52,19 @@ impl Attest for TokenReviews {
         let answer = tokio::time::timeout(PATIENCE, asked).await;
         let review = answer.map_err(|late| unavailable(&late))?;
         let review = review.map_err(|error| unavailable(&error))?;
-        workload_of(&review.status.unwrap_or_default())
+        workload_of(&review.status.unwrap_or_default(), node)
+    }
+
+    fn way_out(&self, _: Option<&Workload>) -> String {
+        format!(
+            "its pod's sidecar shows a token of the pod's account for the audience {AUDIENCE}, which kubelet renews"
+        )
     }
 }
 
-fn workload_of(status: &TokenReviewStatus) -> Result<Workload, AttestError> {
+/// Whose a token is. One that is bound to a pod is of no use to who calls itself otherwise: statuses tell pods apart by
+/// their names.
+fn workload_of(status: &TokenReviewStatus, node: &str) -> Result<Workload, AttestError> {
     let refused = |reason: String| AttestError::Refused {
         reason,
         workload: None,
@@ -74,14 +82,27 @@ fn workload_of(status: &TokenReviewStatus) -> Result<Workload, AttestError> {
     if !is_for_us {
         return Err(refused(format!("token: not for the audience {AUDIENCE}")));
     }
-    let user = status.user.as_ref().and_then(|user| user.username.as_deref());
-    let user = user.unwrap_or_default();
+    let info = status.user.as_ref();
+    let user = info.and_then(|user| user.username.as_deref()).unwrap_or_default();
     let account = user
         .strip_prefix("system:serviceaccount:")
         .and_then(|rest| rest.split_once(':'));
     let workload = account.and_then(|(namespace, account)| format!("{namespace}/{account}").parse().ok());
-    workload.ok_or_else(|| refused(format!("token: {user:?} is no service account")))
+    let workload: Workload =
+        workload.ok_or_else(|| refused(format!("token: {user:?} is no service account")))?;
+    let extra = info.and_then(|user| user.extra.as_ref());
+    let pod = extra.and_then(|extra| extra.get(POD_NAME)?.first());
+    match pod.filter(|pod| *pod != node) {
+        None => Ok(workload),
+        Some(pod) => Err(AttestError::Refused {
+            reason: format!("node: found {node:?}, and the token is of the pod {pod:?}"),
+            workload: Some(workload),
+        }),
+    }
 }
+
+/// Where the API server says which pod a token is bound to.
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
 /// For whom a sidecar's token is made.
 const AUDIENCE: &str = "jitney.dev";
@@ -105,7 +126,7 @@ mod tests {
                 ..UserInfo::default()
             }),
         };
-        let workload = workload_of(&status).map_err(|error| error.to_string())?;
+        let workload = workload_of(&status, "any").map_err(|error| error.to_string())?;
         Ok(workload.to_string())
     }
 
@@ -127,9 +148,33 @@ mod tests {
             let fault = told(user, audience).unwrap_err();
             assert!(fault.contains(expected), "{user} {audience}: {fault}");
         }
-        let none = workload_of(&TokenReviewStatus::default())
+        let none = workload_of(&TokenReviewStatus::default(), "any")
             .unwrap_err()
             .to_string();
         assert!(none.contains("not one of this cluster"), "{none}");
+    }
+
+    #[test]
+    fn a_token_of_a_pod_is_good_under_its_name_only() {
+        let status = TokenReviewStatus {
+            audiences: Some(vec![AUDIENCE.to_owned()]),
+            authenticated: Some(true),
+            error: None,
+            user: Some(UserInfo {
+                username: Some("system:serviceaccount:shop:users".to_owned()),
+                extra: Some([(POD_NAME.to_owned(), vec!["users-1".to_owned()])].into()),
+                ..UserInfo::default()
+            }),
+        };
+        assert_eq!(workload_of(&status, "users-1").unwrap().to_string(), "shop/users");
+        let refused = workload_of(&status, "users-2").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "node: found \"users-2\", and the token is of the pod \"users-1\""
+        );
+        let AttestError::Refused { workload, .. } = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(workload.unwrap().to_string(), "shop/users");
     }
 }

@@ -199,7 +199,7 @@ async fn who_is_connected_with_a_certificate_is_no_longer_said_to_get_none() {
         plane
             .push
             .refusals
-            .note(Some(&workload("users")), node, reason, now);
+            .note(Some(&workload("users")), node, [reason, ""], now);
     }
     plane.stub("users").settle().await;
     let left = plane.push.refusals.list(now).into_iter().map(|one| one.node);

@@ -22,6 +22,8 @@ pub struct Refused {
     pub node: String,
     /// Why.
     pub reason: String,
+    /// What can be done about it.
+    pub way_out: String,
     /// How often.
     pub times: u64,
     /// When first.
@@ -31,8 +33,14 @@ pub struct Refused {
 }
 
 impl Refusals {
-    /// A token was refused.
-    pub fn note(&self, workload: Option<&Workload>, node: &str, reason: &str, now: SystemTime) {
+    /// A token was refused: why, and what can be done about it.
+    pub fn note(
+        &self,
+        workload: Option<&Workload>,
+        node: &str,
+        [reason, way_out]: [&str; 2],
+        now: SystemTime,
+    ) {
         let node = if workload.is_some() {
             cut(node, NODE_BYTES)
         } else {
@@ -42,6 +50,7 @@ impl Refusals {
             workload: workload.cloned(),
             node,
             reason: cut(reason, REASON_BYTES),
+            way_out: cut(way_out, REASON_BYTES),
             times: 1,
             since: now,
             at: now,
@@ -85,12 +94,9 @@ impl Refused {
 
     /// Who, how often and why, and the way out.
     pub fn text(&self) -> String {
-        let (who, whose) = match &self.workload {
-            None => ("somebody".to_owned(), "NAMESPACE/ACCOUNT".to_owned()),
-            Some(workload) => (
-                format!("{workload} {}", self.node).trim_end().to_owned(),
-                workload.to_string(),
-            ),
+        let who = match &self.workload {
+            None => "somebody".to_owned(),
+            Some(workload) => format!("{workload} {}", self.node).trim_end().to_owned(),
         };
         let times = if self.times == 1 {
             "once".to_owned()
@@ -98,9 +104,8 @@ impl Refused {
             format!("{} times", self.times)
         };
         format!(
-            "{who} gets no certificate, refused {times}: {}; write a new one to its --token-file \
-             (jitney-control-plane token {whose})",
-            self.reason
+            "{who} gets no certificate, refused {times}: {}; {}",
+            self.reason, self.way_out
         )
     }
 }
@@ -125,24 +130,29 @@ mod tests {
             let refused = refusals.list(later(seconds)).into_iter();
             refused.map(|one| one.text()).collect::<Vec<_>>()
         };
-        refusals.note(Some(&users), "users-1", "token: used before", later(1));
+        refusals.note(
+            Some(&users),
+            "users-1",
+            ["token: used before", "get another"],
+            later(1),
+        );
         refusals.note(
             None,
             "\u{7}anything",
-            "token: the signature does not fit",
+            ["token: the signature does not fit", "get one"],
             later(2),
         );
-        refusals.note(Some(&users), "users-1", "token: used before", later(3));
-        let way_out = "write a new one to its --token-file (jitney-control-plane token";
+        refusals.note(
+            Some(&users),
+            "users-1",
+            ["token: used before", "get another"],
+            later(3),
+        );
         assert_eq!(
             texts(4),
             [
-                format!(
-                    "somebody gets no certificate, refused once: token: the signature does not fit; {way_out} NAMESPACE/ACCOUNT)"
-                ),
-                format!(
-                    "shop/users users-1 gets no certificate, refused 2 times: token: used before; {way_out} shop/users)"
-                ),
+                "somebody gets no certificate, refused once: token: the signature does not fit; get one",
+                "shop/users users-1 gets no certificate, refused 2 times: token: used before; get another",
             ]
         );
         refusals.has_certificate(&users, "users-2");
@@ -157,7 +167,12 @@ mod tests {
         let refusals = Refusals::default();
         for number in 0..1000 {
             let workload = format!("shop/{number}").parse().unwrap();
-            refusals.note(Some(&workload), &"n".repeat(1000), &"r".repeat(5000), later(1));
+            refusals.note(
+                Some(&workload),
+                &"n".repeat(1000),
+                [&"r".repeat(5000), ""],
+                later(1),
+            );
         }
         let refused = refusals.list(later(1));
         assert_eq!(refused.len(), MOST_REFUSED);

@@ -70,18 +70,36 @@ pub(super) enum IdentityError {
     Key(#[from] rcgen::Error),
     #[error("no certificate came: {}: {}", .0.code(), .0.message())]
     Refused(Box<tonic::Status>),
-    #[error(
-        "{}; a token is good for one start of one sidecar: write a new one to --token-file {} (jitney-control-plane \
-         token NAMESPACE/ACCOUNT), and it is taken up within seconds",
-        status.message(),
-        file.display()
-    )]
+    #[error("{}; {way_out}", status.message())]
     TokenRefused {
-        file: PathBuf,
+        way_out: String,
         status: Box<tonic::Status>,
     },
     #[error("the control plane sent a certificate that is none: {0}")]
     Unusable(&'static str),
+}
+
+/// Of whoever has shown a token, with what can be done where that is refused.
+fn refused(status: tonic::Status, way_out: Option<String>) -> IdentityError {
+    let status = Box::new(status);
+    match way_out.filter(|_| status.code() == tonic::Code::Unauthenticated) {
+        Some(way_out) => IdentityError::TokenRefused { way_out, status },
+        None => IdentityError::Refused(status),
+    }
+}
+
+/// What becomes of a refused token. A control plane's own begins with its version; any other is an account's.
+fn way_out(token: &str, file: &Path) -> String {
+    let file = file.display();
+    if token.starts_with("v1.") {
+        return format!(
+            "a token is good for one start of one sidecar: write a new one to --token-file {file} (jitney-control-plane token \
+             NAMESPACE/ACCOUNT), and it is taken up within seconds"
+        );
+    }
+    format!(
+        "--token-file {file} is to be a token of the pod's service account for the audience jitney.dev, as kubelet mounts and renews it"
+    )
 }
 
 impl Identity {
@@ -262,7 +280,7 @@ impl Identity {
         let request = request.map_err(IdentityError::from)?;
         let key = key.serialize_der();
         let token = if is_good { String::new() } else { self.token()? };
-        let has_token = !token.is_empty();
+        let way_out = (!token.is_empty()).then(|| way_out(&token, &self.token_file));
         let channel = Channel::connect(url, self.tls(trust)?).await?;
         let request = SigningRequest {
             request: request.der().to_vec().into(),
@@ -275,9 +293,7 @@ impl Identity {
             .await
             .map_err(|_| tonic::Status::deadline_exceeded("no answer"));
         let signed = signed.and_then(|signed| signed);
-        let signed = signed
-            .map_err(|status| self.refused(status, has_token))?
-            .into_inner();
+        let signed = signed.map_err(|status| refused(status, way_out))?.into_inner();
         let mut held = Held::of(signed, key)?;
         held.renewal
             .received(held.credentials.not_after, SystemTime::now());
@@ -323,15 +339,6 @@ impl Identity {
         if let Err(error) = shown {
             tracing::warn!(%error, "other sidecars see the certificate and the roots of before");
         }
-    }
-
-    fn refused(&self, status: tonic::Status, has_token: bool) -> IdentityError {
-        let status = Box::new(status);
-        if has_token && status.code() == tonic::Code::Unauthenticated {
-            let file = self.token_file.clone();
-            return IdentityError::TokenRefused { file, status };
-        }
-        IdentityError::Refused(status)
     }
 
     /// It could not be renewed: after a pause it is tried again.
@@ -416,3 +423,33 @@ const TOKEN_MAX: usize = 16 << 10;
 
 /// The longest that the control plane may take to sign.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody can write a token of Kubernetes by the command of a control plane of files.
+    #[test]
+    fn a_refused_token_is_replaced_where_it_comes_from() {
+        let told = |token: &str, code| {
+            let status = tonic::Status::new(code, "token: no");
+            let way_out = (!token.is_empty()).then(|| way_out(token, Path::new("t")));
+            refused(status, way_out).to_string()
+        };
+        let unauthenticated = tonic::Code::Unauthenticated;
+        let own = told("v1.a.b", unauthenticated);
+        assert!(
+            own.starts_with("token: no; a token is good for one start") && own.contains("--token-file t"),
+            "{own}"
+        );
+        let of_account = told("eyJ.a.b", unauthenticated);
+        assert!(
+            of_account.contains("token of the pod's service account"),
+            "{of_account}"
+        );
+        assert!(!of_account.contains("jitney-control-plane token"), "{of_account}");
+        for (token, code) in [("", unauthenticated), ("v1.a.b", tonic::Code::Unavailable)] {
+            assert!(told(token, code).starts_with("no certificate came"), "{code}");
+        }
+    }
+}

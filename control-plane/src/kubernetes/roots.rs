@@ -10,7 +10,9 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::StreamExt as _;
 
 use super::authority::{MANAGED_BY, MANAGER};
@@ -45,7 +47,7 @@ impl RootsWriter {
     }
 
     /// Keeps the roots in these namespaces, or in all where none is named, for as long as it is polled. What
-    /// somebody else has changed or deleted is put right within five minutes.
+    /// somebody else has changed or deleted is put right within seconds; while it cannot be watched, within five minutes.
     pub async fn keep(self, namespaces: Vec<String>) {
         let mut changed = self.trust.subscribe();
         let mut again = interval(AGAIN);
@@ -55,8 +57,20 @@ impl RootsWriter {
         let namespaces = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
         let events = watcher(namespaces, watcher::Config::default());
         let mut events = std::pin::pin!(events.default_backoff());
+        let (to, mut seen) = mpsc::channel(QUEUE);
+        // They end with this.
+        let _watches = self.watch_maps(&known, &to);
+        let mut spoilt = Spoilt::default();
         loop {
             tokio::select! {
+                Some(map) = seen.recv() => match map {
+                    Ok((namespace, pem)) => {
+                        let is_wrong = known.contains(&namespace) && pem != Some(self.trust.roots().pem());
+                        spoilt.note(namespace, is_wrong, Instant::now());
+                    }
+                    Err(told) => self.faults.note(Doing::RootsMap, Err(told)),
+                },
+                () = spoilt.is_due() => self.write_all(&spoilt.take()).await,
                 _ = again.tick() => self.write_all(&known).await,
                 told = changed.changed() => match told {
                     Ok(()) => self.write_all(&known).await,
@@ -82,6 +96,17 @@ impl RootsWriter {
                 },
             }
         }
+    }
+
+    /// Watches the ConfigMaps in these namespaces, or in all where none is named.
+    fn watch_maps(&self, namespaces: &BTreeSet<String>, to: &mpsc::Sender<Seen>) -> JoinSet<()> {
+        let all = || vec![Api::all(self.client.clone())];
+        let of = |name: &String| Api::namespaced(self.client.clone(), name);
+        let maps: Vec<Api<ConfigMap>> = match namespaces.is_empty() {
+            true => all(),
+            false => namespaces.iter().map(of).collect(),
+        };
+        maps.into_iter().map(|maps| watch(maps, to.clone())).collect()
     }
 
     async fn write_all(&self, namespaces: &BTreeSet<String>) {
@@ -117,8 +142,88 @@ impl RootsWriter {
     }
 }
 
+/// A ConfigMap as it is now: its namespace, and the roots that it holds.
+type Seen = Result<(String, Option<String>), String>;
+
+/// Tells of each ConfigMap with roots until nobody listens.
+async fn watch(maps: Api<ConfigMap>, to: mpsc::Sender<Seen>) {
+    let own = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));
+    let mut events = std::pin::pin!(watcher(maps, own).default_backoff());
+    while let Some(event) = events.next().await {
+        let seen = match event {
+            Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) => {
+                let namespace = map.namespace().unwrap_or_default();
+                let pem = map.data.and_then(|mut data| data.remove(BUNDLE_FILE));
+                Ok((namespace, pem))
+            }
+            Ok(watcher::Event::Delete(map)) => Ok((map.namespace().unwrap_or_default(), None)),
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => continue,
+            Err(error) => Err(format!("ConfigMaps {CONFIG_MAP} are not watched: {error}")),
+        };
+        if to.send(seen).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Namespaces whose ConfigMap is another one than it is to be.
+#[derive(Debug, Default)]
+struct Spoilt {
+    namespaces: BTreeSet<String>,
+    /// When they are put right.
+    due: Option<Instant>,
+}
+
+impl Spoilt {
+    fn note(&mut self, namespace: String, is_wrong: bool, now: Instant) {
+        match is_wrong {
+            true => self.namespaces.insert(namespace),
+            false => self.namespaces.remove(&namespace),
+        };
+        self.due = (!self.namespaces.is_empty()).then(|| self.due.unwrap_or(now + SETTLE));
+    }
+
+    /// Never, while there are none.
+    async fn is_due(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self) -> BTreeSet<String> {
+        self.due = None;
+        std::mem::take(&mut self.namespaces)
+    }
+}
+
 /// The ConfigMap's name, which is in the volume of every injected pod.
 const CONFIG_MAP: &str = "jitney-roots";
 
-/// How long it may be wrong when somebody has changed it.
+/// How long it may be wrong when somebody has changed it, and it is not watched.
 const AGAIN: Duration = Duration::from_secs(300);
+/// How long it may be wrong else: another replica that has other roots is soon followed, and one that writes what this
+/// one is about to learn is not to be overwritten.
+const SETTLE: Duration = Duration::from_secs(2);
+/// What watches may tell before they wait for it to be taken in.
+const QUEUE: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wrong_for_a_moment_is_left_alone() {
+        let (mut spoilt, start) = (Spoilt::default(), Instant::now());
+        spoilt.note("shop".to_owned(), true, start);
+        spoilt.note("bank".to_owned(), true, start + SETTLE / 2);
+        spoilt.note("shop".to_owned(), false, start + SETTLE / 2);
+        spoilt.is_due().await;
+        assert_eq!(Instant::now(), start + SETTLE, "the first of them is waited for");
+        assert_eq!(spoilt.take(), BTreeSet::from(["bank".to_owned()]));
+        spoilt.note("shop".to_owned(), true, start);
+        spoilt.note("shop".to_owned(), false, start);
+        let waited = tokio::time::timeout(AGAIN, spoilt.is_due()).await;
+        assert!(waited.is_err() && spoilt.take().is_empty());
+    }
+}

@@ -133,6 +133,31 @@ async fn a_lease_that_is_deleted_is_made_and_held_again() {
     drop(plane);
 }
 
+/// Without the roots no pod of a namespace starts, and with others its sidecar believes nobody.
+#[tokio::test]
+async fn roots_that_somebody_edits_or_deletes_come_back() {
+    let _alone = ALONE.lock().await;
+    installed().await;
+    let system = Namespace::labelled("roots", &json!({}));
+    allow_all(&system);
+    let plane = Plane::start("roots", "plane", &["--webhook-configuration", "rights"]);
+    let map = ["configmap", "jitney-roots", "--namespace", "roots"];
+    let held = || {
+        let path = r"jsonpath={.data.roots\.pem}";
+        kubectl(&[&["get", "--ignore-not-found", "--output", path], &map[..]].concat())
+    };
+    wait::until("they are there", || held().contains("BEGIN CERTIFICATE")).await;
+    let roots = held();
+    kubectl(&[&["delete"], &map[..]].concat());
+    wait::until("they are made again", || held() == roots).await;
+    let edited = r#"{"data": {"roots.pem": "garbage"}}"#;
+    kubectl(&[&["patch", "--patch", edited], &map[..]].concat());
+    assert_ne!(held(), roots);
+    wait::until("they are put right", || held() == roots).await;
+    let said = plane.said();
+    assert!(!said.contains("forbidden"), "{said}");
+}
+
 /// A Runtime with one rule, for paths that an expression describes.
 fn runtime(name: &str, path: &str) -> Value {
     json!({

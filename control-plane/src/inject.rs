@@ -15,6 +15,7 @@ pub mod webhook;
 mod patch;
 mod probes;
 mod sidecar;
+mod warnings;
 mod wishes;
 
 pub use settings::{ResourceArgs, SettingsArgs};
@@ -164,14 +165,15 @@ pub fn inject(pod: Pod<'_>, asked: Asked, settings: &SettingsArgs) -> Result<Dec
     patch.last("/spec", pod.spec, "volumes", sidecar::volumes());
     Ok(Decision::Inject(Injection {
         patch: patch.into_operations(),
-        warnings: warnings(pod, &wishes),
+        warnings: warnings::of(pod, &wishes, settings),
     }))
 }
 
-impl Pod<'_> {
+impl<'p> Pod<'p> {
     /// All that runs in it, with where it is written.
-    fn containers(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        let of = |field| list(self.spec, field).iter().map(move |one| (field, one));
+    fn containers(&self) -> impl Iterator<Item = (&'static str, &'p Value)> + use<'p> {
+        let spec = self.spec;
+        let of = |field| list(spec, field).iter().map(move |one| (field, one));
         of("initContainers").chain(of("containers"))
     }
 
@@ -258,17 +260,6 @@ fn check_users(pod: Pod<'_>) -> Result<(), Refused> {
     }
 }
 
-fn warnings(pod: Pod<'_>, wishes: &Wishes) -> Vec<String> {
-    let unknown = wishes.unknown.iter();
-    let unknown =
-        unknown.map(|name| format!("{}: annotation {name} means nothing to the sidecar", pod.called));
-    let ports = pod.containers().flat_map(|(_, one)| list(one, "ports"));
-    let taken = ports.filter_map(|port| port["containerPort"].as_u64());
-    let taken = taken.filter(|port| u16::try_from(*port).is_ok_and(is_own));
-    let taken = taken.map(|port| format!("{}: port {port} is the sidecar's", pod.called));
-    unknown.chain(taken).take(WARNINGS_MAX).collect()
-}
-
 /// Whether a port is one of those that every sidecar has.
 fn is_own(port: u16) -> bool {
     [ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT].contains(&port.into())
@@ -306,9 +297,6 @@ pub(crate) const USER: u64 = 2102;
 pub(crate) const ADMIN_PORT: u64 = 15020;
 pub(crate) const INBOUND_PORT: u64 = 15006;
 pub(crate) const OUTBOUND_PORT: u64 = 15001;
-
-/// Kubernetes shows that many in any case.
-const WARNINGS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests;

@@ -63,6 +63,26 @@ fn http(probe: &Value, container: &Value, wishes: &Wishes) -> Option<Value> {
     Some(asked)
 }
 
+/// Probes over TCP that the sidecar would answer: the container's list, its name, the kind and the port of each.
+pub(crate) fn over_tcp<'p>(
+    pod: Pod<'p>,
+    wishes: &'p Wishes,
+) -> impl Iterator<Item = (&'static str, &'p str, &'static str, u16)> {
+    let is_redirected = wishes.mode == Mode::Redirect;
+    let containers = pod
+        .containers()
+        .filter(move |(_, one)| is_redirected && one["name"].is_string());
+    containers.flat_map(move |(field, container)| {
+        KINDS.into_iter().filter_map(move |kind| {
+            let asked = &container[format!("{kind}Probe")]["tcpSocket"];
+            let is_for_the_pod = asked["host"].as_str().is_none_or(str::is_empty);
+            let port = port(&asked["port"], container).filter(|_| is_for_the_pod)?;
+            let is_handed_over = !wishes.skip_inbound_ports.contains(port);
+            is_handed_over.then_some((field, container["name"].as_str()?, kind, port))
+        })
+    })
+}
+
 /// A port by its number, or by the name that the container gives it.
 fn port(port: &Value, container: &Value) -> Option<u16> {
     let named = |name: &str| list(container, "ports").iter().find(|port| port["name"] == name);

@@ -329,11 +329,54 @@ fn what_is_odd_is_told() {
             "pod shop/users-7: port 15001 is the sidecar's",
         ]
     );
+    let probed = |annotations: Value| {
+        let probes = json!({"readinessProbe": {"tcpSocket": {"port": "web"}}, "livenessProbe": {"tcpSocket": {"port": 9090}}});
+        let mut container = json!({"name": "users", "ports": [{"name": "web", "containerPort": 8080}]});
+        json_patch::merge(&mut container, &probes);
+        pod(&json!({"metadata": {"annotations": annotations}, "spec": {"containers": [container]}}))
+    };
+    let always = "over TCP it always succeeds, for the sidecar takes the connection whether or not the service does: name port";
+    assert_eq!(
+        injection(&probed(json!({"jitney.dev/skip-inbound-ports": "9000-9999"}))).warnings,
+        [format!(
+            "pod shop/users-7: containers[users].readinessProbe.tcpSocket: {always} 8080 in jitney.dev/skip-inbound-ports"
+        )]
+    );
+    let unredirected = json!({"jitney.dev/mode": "NoRedirect", "jitney.dev/listen": "15080:8080"});
+    assert_eq!(injection(&probed(unredirected)).warnings, [""; 0]);
     let many: Map<String, Value> = (0..1000)
         .map(|n| (format!("jitney.dev/{n}"), "".into()))
         .collect();
     let many = pod(&json!({"metadata": {"annotations": many}}));
-    assert_eq!(injection(&many).warnings.len(), WARNINGS_MAX);
+    assert_eq!(injection(&many).warnings.len(), warnings::WARNINGS_MAX);
+}
+
+/// Its sidecar would look for a control plane for ever, and the pod with it.
+#[test]
+fn who_asks_other_name_servers_is_told() {
+    let told = |spec: Value| injection(&pod(&json!({"spec": spec}))).warnings;
+    let searches = json!({"nameservers": ["10.96.0.10"], "searches": ["svc.cluster.local", "cluster.local"]});
+    for good in [
+        json!({}),
+        json!({"dnsPolicy": "ClusterFirst"}),
+        json!({"dnsPolicy": "None", "dnsConfig": searches}),
+        json!({"dnsPolicy": "Default", "dnsConfig": searches}),
+    ] {
+        assert_eq!(told(good), [""; 0]);
+    }
+    for (policy, config) in [
+        ("Default", json!({})),
+        ("None", json!({"nameservers": ["10.96.0.10"]})),
+    ] {
+        assert_eq!(
+            told(json!({"dnsPolicy": policy, "dnsConfig": config})),
+            [format!(
+                "pod shop/users-7: dnsPolicy: {policy:?} knows no names of the cluster, and the sidecar, without which the \
+                 pod does not start, looks for jitney-control-plane.jitney-system.svc: ClusterFirst does, or the cluster's \
+                 name servers and its domain in dnsConfig (nameservers, searches)"
+            )]
+        );
+    }
 }
 
 #[test]

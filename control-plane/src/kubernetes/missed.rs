@@ -75,8 +75,9 @@ impl Missed {
                     None => return,
                 },
                 _ = every.tick(), if bare.is_known() => {
-                    let missed = bare.missed();
+                    let mut missed = bare.missed();
                     self.counts.missed(missed.len());
+                    missed.extend(bare.odd());
                     let leads = *is_leading.borrow();
                     if leads {
                         self.faults.note(Doing::Missed, events.tell(&missed).await);
@@ -110,7 +111,7 @@ impl Missed {
     fn watch(&self, to: &mpsc::Sender<News>) -> JoinSet<()> {
         let mut watches = JoinSet::new();
         if self.reads_labels() {
-            let asking = watcher::Config::default().labels(&format!("{INJECT}=enabled"));
+            let asking = watcher::Config::default().labels(INJECT);
             let namespaces = Api::all(self.client.clone());
             watches.spawn(tell(
                 "namespaces",

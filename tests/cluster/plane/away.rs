@@ -74,6 +74,7 @@ async fn missed_pods_are_refused_or_made_and_told_of() {
     assert_eq!(made["spec"]["initContainers"], json!(null));
     what_cannot_answer_is_not_ready().await;
     missed_are_told_of().await;
+    odd_words_are_told_of().await;
     let _said = helm(&["uninstall", "jitney", "--namespace", RELEASED]);
 }
 
@@ -104,6 +105,32 @@ async fn what_cannot_answer_is_not_ready() {
     told("/status", "the API server may not believe the webhook").await;
     kubectl(&["delete", "secret", "jitney-webhook", "--namespace", RELEASED]);
     assert_eq!(told("/ready", "ready\n").await, 200);
+}
+
+/// Where another mesh's word asks for sidecars nobody gets one, and an Event says which word does.
+async fn odd_words_are_told_of() {
+    let labels = json!({"jitney.dev/inject": "true"});
+    let _odd = Namespace::labelled("away-odd", &labels);
+    let wishes = json!({"labels": labels});
+    apply(&pod("away-other", "asks-oddly", &wishes));
+    let _plane = Plane::start(
+        RELEASED,
+        "jitney-control-plane",
+        &["--webhook-configuration", "jitney"],
+    );
+    for (namespace, name) in [("default", "away-odd"), ("away-other", "asks-oddly")] {
+        wait::until("an Event tells of the word", || {
+            let events = get(&["events.events.k8s.io", "--namespace", namespace]);
+            let mut events = events["items"].as_array().unwrap().iter();
+            let note = "jitney.dev/inject: found \"true\", expected enabled or disabled: nobody gets a sidecar by it";
+            events.any(|event| {
+                event["regarding"]["name"] == name
+                    && event["reason"] == "InjectNotUnderstood"
+                    && event["note"] == note
+            })
+        })
+        .await;
+    }
 }
 
 /// Each by an Event beside it, and all by a metric, once the control plane is back.

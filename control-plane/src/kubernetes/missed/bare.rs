@@ -1,4 +1,5 @@
-//! What is known of pods without a sidecar: decisions only.
+//! What is known of pods without a sidecar, and of those who ask for one in words that nobody understands: decisions
+//! only.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ pub(super) struct Bare {
     scopes: Vec<Scope>,
     /// Whether namespaces are told of.
     reads_labels: bool,
-    asking: Table<()>,
+    asking: Table<Asking>,
     pods: Table<Row>,
 }
 
@@ -25,14 +26,36 @@ struct Row {
     uid: String,
     /// What it says itself.
     wish: Option<bool>,
+    /// What it says that means nothing.
+    odd: Option<String>,
 }
 
-/// A pod that is to have a sidecar and has none.
+/// A namespace that says something of sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Asking {
+    uid: String,
+    /// What that is, if it is not `enabled`.
+    odd: Option<String>,
+}
+
+/// Somebody without the sidecars that are to be had there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Without {
+    pub(super) kind: &'static str,
+    /// Empty of a namespace.
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
+    pub(super) why: Why,
+}
+
+/// Why there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Nobody answered when the pod was made, or it is older than the wish.
+    Missed,
+    /// The wish is this word.
+    Odd(String),
 }
 
 impl Bare {
@@ -50,8 +73,13 @@ impl Bare {
     /// Takes in what is told of namespaces that ask for sidecars.
     pub(super) fn take_namespace(&mut self, event: Event<PartialObjectMeta<Namespace>>) {
         let mut changed = BTreeSet::new();
-        self.asking
-            .take(&Scope::All, event, |_, _| Some(()), PartialEq::eq, &mut changed);
+        self.asking.take(
+            &Scope::All,
+            event,
+            |namespace, _| asking(&namespace.metadata),
+            PartialEq::eq,
+            &mut changed,
+        );
     }
 
     /// Takes in what is told of pods without a sidecar.
@@ -73,19 +101,60 @@ impl Bare {
 
     /// Those that are to have one, by namespace and name.
     pub(super) fn missed(&self) -> Vec<Without> {
-        let asking: BTreeSet<&str> = self.asking.all().map(|(_, name, ())| name).collect();
+        let asking = self.asking.all().filter(|(.., asking)| asking.odd.is_none());
+        let asking: BTreeSet<&str> = asking.map(|(_, name, _)| name).collect();
         let is_missed = |(namespace, _, row): &(&str, &str, &Row)| {
             !self.excluded.contains(*namespace) && row.wish.unwrap_or_else(|| asking.contains(namespace))
         };
         let missed = self.pods.all().filter(is_missed);
         missed
-            .map(|(namespace, name, row)| Without {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-                uid: row.uid.clone(),
-            })
+            .map(|(namespace, name, row)| row.without(namespace, name, Why::Missed))
             .collect()
     }
+
+    /// Those that ask in words that mean nothing.
+    pub(super) fn odd(&self) -> Vec<Without> {
+        let namespaces = self.asking.all().filter_map(|(_, name, asking)| {
+            Some(Without {
+                kind: "Namespace",
+                namespace: String::new(),
+                name: name.to_owned(),
+                uid: asking.uid.clone(),
+                why: Why::Odd(asking.odd.clone()?),
+            })
+        });
+        let pods = self.pods.all().filter_map(|(namespace, name, row)| {
+            let odd = row.odd.clone().filter(|_| !self.excluded.contains(namespace))?;
+            Some(row.without(namespace, name, Why::Odd(odd)))
+        });
+        namespaces.chain(pods).collect()
+    }
+}
+
+impl Row {
+    fn without(&self, namespace: &str, name: &str, why: Why) -> Without {
+        Without {
+            kind: "Pod",
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: self.uid.clone(),
+            why,
+        }
+    }
+}
+
+/// `None` of one that says nothing, or that it wants none.
+fn asking(metadata: &ObjectMeta) -> Option<Asking> {
+    let word = metadata.labels.as_ref()?.get(INJECT)?;
+    (word != "disabled").then(|| Asking {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        odd: odd(word),
+    })
+}
+
+fn odd(word: &str) -> Option<String> {
+    let is_odd = !["enabled", "disabled"].contains(&word);
+    is_odd.then(|| word.chars().take(SHOWN_MAX).collect())
 }
 
 /// `None` of one that goes away: whoever comes in its place is asked about.
@@ -95,6 +164,7 @@ fn row(metadata: &ObjectMeta) -> Option<Row> {
     }
     let said = [&metadata.labels, &metadata.annotations];
     let said = said.into_iter().flatten().filter_map(|said| said.get(INJECT));
+    let odd = said.clone().find_map(|word| odd(word));
     // As the webhook has it: of two words a no wins.
     let wish = said
         .map(|word| word == "enabled")
@@ -102,8 +172,12 @@ fn row(metadata: &ObjectMeta) -> Option<Row> {
     Some(Row {
         uid: metadata.uid.clone().unwrap_or_default(),
         wish,
+        odd,
     })
 }
+
+/// Characters of a word that a message repeats.
+const SHOWN_MAX: usize = 63;
 
 #[cfg(test)]
 mod tests {
@@ -118,7 +192,12 @@ mod tests {
     }
 
     fn namespace(name: &str) -> PartialObjectMeta<Namespace> {
-        serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
+        labelled(name, "enabled")
+    }
+
+    fn labelled(name: &str, word: &str) -> PartialObjectMeta<Namespace> {
+        let labels = json!({"jitney.dev/inject": word});
+        serde_json::from_value(json!({"metadata": {"name": name, "uid": name, "labels": labels}})).unwrap()
     }
 
     /// All is listed: nothing yet.
@@ -171,6 +250,34 @@ mod tests {
         bare.take_pod(&Scope::All, Event::Apply(pod("other", "e-enabled", &both)));
         bare.take_pod(&Scope::All, Event::Delete(pod("asks", "a-plain", &json!({}))));
         check(&bare, &[]);
+    }
+
+    #[test]
+    fn who_asks_in_other_words_is_told_of() {
+        let mut bare = known(true);
+        for (in_namespace, name, word) in [
+            ("other", "a", "true"),
+            ("other", "b", "disabled"),
+            ("kube-system", "c", "true"),
+        ] {
+            let pod = pod(in_namespace, name, &says("labels", word));
+            bare.take_pod(&Scope::All, Event::Apply(pod));
+        }
+        for (name, word) in [("asks", "enabled"), ("istio", "true"), ("none", "disabled")] {
+            bare.take_namespace(Event::Apply(labelled(name, word)));
+        }
+        bare.take_pod(&Scope::All, Event::Apply(pod("istio", "d", &json!({}))));
+        check(&bare, &[]);
+        let odd = bare.odd();
+        let told = odd.iter().map(|one| (one.kind, &*one.name, one.why.clone()));
+        let word = || Why::Odd("true".to_owned());
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [("Namespace", "istio", word()), ("Pod", "a", word())]
+        );
+        bare.take_namespace(Event::Apply(namespace("istio")));
+        assert_eq!(bare.odd().len(), 1);
+        check(&bare, &["d"]);
     }
 
     #[test]

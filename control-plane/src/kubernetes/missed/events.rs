@@ -1,4 +1,5 @@
-//! An Event for each pod without the sidecar that it is to have: once, whoever leads.
+//! An Event for each pod without the sidecar that it is to have, and for whoever asks for some in words that nobody
+//! understands: once, whoever leads.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +10,15 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::bare::Without;
+use super::bare::{Why, Without};
+use crate::inject::INJECT;
 use crate::kubernetes::authority::MANAGER;
 
 /// Who writes them.
 pub(super) struct Events {
     client: Client,
     replica: String,
-    /// The pods that were told of, by their uids; no more than are missed.
+    /// Those that were told of, by their uids; no more than there are.
     told: BTreeSet<String>,
 }
 
@@ -37,11 +39,14 @@ impl Events {
         let news: Vec<&Without> = news.take(AT_ONCE).collect();
         for pod in news {
             match self.write(pod).await {
-                Ok(_) => tracing::warn!(pod = format!("{}/{}", pod.namespace, pod.name), "{NOTE}"),
+                Ok(_) => {
+                    let (kind, namespace, name) = (pod.kind, &pod.namespace, &pod.name);
+                    tracing::warn!(kind, namespace, name, "{}", pod.why.note());
+                }
                 // Whoever led before has told of it, or it is about to be gone, and its namespace.
                 Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
                 Err(kube::Error::Api(status)) if status.message.contains("being terminated") => {}
-                Err(error) => return Err(format!("Event in {}: {error}", pod.namespace)),
+                Err(error) => return Err(format!("Event in {}: {error}", namespace_of(pod))),
             }
             self.told.insert(pod.uid.clone());
         }
@@ -50,17 +55,17 @@ impl Events {
 
     async fn write(&self, pod: &Without) -> kube::Result<()> {
         let event = serde_json::from_value::<Event>(json!({
-            // One name for one pod: it cannot be told of twice.
-            "metadata": {"name": format!("jitney-missed-{}", pod.uid), "namespace": pod.namespace},
+            // One name for one object: it cannot be told of twice.
+            "metadata": {"name": format!("jitney-missed-{}", pod.uid), "namespace": namespace_of(pod)},
             "eventTime": now(),
             "type": "Warning",
-            "reason": "SidecarMissing",
+            "reason": pod.why.reason(),
             "action": "Inject",
-            "note": NOTE,
+            "note": pod.why.note(),
             "regarding": {
                 "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": pod.namespace,
+                "kind": pod.kind,
+                "namespace": Some(&pod.namespace).filter(|name| !name.is_empty()),
                 "name": pod.name,
                 "uid": pod.uid,
             },
@@ -68,8 +73,34 @@ impl Events {
             "reportingInstance": self.replica,
         }));
         let event = event.map_err(kube::Error::SerdeError)?;
-        let events = Api::<Event>::namespaced(self.client.clone(), &pod.namespace);
+        let events = Api::<Event>::namespaced(self.client.clone(), namespace_of(pod));
         events.create(&PostParams::default(), &event).await.map(drop)
+    }
+}
+
+impl Why {
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Missed => "SidecarMissing",
+            Self::Odd(_) => "InjectNotUnderstood",
+        }
+    }
+
+    fn note(&self) -> String {
+        match self {
+            Self::Missed => NOTE.to_owned(),
+            Self::Odd(word) => {
+                format!("{INJECT}: found {word:?}, expected enabled or disabled: nobody gets a sidecar by it")
+            }
+        }
+    }
+}
+
+/// Where an Event is written: of what is in no namespace, where the API server wants it.
+fn namespace_of(one: &Without) -> &str {
+    match one.kind {
+        "Namespace" => "default",
+        _ => &one.namespace,
     }
 }
 

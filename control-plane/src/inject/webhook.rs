@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -20,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +29,7 @@ use tower::ServiceExt as _;
 mod configuration;
 mod keeping;
 mod papers;
+mod places;
 
 pub use configuration::configuration;
 pub(crate) use configuration::said;
@@ -36,6 +37,7 @@ pub use keeping::{InCluster, Keep, KeepError, Version};
 pub use papers::{Authorities, PapersError};
 
 use papers::Present;
+use places::{Place, Places};
 
 use super::review::{self, Outcome};
 use super::{Asked, SettingsArgs};
@@ -148,19 +150,19 @@ impl Webhook {
     /// # Cancellation
     /// Ends every connection at once.
     pub async fn serve(self, listener: TcpListener, draining: watch::Receiver<bool>) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+        let places = Places::new(CONNECTIONS_MAX);
         let router = self.router();
         let mut present = self.present.subscribe();
         let accepting = async {
             // Whoever comes before there is a certificate waits in the listen queue.
             drop(present.wait_for(Option::is_some).await);
             loop {
-                let permit = Arc::clone(&room).acquire_owned().await;
                 match listener.accept().await {
-                    Ok((stream, _)) => {
+                    Ok((stream, peer)) => {
+                        let place = places.take(peer.ip().to_canonical()).await;
                         let (webhook, router, draining) = (self.clone(), router.clone(), draining.clone());
                         tokio::spawn(async move {
-                            Box::pin(webhook.converse(stream, router, draining, permit.ok())).await;
+                            Box::pin(webhook.converse(stream, router, draining, place)).await;
                         });
                     }
                     Err(error) => {
@@ -176,15 +178,30 @@ impl Webhook {
             () = accepting => {}
             () = begun(&mut ending) => {}
         }
-        drop(timeout(ANSWERING, room.acquire_many(CONNECTIONS_MAX)).await);
+        drop(timeout(ANSWERING, places.emptied()).await);
     }
 
+    /// Until it ends, or somebody needs its place while nothing is asked.
     async fn converse(
         self,
         stream: TcpStream,
         router: Router,
+        draining: watch::Receiver<bool>,
+        place: Place,
+    ) {
+        let place = Arc::new(place);
+        tokio::select! {
+            () = self.served(stream, router, draining, &place) => {}
+            () = place.is_needed() => tracing::debug!("a connection that asked nothing has made room"),
+        }
+    }
+
+    async fn served(
+        self,
+        stream: TcpStream,
+        router: Router,
         mut draining: watch::Receiver<bool>,
-        _permit: Option<OwnedSemaphorePermit>,
+        place: &Arc<Place>,
     ) {
         drop(stream.set_nodelay(true));
         let Some(config) = self
@@ -200,7 +217,8 @@ impl Webhook {
             Ok(Err(error)) => return tracing::info!(%error, "no TLS with a caller of the webhook"),
             Err(_) => return,
         };
-        let service = service_fn(move |request: Request<Incoming>| answered(router.clone(), request));
+        let service =
+            service_fn(|request: Request<Incoming>| answered(router.clone(), request, Arc::clone(place)));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE)
@@ -299,12 +317,25 @@ async fn by_the_pod(State(webhook): State<Webhook>, body: Bytes) -> Response<Bod
     webhook.answer(&body, Asked::ByThePod)
 }
 
-async fn answered(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let answered = timeout(ANSWERING, router.oneshot(request.map(Body::new))).await;
-    Ok(match answered {
-        Ok(Ok(response)) => response,
-        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
-    })
+async fn answered(
+    router: Router,
+    request: Request<Incoming>,
+    place: Arc<Place>,
+) -> Result<Response<Body>, Infallible> {
+    let answering = async {
+        let (head, body) = request.into_parts();
+        let Ok(body) = to_bytes(Body::new(body), BODY_MAX).await else {
+            return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+        };
+        // Before that it asks nothing yet, however slowly it says so.
+        let Some(_asking) = place.ask() else {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        };
+        let Ok(response) = router.oneshot(Request::from_parts(head, Body::from(body))).await;
+        response
+    };
+    let answered = timeout(ANSWERING, answering).await;
+    Ok(answered.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response()))
 }
 
 /// Listens where the API server is to ask.
@@ -330,7 +361,7 @@ pub(crate) const FOR_ALL: &str = "/inject";
 pub(crate) const BY_THE_POD: &str = "/inject/pods";
 
 /// The API server holds on to a few; a rollout of thousands of pods opens some more.
-const CONNECTIONS_MAX: u32 = 256;
+const CONNECTIONS_MAX: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// As long as the API server waits by default.
 const ANSWERING: Duration = Duration::from_secs(10);

@@ -115,6 +115,25 @@ fn asked(labels: &Value) -> String {
     .to_string()
 }
 
+/// Whoever opens connections and says nothing keeps the API server from none.
+#[tokio::test]
+async fn silent_connections_make_room() {
+    let keeper = Memory::default();
+    let (address, _, _draining) = served(&keeper).await;
+    let roots = keeper.published.lock().clone();
+    let mut silent = Vec::new();
+    for _ in 0..=CONNECTIONS_MAX {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Sooner than any of these ends by itself.
+    let question = asked(&json!({}));
+    let called = call(address, &roots, FOR_ALL, &question);
+    let (status, _) = timeout(HANDSHAKE - Duration::from_secs(1), called).await.unwrap();
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let mut first = silent.swap_remove(0);
+    assert_eq!(first.read(&mut [0]).await.unwrap_or(0), 0, "the oldest has left");
+}
+
 #[tokio::test]
 async fn api_server_is_answered_and_counted() {
     let keeper = Memory::default();

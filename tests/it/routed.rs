@@ -66,6 +66,7 @@ fn catalog(users: &TestUpstream) -> Catalog {
         namespace: "shop".to_owned(),
         services: BTreeMap::from([("users".to_owned(), vec![port])]),
         sidecars: BTreeMap::new(),
+        unserved: BTreeMap::new(),
         routes: BTreeMap::from([(RouteKind::HTTPRoute, routes)]),
     }
 }

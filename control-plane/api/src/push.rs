@@ -55,7 +55,7 @@ mod subscriber;
 mod version;
 
 pub use assembly::{Assembly, Claim, Destination, InboundPort, Listening, OwnLimits, Reached, Taken};
-pub use catalog::{Catalog, ServiceEndpoint, ServicePort, Unresolved, backend_name};
+pub use catalog::{Catalog, ServiceEndpoint, ServicePort, Unresolved, Unserved, backend_name};
 pub use feed::{Answer, Feed, FeedError, Held, MAX_NAMES, Nack, Sent, View};
 pub use kind::Kind;
 pub use place::{Place, RuleRef};

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use jitney_api::push::{Catalog, Resources, ServiceEndpoint, ServicePort, known_workloads, resources_of};
+use jitney_api::push::{
+    Catalog, Resources, ServiceEndpoint, ServicePort, Unserved, known_workloads, resources_of,
+};
 use jitney_api::{Document, Documents, MeshRoute, RouteKind, Workload};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DynamicObject;
 
 use super::custom::Custom;
-use super::objects::{self, EndpointRow, EndpointState, PortRow, ServiceRow, SliceRow};
+use super::objects::{self, EndpointRow, EndpointState, PodRow, PortRow, ServiceRow, SliceRow};
 use super::routes;
 use super::table::{Event, Scope, Table};
 
@@ -88,7 +90,7 @@ pub struct Index {
     scopes: Vec<Scope>,
     services: Table<ServiceRow>,
     slices: Table<SliceRow>,
-    pods: Table<Workload>,
+    pods: Table<PodRow>,
     custom: [Table<Custom>; 3],
     routes: [Table<MeshRoute>; 2],
     /// Where the API server knows no routes of these kinds.
@@ -131,7 +133,7 @@ impl Index {
                 self.slices.take(scope, *event, row, PartialEq::eq, changed)
             }
             Told::Pod(event) => {
-                let row = |pod: &Pod, _: Option<&Workload>| objects::pod(pod);
+                let row = |pod: &Pod, _: Option<&PodRow>| objects::pod(pod);
                 self.pods.take(scope, *event, row, PartialEq::eq, changed)
             }
             Told::Custom(kinds, event) => {
@@ -236,21 +238,21 @@ impl Index {
     /// The workloads of a namespace: those of its sidecars, and those that its documents know.
     pub fn workloads(&self, namespace: &str) -> BTreeSet<Workload> {
         let mut workloads = known_workloads(&self.documents(namespace));
-        workloads.extend(self.pods.of(namespace).map(|(_, workload)| workload.clone()));
+        workloads.extend(self.pods.of(namespace).map(|(_, pod)| pod.workload.clone()));
         workloads
     }
 
     /// The workloads whose pods have sidecars.
     pub fn of_pods(&self) -> BTreeSet<Workload> {
-        self.pods.all().map(|(_, _, workload)| workload.clone()).collect()
+        self.pods.all().map(|(.., pod)| pod.workload.clone()).collect()
     }
 
     /// The services and sidecars of a namespace.
     pub fn catalog(&self, namespace: &str) -> Catalog {
-        let pods = self.pods.of(namespace);
-        let sidecars: BTreeMap<Arc<str>, Workload> = pods
-            .map(|(pod, workload)| (pod.into(), workload.clone()))
-            .collect();
+        let pods: BTreeMap<&str, &PodRow> = self.pods.of(namespace).collect();
+        let sidecars = pods
+            .iter()
+            .map(|(name, pod)| (Arc::from(*name), pod.workload.clone()));
         let mut slices = BTreeMap::<&str, Vec<&SliceRow>>::new();
         for (_, slice) in self.slices.of(namespace) {
             slices.entry(&slice.service).or_default().push(slice);
@@ -258,13 +260,17 @@ impl Index {
         let services = self.services.of(namespace).map(|(name, service)| {
             let slices = slices.get(name).map_or(&[][..], Vec::as_slice);
             let ports = service.ports.iter();
-            let ports = ports.map(|port| service_port(service, port, slices, &sidecars));
+            let ports = ports.map(|port| service_port(service, port, slices, &pods));
             (name.to_owned(), ports.collect())
         });
+        let unserved = self.services.of(namespace);
+        let unserved = unserved.filter(|(_, service)| service.unserved != Unserved::default());
+        let unserved = unserved.map(|(name, service)| (name.to_owned(), service.unserved.clone()));
         Catalog {
             namespace: namespace.to_owned(),
             services: services.collect(),
-            sidecars,
+            unserved: unserved.collect(),
+            sidecars: sidecars.collect(),
             routes: self.routes(namespace),
         }
     }
@@ -286,7 +292,7 @@ fn service_port(
     service: &ServiceRow,
     port: &PortRow,
     slices: &[&SliceRow],
-    sidecars: &BTreeMap<Arc<str>, Workload>,
+    pods: &BTreeMap<&str, &PodRow>,
 ) -> ServicePort {
     let rows = || {
         slices.iter().flat_map(|slice| {
@@ -302,12 +308,14 @@ fn service_port(
         true => EndpointState::Ready,
         false => EndpointState::Leaving,
     };
+    // Past its sidecar a pod is as one without.
+    let is_served = |pod: &Arc<str>, number| pods.get(&**pod).is_some_and(|pod| pod.serves(number));
     let endpoints = rows().map(|(endpoint, number)| {
         let pod = endpoint.pod.as_ref();
         ServiceEndpoint {
             address: SocketAddr::new(endpoint.address, number),
             zone: endpoint.zone.clone(),
-            sidecar: pod.filter(|pod| sidecars.contains_key(*pod)).cloned(),
+            sidecar: pod.filter(|pod| is_served(pod, number)).cloned(),
             is_serving: endpoint.state == least,
         }
     });

@@ -3,9 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use jitney_api::{Protocol, Workload};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use jitney_api::push::Unserved;
+use jitney_api::{Ports, Protocol, Workload};
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use crate::inject::{PROXY, REDIRECT};
 
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +16,19 @@ pub(super) struct ServiceRow {
     /// Its virtual addresses; none where it is headless.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) ports: Vec<PortRow>,
+    /// What of it no sidecar serves.
+    pub(super) unserved: Unserved,
+}
+
+/// A pod with a sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodRow {
+    /// Whose it is.
+    pub(super) workload: Workload,
+    /// Ports that are reached past the sidecar.
+    skipped: Ports,
+    /// The only port that it serves, where the kernel hands it nothing.
+    listens: Option<u16>,
 }
 
 /// A port of a Service.
@@ -54,34 +70,72 @@ pub(super) enum EndpointState {
     NotReady,
 }
 
-/// Whose sidecar a pod has; `None` of one that has ended.
-pub(super) fn pod(pod: &Pod) -> Option<Workload> {
+/// `None` of one that has ended.
+pub(super) fn pod(pod: &Pod) -> Option<PodRow> {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return None;
     }
-    let account = pod.spec.as_ref()?.service_account_name.as_deref();
-    Some(Workload {
-        namespace: pod.metadata.namespace.clone()?,
-        account: account
-            .filter(|name| !name.is_empty())
-            .unwrap_or("default")
-            .to_owned(),
+    let spec = pod.spec.as_ref()?;
+    let account = spec.service_account_name.as_deref();
+    // What it was made with: annotations may be another's by now.
+    let skipped = flag(&spec.init_containers, REDIRECT, "--skip-inbound-ports");
+    let listens = flag(&spec.init_containers, PROXY, "--listen");
+    let listens = listens.and_then(|address| address.parse::<SocketAddr>().ok());
+    Some(PodRow {
+        workload: Workload {
+            namespace: pod.metadata.namespace.clone()?,
+            account: account
+                .filter(|name| !name.is_empty())
+                .unwrap_or("default")
+                .to_owned(),
+        },
+        skipped: skipped.and_then(|ports| ports.parse().ok()).unwrap_or_default(),
+        listens: listens.map(|address| address.port()),
     })
 }
 
-/// `None` of one that only stands for another name.
+impl PodRow {
+    /// Whether calls to a port of the pod come to its sidecar.
+    pub(super) fn serves(&self, port: u16) -> bool {
+        match self.listens {
+            Some(own) => own == port,
+            None => !self.skipped.contains(port),
+        }
+    }
+}
+
+/// What follows a flag among a container's arguments.
+fn flag<'p>(containers: &'p Option<Vec<Container>>, name: &str, flag: &str) -> Option<&'p str> {
+    let mut named = containers.iter().flatten().filter(|one| one.name == name);
+    let mut args = named
+        .next()?
+        .args
+        .iter()
+        .flatten()
+        .skip_while(|word| *word != flag);
+    args.nth(1).map(String::as_str)
+}
+
+/// A Service: one that only stands for another name has neither addresses nor ports.
 pub(super) fn service(service: &Service) -> Option<ServiceRow> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
-        return None;
+        let name = spec.external_name.clone().unwrap_or_default();
+        return Some(ServiceRow {
+            unserved: Unserved {
+                stands_for: Some(name),
+                ..Unserved::default()
+            },
+            ..ServiceRow::default()
+        });
     }
     let addresses = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
     let mut addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
     addresses.sort_unstable();
     addresses.dedup();
     let ports = spec.ports.iter().flatten();
-    let tcp = ports.filter(|port| is_tcp(port.protocol.as_deref()));
+    let (tcp, others): (Vec<_>, Vec<_>) = ports.partition(|port| is_tcp(port.protocol.as_deref()));
     let row = |port: &k8s_openapi::api::core::v1::ServicePort| {
         Some(PortRow {
             name: port.name.clone().unwrap_or_default(),
@@ -89,9 +143,17 @@ pub(super) fn service(service: &Service) -> Option<ServiceRow> {
             protocol: protocol(port.app_protocol.as_deref()),
         })
     };
+    let other = |port: &k8s_openapi::api::core::v1::ServicePort| {
+        let protocol = port.protocol.clone().unwrap_or_default();
+        (port.name.clone().unwrap_or_default(), protocol)
+    };
     Some(ServiceRow {
         addresses,
-        ports: tcp.filter_map(row).collect(),
+        ports: tcp.into_iter().filter_map(row).collect(),
+        unserved: Unserved {
+            stands_for: None,
+            ports: others.into_iter().map(other).collect(),
+        },
     })
 }
 

@@ -28,6 +28,8 @@ pub struct Catalog {
     pub namespace: String,
     /// Services, by name.
     pub services: BTreeMap<String, Vec<ServicePort>>,
+    /// What of services no sidecar serves, by name; nothing of most.
+    pub unserved: BTreeMap<String, Unserved>,
     /// Sidecars, by what they call themselves, and whose they are.
     pub sidecars: BTreeMap<Arc<str>, Workload>,
     /// Routes of the Gateway API, by name. A kind that is not in here is not known to the API server.
@@ -49,6 +51,15 @@ pub struct ServicePort {
     pub endpoints: Vec<ServiceEndpoint>,
 }
 
+/// What of a service no sidecar serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unserved {
+    /// The name that it stands for, and nothing else.
+    pub stands_for: Option<String>,
+    /// Ports of other protocols than TCP: name and protocol.
+    pub ports: Vec<(String, String)>,
+}
+
 /// An address of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceEndpoint {
@@ -68,6 +79,18 @@ pub enum Unresolved {
     /// There is no such service.
     #[error("there is no Service {0:?} in namespace {1}")]
     NoService(String, String),
+    /// The service only stands for another name.
+    #[error(
+        "Service {0:?} is an ExternalName, which only stands for {1:?}, and has no pods: for calls to that name apply a \
+         Backend with it, and a policy for that with `placement: Outbound`"
+    )]
+    ExternalName(String, String),
+    /// There is such a port, or there are ports, and not of TCP.
+    #[error(
+        "Service {0:?} has no port of TCP{by}, only {1}, which sidecars leave alone",
+        by = if *.2 { " by that name" } else { "" }
+    )]
+    NotTcp(String, String, bool),
     /// The service has no such port.
     #[error("Service {0:?} has no port {1:?}, only {2}")]
     NoPort(String, String, String),
@@ -112,6 +135,7 @@ impl Catalog {
             TargetKind::Service => {
                 let ports = self.services.get(&target.name);
                 let ports = ports.ok_or_else(|| Unresolved::NoService(name(), self.namespace.clone()))?;
+                self.check_served(target)?;
                 self.ports(target, ports)
             }
         }
@@ -129,6 +153,35 @@ impl Catalog {
                 format!("{path}: there is no Service and no Backend {name:?} in namespace {namespace}")
             })
             .collect()
+    }
+
+    /// That a target is not only what sidecars do not serve.
+    fn check_served(&self, target: &TargetRef) -> Result<(), Unresolved> {
+        let Some(unserved) = self.unserved.get(&target.name) else {
+            return Ok(());
+        };
+        if let Some(other) = &unserved.stands_for {
+            return Err(Unresolved::ExternalName(target.name.clone(), other.clone()));
+        }
+        let has_others = self
+            .services
+            .get(&target.name)
+            .is_some_and(|ports| !ports.is_empty());
+        let is_meant = |name: &str| match target.section_name.as_deref() {
+            Some(section) => section == name,
+            None => !has_others,
+        };
+        let meant = unserved.ports.iter().filter(|(name, _)| is_meant(name));
+        let meant: Vec<String> = meant
+            .map(|(name, protocol)| format!("{name:?} of {protocol}"))
+            .collect();
+        match meant.is_empty() {
+            true => Ok(()),
+            false => {
+                let (name, is_named) = (target.name.clone(), target.section_name.is_some());
+                Err(Unresolved::NotTcp(name, meant.join(", "), is_named))
+            }
+        }
     }
 
     fn ports(&self, target: &TargetRef, ports: &[ServicePort]) -> Result<Vec<Place>, Unresolved> {

@@ -163,6 +163,46 @@ fn a_service_is_where_its_slices_say() {
     assert_eq!(endpoints(&index), both, "in two slices for a moment");
 }
 
+/// A port that is reached past the sidecar, or that it does not listen on, is nobody's of the mesh.
+#[test]
+fn what_is_reached_past_a_sidecar_is_not_beside_it() {
+    let mut index = index();
+    let mut beside = |redirect: Option<&str>, proxy: &[&str]| {
+        let mut pod = pod("users-1", "Running");
+        let redirect = redirect.map(|ports| {
+            json!({"name": "jitney-redirect", "args": ["redirect", "install", "--skip-inbound-ports", ports]})
+        });
+        let proxy = json!({"name": "jitney-proxy", "args": proxy});
+        let containers: Vec<Value> = redirect.into_iter().chain([proxy]).collect();
+        pod["spec"]["initContainers"] = containers.into();
+        index.take(&Scope::All, Told::Pod(Box::new(Event::Apply(object(pod)))));
+        let catalog = index.catalog("shop");
+        assert_eq!(catalog.sidecars.len(), 1);
+        catalog.services["users"][0].endpoints[0].sidecar.is_some()
+    };
+    assert!(beside(Some("15020"), &["run"]));
+    assert!(!beside(Some("15020,8000-8080"), &["run"]));
+    assert!(!beside(
+        None,
+        &["run", "--listen", "[::]:15080", "--upstream", "127.0.0.1:8080"]
+    ));
+    assert!(beside(
+        None,
+        &["run", "--listen", "[::]:8080", "--upstream", "127.0.0.1:9000"]
+    ));
+}
+
+#[test]
+fn services_without_a_port_for_sidecars_are_known_by_what_they_are() {
+    let mut index = index();
+    let external = json!({"metadata": {"namespace": "shop", "name": "ext"}, "spec": {"type": "ExternalName", "externalName": "a.b"}});
+    let told = Told::Service(Box::new(Event::Apply(object(external))));
+    index.take(&Scope::All, told);
+    let unserved = index.catalog("shop").unserved;
+    assert_eq!(unserved["ext"].stands_for.as_deref(), Some("a.b"));
+    assert_eq!(unserved["users"].ports, [("dns".to_owned(), "UDP".to_owned())]);
+}
+
 #[test]
 fn what_leaves_is_used_only_if_all_do() {
     let mut index = index();

@@ -27,6 +27,7 @@ fn catalog() -> Catalog {
     Catalog {
         namespace: "shop".to_owned(),
         services: services.map(|(name, ports)| (name.to_owned(), ports)).into(),
+        unserved: BTreeMap::new(),
         sidecars: BTreeMap::new(),
         routes: BTreeMap::from([(
             RouteKind::HTTPRoute,

@@ -48,6 +48,14 @@ fn port(name: &str, address: &str, protocol: Protocol, endpoints: Vec<ServiceEnd
     }
 }
 
+fn of_udp(names: &[&str]) -> Unserved {
+    let ports = names.iter().map(|name| ((*name).to_owned(), "UDP".to_owned()));
+    Unserved {
+        stands_for: None,
+        ports: ports.collect(),
+    }
+}
+
 /// Two services of one account, and a pod without a sidecar.
 fn catalog() -> Catalog {
     let account = Workload {
@@ -76,6 +84,19 @@ fn catalog() -> Catalog {
                 "orders".to_owned(),
                 vec![port("", "10.96.0.2:80", Protocol::Auto, orders)],
             ),
+            ("ext".to_owned(), vec![]),
+            ("names".to_owned(), vec![]),
+        ]),
+        unserved: BTreeMap::from([
+            (
+                "ext".to_owned(),
+                Unserved {
+                    stands_for: Some("db.example.org".to_owned()),
+                    ports: vec![],
+                },
+            ),
+            ("users".to_owned(), of_udp(&["dns"])),
+            ("names".to_owned(), of_udp(&["", "more"])),
         ]),
         sidecars: BTreeMap::from(sidecars),
         routes: BTreeMap::new(),
@@ -220,6 +241,25 @@ fn targets_that_lead_nowhere_say_so() {
             "users",
             Some("grpc"),
             "Service \"users\" has no port \"grpc\", only \"http\", \"raw\"",
+        ),
+        (
+            Service,
+            "ext",
+            None,
+            "Service \"ext\" is an ExternalName, which only stands for \"db.example.org\", and has no pods: for calls to that name apply a \
+             Backend with it, and a policy for that with `placement: Outbound`",
+        ),
+        (
+            Service,
+            "users",
+            Some("dns"),
+            "Service \"users\" has no port of TCP by that name, only \"dns\" of UDP, which sidecars leave alone",
+        ),
+        (
+            Service,
+            "names",
+            None,
+            "Service \"names\" has no port of TCP, only \"\" of UDP, \"more\" of UDP, which sidecars leave alone",
         ),
         (
             Backend,

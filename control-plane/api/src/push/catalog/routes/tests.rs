@@ -37,6 +37,7 @@ fn catalog(services: &[(&str, &[(&str, u16)])], routes: &[(RouteKind, Value)]) -
     let mut catalog = Catalog {
         namespace: "shop".to_owned(),
         services: services.collect(),
+        unserved: BTreeMap::new(),
         sidecars: BTreeMap::from([("users-1".into(), account())]),
         routes: RouteKind::ALL.map(|kind| (kind, BTreeMap::new())).into(),
     };

@@ -13,8 +13,8 @@ use crate::helm::{chart, helm};
 use crate::kubectl::{get, kubectl, kubectl_with, succeeded};
 use crate::programs::path;
 use crate::shop::{
-    Asked, SERVICES, SHOP, SYSTEM, apply, as_told, asked, condition, pages, pods, rolled_out, says, serves,
-    settled, sidecars, under_load, users,
+    Asked, SERVICES, SHOP, SYSTEM, apply, as_told, asked, condition, line, pages, pods, rolled_out, says,
+    serves, settled, sidecars, under_load, users,
 };
 
 /// Installs, tries and removes, in this order: one cluster has one control plane.
@@ -90,10 +90,18 @@ fn looks_good() {
     );
 }
 
-/// A sidecar in a pod explains a call, through the connection that `kubectl` makes to it.
+/// A sidecar in a pod that was just made explains a call, in README's steps, through the connection that `kubectl`
+/// makes to it.
 async fn says_what_it_makes_of_a_call() {
-    let mut forward = Command::new("kubectl");
-    forward.args(["port-forward", "--namespace", SHOP, "deployment/users", ":15020"]);
+    kubectl(&["rollout", "restart", "--namespace", SHOP, "deployment/users"]);
+    rolled_out();
+    let shell = |line: &str| Command::new("sh").args(["-c", line]).output().unwrap();
+    let load = line("kubectl exec ");
+    wait::until("pages are loaded", || shell(&load).status.success()).await;
+    let forward = line("kubectl port-forward ").replace(" 15020", " :15020");
+    let mut words = forward.split_whitespace();
+    let mut forward = Command::new(words.next().unwrap());
+    forward.args(words);
     let forward = Process::run("kubectl port-forward", forward);
     let near = || {
         let log = forward.log();
@@ -101,12 +109,13 @@ async fn says_what_it_makes_of_a_call() {
         Some(format!("127.0.0.1:{}", rest.split_once(' ')?.0))
     };
     wait::until("a port is forwarded", || near().is_some()).await;
-    let (near, call) = (near().unwrap(), ["GET", "http://users/users/7"]);
-    let line = [&["explain", "--admin", &near], &call[..]].concat();
-    let said = succeeded(Command::new(path("jitney-proxy")).args(line).output().unwrap());
+    let explain = line("jitney-proxy explain ").replace("127.0.0.1:15020", &near().unwrap());
+    let explain = explain.replace("jitney-proxy", &path("jitney-proxy").display().to_string());
+    let said = succeeded(shell(&explain));
     for part in ["route: users/user-by-id", "codec: keyedGet"] {
         assert!(said.contains(part), "{said}");
     }
+    assert_eq!(said.matches("backend: ").count(), 1, "{said}");
 }
 
 /// Nobody hands over what does not leave a pod: there the service itself answers, and not its sidecar.

@@ -44,6 +44,15 @@ pub(crate) fn as_told(until: &str) {
     }
 }
 
+/// The line of README's section that begins so.
+pub(crate) fn line(begins: &str) -> String {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## In Kubernetes\n").unwrap();
+    let line = section.lines().find(|line| line.starts_with(begins));
+    line.unwrap_or_else(|| panic!("README says no {begins}"))
+        .to_owned()
+}
+
 /// Applies a file of the example, as README does, with the images of this run.
 pub(crate) fn apply(file: &str, change: impl FnOnce(&str) -> String) {
     let text = std::fs::read_to_string(root().join("examples/kubernetes").join(file)).unwrap();

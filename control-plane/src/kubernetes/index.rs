@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jitney_api::push::{
     Catalog, Resources, ServiceEndpoint, ServicePort, Unserved, known_workloads, resources_of,
 };
-use jitney_api::{Document, Documents, MeshRoute, RouteKind, Workload};
+use jitney_api::{Diagnostic, Document, Documents, MeshRoute, RouteKind, Severity, Workload};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DynamicObject;
@@ -245,6 +245,31 @@ impl Index {
     /// The workloads whose pods have sidecars.
     pub fn of_pods(&self) -> BTreeSet<Workload> {
         self.pods.all().map(|(.., pod)| pod.workload.clone()).collect()
+    }
+
+    /// What Services of a namespace say that sidecars do not keep, a warning each; nothing where no pod has one.
+    pub fn unkept(&self, namespace: &str) -> Vec<Diagnostic> {
+        if self.pods.of(namespace).next().is_none() {
+            return Vec::new();
+        }
+        let services = self.services.of(namespace);
+        let warnings = services.flat_map(|(name, service)| {
+            let file: Arc<str> = format!("Service {namespace}/{name}").into();
+            service.unkept.iter().map(move |(field, value)| Diagnostic {
+                severity: Severity::Warning,
+                field: (*field).to_owned(),
+                ..Diagnostic::of_file(
+                    &file,
+                    format!("found {value}: sidecars do not keep it, and lead their callers to any endpoint"),
+                )
+            })
+        });
+        warnings.collect()
+    }
+
+    /// The namespaces in which a pod has a sidecar.
+    pub fn namespaces(&self) -> BTreeSet<&str> {
+        self.pods.all().map(|(namespace, ..)| namespace).collect()
     }
 
     /// The services and sidecars of a namespace.

@@ -99,6 +99,7 @@ impl Looked {
                     .extend(custom.faults.iter().chain(&custom.warnings).cloned());
             }
         }
+        self.found.extend(index.unkept(namespace));
         let conflicts = index.resources(namespace).conflicts;
         self.found
             .extend(conflicts.iter().map(|conflict| conflict.warning.clone()));

@@ -18,6 +18,8 @@ pub(super) struct ServiceRow {
     pub(super) ports: Vec<PortRow>,
     /// What of it no sidecar serves.
     pub(super) unserved: Unserved,
+    /// What it says of whom callers are led to, that sidecars do not keep: field and value.
+    pub(super) unkept: Vec<(&'static str, &'static str)>,
 }
 
 /// A pod with a sidecar.
@@ -147,8 +149,21 @@ pub(super) fn service(service: &Service) -> Option<ServiceRow> {
         let protocol = port.protocol.clone().unwrap_or_default();
         (port.name.clone().unwrap_or_default(), protocol)
     };
+    let says = |field: &Option<String>, word: &str| field.as_deref() == Some(word);
+    let unkept = [
+        (
+            says(&spec.internal_traffic_policy, "Local"),
+            ("spec.internalTrafficPolicy", "Local"),
+        ),
+        (
+            says(&spec.session_affinity, "ClientIP"),
+            ("spec.sessionAffinity", "ClientIP"),
+        ),
+    ];
+    let unkept = unkept.into_iter().filter(|(is_so, _)| *is_so);
     Some(ServiceRow {
         addresses,
+        unkept: unkept.map(|(_, what)| what).collect(),
         ports: tcp.into_iter().filter_map(row).collect(),
         unserved: Unserved {
             stands_for: None,

@@ -256,6 +256,9 @@ impl Taking {
             standing.refused.extend(custom.faults.iter().cloned());
             standing.warnings.extend(custom.warnings.iter().cloned());
         }
+        let namespaces = index.namespaces().into_iter();
+        let unkept = namespaces.flat_map(|namespace| index.unkept(namespace));
+        standing.warnings.extend(unkept);
         let complaint = |(kind, text): (&&str, &String)| Diagnostic::of_file(&(**kind).into(), text);
         standing.refused.extend(self.complaints.iter().map(complaint));
         let conflicts = self.pushed.values().flat_map(|resources| &resources.conflicts);

@@ -163,6 +163,39 @@ fn a_service_is_where_its_slices_say() {
     assert_eq!(endpoints(&index), both, "in two slices for a moment");
 }
 
+/// Whoever relies on it is told, and nobody else: where no pod has a sidecar nothing is another than before.
+#[test]
+fn what_services_say_and_sidecars_do_not_keep_is_told() {
+    let mut index = index();
+    let mut kept = service("users");
+    kept["spec"]["internalTrafficPolicy"] = "Cluster".into();
+    kept["spec"]["sessionAffinity"] = "None".into();
+    let mut lost = service("orders");
+    lost["spec"]["internalTrafficPolicy"] = "Local".into();
+    lost["spec"]["sessionAffinity"] = "ClientIP".into();
+    for service in [kept, lost] {
+        index.take(
+            &Scope::All,
+            Told::Service(Box::new(Event::Apply(object(service)))),
+        );
+    }
+    let told: Vec<String> = index.unkept("shop").iter().map(ToString::to_string).collect();
+    let text = "sidecars do not keep it, and lead their callers to any endpoint";
+    assert_eq!(
+        told,
+        [
+            format!("Service shop/orders: warning: spec.internalTrafficPolicy: found Local: {text}"),
+            format!("Service shop/orders: warning: spec.sessionAffinity: found ClientIP: {text}"),
+        ]
+    );
+    assert_eq!(index.namespaces(), BTreeSet::from(["shop"]));
+    index.take(
+        &Scope::All,
+        Told::Pod(Box::new(Event::Delete(object(pod("users-1", "Running"))))),
+    );
+    assert_eq!(index.unkept("shop"), []);
+}
+
 /// A port that is reached past the sidecar, or that it does not listen on, is nobody's of the mesh.
 #[test]
 fn what_is_reached_past_a_sidecar_is_not_beside_it() {

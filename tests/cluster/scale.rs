@@ -324,9 +324,11 @@ fn allow_many_files() {
 }
 
 /// What the control plane watches, each once.
-const WATCHED: [(&str, i64); 10] = [
+const WATCHED: [(&str, i64); 11] = [
     ("backends", 1),
     ("batchpolicies", 1),
+    // By the name of those with the roots.
+    ("configmaps", 1),
     // Of all, and of its own namespace, where the replicas are.
     ("endpointslices", 2),
     ("grpcroutes", 1),

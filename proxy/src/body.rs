@@ -25,7 +25,7 @@ use crate::waking;
 use crate::wire::Budget;
 
 pub(crate) use copied::{Progress, Room};
-pub(crate) use held::await_leave;
+pub(crate) use held::{await_leave, note_expectation};
 pub(crate) use passing::Passing;
 
 use kept::Kept;

@@ -25,7 +25,7 @@ mod plain;
 mod streams;
 
 use crate::accept::Seat;
-use crate::body::Body;
+use crate::body::{Body, note_expectation};
 use crate::error::{Error, ErrorKind};
 use crate::guard::{Guard, Leave};
 use crate::headers;
@@ -420,7 +420,13 @@ impl<S: Serve> Service<Request<Incoming>> for Http1<S> {
     fn call(&self, call: Request<Incoming>) -> Answering<S> {
         let serving = match (self.shared.verdicts.next_call(), self.first.take()) {
             (_, Some(first)) => Box::pin(behind(call.into_body(), first)),
-            (None, None) => self.shared.call(call.map(Into::into)),
+            (None, None) => {
+                let mut call = call.map(Into::into);
+                if self.shared.verdicts.is_before_body() {
+                    note_expectation(&mut call);
+                }
+                self.shared.call(call)
+            }
             (Some(rule), None) => {
                 let error = ErrorKind::BadRequest(rule).into();
                 self.shared.service.refuse(&call.map(Into::into), error)

@@ -31,6 +31,8 @@ pub(crate) struct Verdicts {
     switched: AtomicBool,
     /// Set while the bytes read so far end inside a head.
     inside_head: AtomicBool,
+    /// Set while they end with a head, and a body is to follow.
+    before_body: AtomicBool,
 }
 
 impl Verdicts {
@@ -51,6 +53,11 @@ impl Verdicts {
     /// True while a head has begun to come in and is not complete.
     pub(crate) fn is_inside_head(&self) -> bool {
         self.inside_head.load(Ordering::Relaxed)
+    }
+
+    /// True while nothing has come behind a head although it announces a body.
+    pub(crate) fn is_before_body(&self) -> bool {
+        self.before_body.load(Ordering::Relaxed)
     }
 
     fn refuse(&self, head: u64, rule: Rule) {
@@ -95,6 +102,8 @@ impl<S, V: AsRef<Verdicts>> Inspected<S, V> {
         if let Some((head, rule)) = self.follower.follow(bytes) {
             verdicts.refuse(head, rule);
         }
+        let before_body = self.follower.inside_body() && bytes.ends_with(b"\r\n\r\n");
+        verdicts.before_body.store(before_body, Ordering::Relaxed);
         let inside_head = self.follower.inside_head();
         verdicts.inside_head.store(inside_head, Ordering::Relaxed);
         if self.head_timer.is_some() && !inside_head {

@@ -58,3 +58,22 @@ async fn a_service_that_does_not_know_the_question_gets_the_body_all_the_same() 
     wire.until("ok").await;
     assert_eq!(upstream.seen(), ["hello"]);
 }
+
+/// Whoever does not wait is not made to, and no endpoint is blamed for what nobody sends.
+#[tokio::test]
+async fn a_body_that_comes_with_the_question_is_not_held_back() {
+    let upstream = Upstream::scripted(|mut wire, seen| async move {
+        let head = wire.until("\r\n\r\n").await;
+        // One that waited for leave would come behind this.
+        wire.until("hello").await;
+        seen(head.as_bytes());
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    })
+    .await;
+    let rig = Rig::start(upstream.address);
+    let mut wire = rig.connect().await;
+    wire.send(format!("{HEAD}hello")).await;
+    let reply = wire.until("ok").await;
+    assert!(reply.contains("HTTP/1.1 200 "), "{reply}");
+    assert_eq!(upstream.seen(), [HEAD]);
+}

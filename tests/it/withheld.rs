@@ -140,3 +140,22 @@ async fn no_endpoint_of_either_version_is_blamed_for_uploads_that_break_off() {
         }
     }
 }
+
+/// The sidecar holds back what the caller waits to be asked for: that is no silence of the endpoint's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_its_caller_asks_about_may_take_longer_than_a_try() {
+    let (one, other) = (upstream().await, upstream().await);
+    let traffic = format!("{{timeouts: {{perTry: 150ms}}, {BREAKER}}}");
+    let proxy = before(&[&one, &other], &traffic).await;
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let head = "PUT / HTTP/1.1\r\nhost: users\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert!(answer(&mut stream).await.starts_with("HTTP/1.1 100 "));
+        let hang = answer(&mut begun(&proxy, "/hang", "0123456789").await).await;
+        assert!(hang.contains("try_timeout"), "{hang}");
+        stream.write_all(b"0123456789").await.unwrap();
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}

@@ -78,6 +78,10 @@ impl Kept {
         self.source.lock().grant(&mut self.turn)
     }
 
+    pub(super) fn is_awaited(&self) {
+        self.source.lock().rest.is_awaited();
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let may_be_sent_again = Arc::strong_count(&self.source) > 1;
         let mut source = self.source.lock();

@@ -65,6 +65,15 @@ impl Passing {
 }
 
 impl Body {
+    /// It is waited for, although nobody asks for it yet.
+    pub(super) fn is_awaited(&self) {
+        if let Kind::Watched(watched) = &self.0 {
+            watched.passing.note(State::Awaited);
+        } else if let Kind::Kept(kept) = &self.0 {
+            kept.is_awaited();
+        }
+    }
+
     /// Has it be known from now on how far it has passed, if it is not at hand.
     pub(crate) fn watched(&mut self) -> Option<Arc<Passing>> {
         if self.pieces().is_some() {

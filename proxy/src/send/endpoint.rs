@@ -326,7 +326,11 @@ impl Endpoint {
                 again = copy(request);
             }
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
-            let mut failure = match sender.try_send_request(request).await {
+            let sending = sender.try_send_request(request);
+            // A call that is handed over just as its connection ends may stay in the channel between them for as long
+            // as there is a sender.
+            drop(sender);
+            let mut failure = match sending.await {
                 Ok(reply) => return finish(reply, Held::Http2(stream), place, is_head),
                 Err(failure) => failure,
             };

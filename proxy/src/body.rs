@@ -248,11 +248,10 @@ impl Body {
     /// From now on keeps what passes of a stream, at most so many bytes and as long as there are clones of it. They
     /// are empty-handed once it was more.
     pub(crate) fn keep(&mut self, limit: usize) {
-        let is_stream = matches!(
+        if matches!(
             self.0,
             Kind::Incoming(..) | Kind::Resumed(_) | Kind::Watched(_) | Kind::Original(_)
-        );
-        if is_stream {
+        ) {
             let rest = std::mem::replace(self, Self::empty());
             self.0 = Kind::Kept(Kept::new(rest, limit));
         }

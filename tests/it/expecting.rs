@@ -1,9 +1,19 @@
 //! `Expect: 100-continue` (RFC 9110 section 10.1.1): whether a body is sent is up to the service, and not to the sidecar.
 
-use super::wire::{Rig, Upstream};
+use super::wire::{Rig, Upstream, Wire};
 
 const HEAD: &str = "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A caller that has asked whether it may send its body, and may.
+async fn asked_for_its_body(upstream: &Upstream) -> Wire {
+    let rig = Rig::start(upstream.address);
+    let mut wire = rig.connect().await;
+    wire.send(HEAD).await;
+    assert_eq!(wire.take(CONTINUE.len()).await, CONTINUE);
+    wire
+}
 
 #[tokio::test]
 async fn a_service_that_wants_no_body_is_sent_none() {
@@ -28,13 +38,10 @@ async fn a_body_is_asked_for_once_the_service_asks_for_it() {
         wire.send("HTTP/1.1 103 Early Hints\r\nlink: <a>\r\n\r\n").await;
         wire.send(CONTINUE).await;
         seen(wire.take(5).await.as_bytes());
-        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        wire.send(OK).await;
     })
     .await;
-    let rig = Rig::start(upstream.address);
-    let mut wire = rig.connect().await;
-    wire.send(HEAD).await;
-    assert_eq!(wire.take(CONTINUE.len()).await, CONTINUE);
+    let mut wire = asked_for_its_body(&upstream).await;
     assert_eq!(upstream.seen(), ["head"]);
     wire.send("hello").await;
     let reply = wire.until("ok").await;
@@ -47,13 +54,10 @@ async fn a_service_that_does_not_know_the_question_gets_the_body_all_the_same() 
     let upstream = Upstream::scripted(|mut wire, seen| async move {
         wire.until("\r\n\r\n").await;
         seen(wire.take(5).await.as_bytes());
-        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        wire.send(OK).await;
     })
     .await;
-    let rig = Rig::start(upstream.address);
-    let mut wire = rig.connect().await;
-    wire.send(HEAD).await;
-    assert_eq!(wire.take(CONTINUE.len()).await, CONTINUE);
+    let mut wire = asked_for_its_body(&upstream).await;
     wire.send("hello").await;
     wire.until("ok").await;
     assert_eq!(upstream.seen(), ["hello"]);
@@ -67,7 +71,7 @@ async fn a_body_that_comes_with_the_question_is_not_held_back() {
         // One that waited for leave would come behind this.
         wire.until("hello").await;
         seen(head.as_bytes());
-        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        wire.send(OK).await;
     })
     .await;
     let rig = Rig::start(upstream.address);

@@ -62,7 +62,7 @@ pub(crate) fn await_leave(request: &mut Request<Body>) {
         patience: None,
     });
     // That it does not come is nobody's silence.
-    body.is_awaited();
+    body.note_awaited();
     request.body_mut().0 = Kind::Held(Box::new(Held { body, waiting }));
     let giving = Mutex::new(Some(giving));
     hyper::ext::on_informational(request, move |reply| {

@@ -78,8 +78,9 @@ impl Kept {
         self.source.lock().grant(&mut self.turn)
     }
 
-    pub(super) fn is_awaited(&self) {
-        self.source.lock().rest.is_awaited();
+    /// See [`Body::note_awaited`].
+    pub(super) fn note_awaited(&self) {
+        self.source.lock().rest.note_awaited();
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {

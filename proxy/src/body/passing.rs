@@ -45,6 +45,11 @@ impl Passing {
         }
     }
 
+    /// Whether a request with this body is still under way; `None`: it was at hand.
+    pub(crate) fn is_open(body: Option<&Arc<Self>>) -> bool {
+        body.is_some_and(|body| !body.is_whole())
+    }
+
     /// All of it has passed.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(*self.0.lock(), State::Whole(_))
@@ -65,12 +70,12 @@ impl Passing {
 }
 
 impl Body {
-    /// It is waited for, although nobody asks for it yet.
-    pub(super) fn is_awaited(&self) {
+    /// It is waited for from now on, although nobody asks for it yet.
+    pub(super) fn note_awaited(&self) {
         if let Kind::Watched(watched) = &self.0 {
             watched.passing.note(State::Awaited);
         } else if let Kind::Kept(kept) = &self.0 {
-            kept.is_awaited();
+            kept.note_awaited();
         }
     }
 

@@ -93,7 +93,7 @@ impl Limit {
 
     /// Both sides of a stream may be what lasts too long.
     pub(super) fn is_request_open(&self) -> bool {
-        self.request.as_ref().is_some_and(|body| !body.is_whole())
+        Passing::is_open(self.request.as_ref())
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -27,7 +27,7 @@ pub(super) fn is_idempotent_and_bodiless(request: &Request<Body>) -> bool {
 
 /// True when a stream that failed may be sent again: it was never processed, or sending it twice does no harm.
 pub(super) fn is_repeatable(error: &hyper::Error, request: &Request<Body>, replay: Replay) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let cause = http2_cause(error);
     cause.is_some_and(is_unprocessed)
         || (cause.is_none_or(|cause| cause.is_io() || cause.is_go_away())
             && replay != Replay::Never
@@ -45,8 +45,11 @@ pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
 
 /// True for a call whose stream failed, and not the connection that it went over.
 pub(super) fn is_of_stream(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(h2::Error::is_reset)
+    http2_cause(error).is_some_and(h2::Error::is_reset)
+}
+
+fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// True for the failure of a request's body: its sender is gone. Over HTTP/2 the library resets the stream then, which

@@ -43,7 +43,7 @@ impl Silence {
 
     /// Whether the request is still under way.
     pub(super) fn is_request_open(&self) -> bool {
-        self.body.as_ref().is_some_and(|body| !body.is_whole())
+        Passing::is_open(self.body.as_ref())
     }
 
     /// A head has come: from now on silence says nothing.

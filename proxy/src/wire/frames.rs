@@ -186,15 +186,15 @@ impl Frames {
                 self.next = Next::Reset(stream);
             }
             DATA | HEADERS if flags & END_STREAM != 0 => self.cut.ended(stream),
+            DATA => {
+                let padding = if self.known == PADDED_HEAD {
+                    self.head[HEAD]
+                } else {
+                    0
+                };
+                self.budget.came(self.skip.saturating_sub(padding.into()));
+            }
             _ => {}
-        }
-        if self.is_data() && self.head[4] & END_STREAM == 0 {
-            let padding = if self.known == PADDED_HEAD {
-                self.head[HEAD]
-            } else {
-                0
-            };
-            self.budget.came(self.skip.saturating_sub(padding.into()));
         }
         self.known = 0;
     }

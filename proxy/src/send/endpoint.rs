@@ -271,14 +271,14 @@ impl Endpoint {
         }
         loop {
             let is_reused = idle.is_some();
-            let mut sender = match idle.take() {
+            let sender = match idle.take() {
                 Some(sender) => sender,
                 // Boxed as all that is rare: what every call's future holds is moved with it.
                 None => Box::pin(self.new_http1()).await?,
             };
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
-            let mut failure = match sender.try_send_request(request).await {
-                Ok(reply) => return finish(reply, Held::Http1(sender), place, false),
+            let mut failure = match super::http1::send(sender, request).await {
+                Ok((reply, held)) => return finish(reply, held, place, false),
                 Err(failure) => failure,
             };
             *unsent = failure.take_message();
@@ -313,7 +313,7 @@ impl Endpoint {
             .is_some_and(|request| request.method() == Method::HEAD);
         loop {
             attempts += 1;
-            let (mut sender, stream) = shared.sender(|| self.new_http2(via)).await?;
+            let (sender, stream) = shared.sender(|| self.new_http2(via)).await?;
             if attempts == 1
                 && let Some(request) = unsent
             {
@@ -326,11 +326,7 @@ impl Endpoint {
                 again = copy(request);
             }
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
-            let sending = sender.try_send_request(request);
-            // A call that is handed over just as its connection ends may stay in the channel between them for as long
-            // as there is a sender.
-            drop(sender);
-            let mut failure = match sending.await {
+            let mut failure = match shared.send(sender, request).await {
                 Ok(reply) => return finish(reply, Held::Http2(stream), place, is_head),
                 Err(failure) => failure,
             };
@@ -369,16 +365,16 @@ impl Endpoint {
         place: Place,
     ) -> Result<Response<Body>, Error> {
         let stream = self.connect(Inside::Http1).await?;
-        let mut sender = super::http1::handshake(stream, true).await?;
+        let sender = super::http1::handshake(stream, true).await?;
         let mut request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
         headers::to_http1(&mut request, &self.host);
         let is_head = request.method() == Method::HEAD;
-        let mut failure = match sender.try_send_request(request).await {
+        let mut failure = match super::http1::send(sender, request).await {
             // What is switched to may last for hours, and says nothing of load: its place is given back.
-            Ok(reply) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok((reply, _)) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Ok(reply.map(|_| Body::empty()));
             }
-            Ok(reply) => return finish(reply, Held::Nothing, place, is_head),
+            Ok((reply, _)) => return finish(reply, Held::Nothing, place, is_head),
             Err(failure) => failure,
         };
         *unsent = failure.take_message();

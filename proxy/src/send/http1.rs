@@ -4,11 +4,15 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::lease::Held;
 use super::ours::Outgoing;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
@@ -134,6 +138,25 @@ impl Drop for Idle {
     }
 }
 
+/// Sends a request, and waits for the head of its reply; with what is left of the connection.
+///
+/// # Errors
+/// With the request, if it was certainly not sent.
+///
+/// # Cancellation
+/// Dropping the future closes the connection.
+pub(super) async fn send(
+    mut sender: SendRequest<Body>,
+    request: Request<Body>,
+) -> Result<(Response<Incoming>, Held), TrySendError<Request<Body>>> {
+    let sending = sender.try_send_request(request);
+    // The channel between them is closed before it is emptied. What is put in between the two stays there as long as
+    // there is a sender, and whoever waits for a reply to that waits in vain.
+    let open = Some(sender).filter(|sender| !sender.is_closed());
+    let reply = sending.await?;
+    Ok((reply, open.map_or(Held::Nothing, Held::Http1)))
+}
+
 /// Makes an HTTP/1.1 connection of a TCP connection; one for an upgrade may switch protocols.
 pub(super) async fn handshake(
     stream: Transport<Outgoing>,
@@ -156,5 +179,48 @@ pub(super) async fn handshake(
 fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "upstream connection ended");
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread::JoinHandle;
+
+    use super::*;
+
+    /// So often a request meets the end of its connection: where two threads run at once, one of some thousand times
+    /// at the wrong moment.
+    pub(in crate::send) const MEETINGS: u32 = 6_000;
+
+    /// Ends a connection on another thread as soon as it is told to.
+    pub(in crate::send) fn end<C: Send + 'static>(
+        connection: C,
+        turn: u32,
+    ) -> (Arc<AtomicBool>, JoinHandle<()>) {
+        let is_told = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_told);
+        let ending = std::thread::spawn(move || {
+            while !told.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+            (0..turn % 64).for_each(|_| std::hint::spin_loop());
+            drop(connection);
+        });
+        (is_told, ending)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_meets_the_end_of_its_connection_is_not_waited_for() {
+        for turn in 0..MEETINGS {
+            let (stream, _peer) = tokio::io::duplex(16);
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            let (tell, ending) = end(connection, turn);
+            tell.store(true, Ordering::Release);
+            let sent = send(sender, Request::new(Body::empty())).await;
+            let mut failure = sent.map(drop).unwrap_err();
+            assert!(failure.take_message().is_some(), "it was not sent");
+            ending.join().unwrap();
+        }
     }
 }

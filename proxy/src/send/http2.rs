@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -123,6 +126,27 @@ impl Shared {
         Ok((sender, stream))
     }
 
+    /// Sends a request, and waits for the head of its reply.
+    ///
+    /// # Errors
+    /// With the request, if it was certainly not sent.
+    ///
+    /// # Cancellation
+    /// Dropping the future resets the stream.
+    pub(super) async fn send(
+        &self,
+        mut sender: SendRequest<Body>,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+        let sending = sender.try_send_request(request);
+        // As for HTTP/1: nobody may wait with a sender in hand, and no other is to be kept of a connection that is over.
+        if sender.is_closed() {
+            self.connections.lock().retain(Connection::is_good);
+        }
+        drop(sender);
+        sending.await
+    }
+
     /// Whoever waited for one that could not be made has waited long enough.
     fn failed_since(&self, before: u64) -> Result<(), Error> {
         match *self.failed.lock() {
@@ -138,7 +162,7 @@ impl Shared {
 
     fn find(&self) -> Option<(SendRequest<Body>, Stream)> {
         let mut connections = self.connections.lock();
-        connections.retain(|connection| connection.made.is_good());
+        connections.retain(Connection::is_good);
         let current = || {
             let connections = connections.iter();
             connections.filter(|connection| !connection.made.is_outdated())
@@ -157,7 +181,7 @@ impl Shared {
 
     fn find_outdated(&self) -> Option<(SendRequest<Body>, Stream)> {
         let connections = self.connections.lock();
-        let good = connections.iter().filter(|connection| connection.made.is_good());
+        let good = connections.iter().filter(|connection| connection.is_good());
         good.min_by_key(|connection| connection.load())
             .map(Connection::open)
     }
@@ -221,6 +245,12 @@ impl Shared {
 }
 
 impl Connection {
+    /// Whether calls may be sent on it.
+    fn is_good(&self) -> bool {
+        let standing = self.made.standing.as_ref();
+        !self.made.sender.is_closed() && standing.is_none_or(|standing| !standing.is_over())
+    }
+
     /// Whether a stream would wait, and how many there are.
     fn load(&self) -> (bool, usize) {
         (!self.has_room(), self.streams.load(Ordering::Relaxed))
@@ -241,11 +271,6 @@ impl Connection {
 }
 
 impl Made {
-    /// Whether calls may be sent on it.
-    fn is_good(&self) -> bool {
-        !self.sender.is_closed() && self.standing.as_ref().is_none_or(|standing| !standing.is_over())
-    }
-
     /// Whether the next call is better sent on another one.
     fn is_outdated(&self) -> bool {
         self.budget.is_worn() || self.standing.as_ref().is_some_and(Standing::is_outdated)
@@ -318,6 +343,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinSet;
 
+    use super::super::http1::tests::{MEETINGS, end};
     use super::super::ours::Ours;
     use super::*;
     use crate::metrics::{Metrics, OpenConnection};
@@ -374,6 +400,32 @@ mod tests {
             assert_eq!(asked.load(Ordering::Relaxed), expected, "once for all that wait");
         }
         drop(listener);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_meets_the_end_of_its_connection_is_not_waited_for() {
+        for turn in 0..MEETINGS {
+            let (stream, _peer) = tokio::io::duplex(4096);
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .handshake(TokioIo::new(stream))
+                .await
+                .unwrap();
+            let made = Made {
+                sender: sender.clone(),
+                standing: None,
+                budget: Budget::default(),
+            };
+            let (shared, streams) = (Shared::default(), Arc::default());
+            shared.connections.lock().push(Connection { made, streams });
+            let (tell, ending) = end(connection, turn);
+            tell.store(true, Ordering::Release);
+            // More is done away with before its channel is.
+            (0..turn % 500).for_each(|_| std::hint::spin_loop());
+            let sent = shared.send(sender, Request::new(Body::empty())).await;
+            let mut failure = sent.unwrap_err();
+            assert!(failure.take_message().is_some(), "it was not sent");
+            ending.join().unwrap();
+        }
     }
 
     /// What a client of HTTP/2 writes on a connection on which a call is under way for two minutes.

@@ -287,7 +287,7 @@ impl<D: Direct> Acceptor<D> {
                 counted();
                 let backend = opaque.for_bytes();
                 let is_own = |info: &ConnInfo| self.direct.is_own(info);
-                opaque::serve(stream, &ahead, server, &backend, leave, is_own).await?;
+                Box::pin(opaque::serve(stream, &ahead, server, &backend, leave, is_own)).await?;
             }
         }
         Ok(())
@@ -324,7 +324,7 @@ impl<D: Direct> Acceptor<D> {
                     mtls::decline(&mut stream).await?;
                     return Ok(None);
                 }
-                Hello::Mesh => return self.secure(stream, read.freeze(), directed).await,
+                Hello::Mesh => return Box::pin(self.secure(stream, read.freeze(), directed)).await,
                 Hello::Service(name) => {
                     tracing::trace!(peer = %directed.info.peer, name, "TLS of the service")
                 }

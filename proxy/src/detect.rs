@@ -1,10 +1,14 @@
 //! What a connection speaks, told by its first bytes: HTTP/2 (prior knowledge), HTTP/1, or something
 //! opaque. Whatever begins like HTTP is HTTP, so that a malformed request is never passed on as bytes.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +59,23 @@ pub(crate) async fn detect<S: AsyncRead + Unpin>(
         if let Some(protocol) = classify(read) {
             return Ok(Some(protocol));
         }
-        read.reserve(FIRST_READ);
-        if stream.read_buf(read).await? == 0 {
+        if poll_fn(|cx| poll_some(stream, read, cx)).await? == 0 {
             return Ok((!read.is_empty()).then(|| settle(read)));
         }
     }
+}
+
+/// Reads what there is, and holds no memory for it while there is nothing: who has connected may be silent for long.
+fn poll_some<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    read: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut space = [MaybeUninit::uninit(); FIRST_READ];
+    let mut some = ReadBuf::uninit(&mut space);
+    ready!(Pin::new(stream).poll_read(cx, &mut some))?;
+    read.extend_from_slice(some.filled());
+    Poll::Ready(Ok(some.filled().len()))
 }
 
 /// What bytes that may yet become several things are taken for when no more come.

@@ -65,15 +65,15 @@ fn one_by_one(bytes: &'static [u8]) -> impl AsyncRead + Unpin {
     struct OneByOne(&'static [u8]);
     impl AsyncRead for OneByOne {
         fn poll_read(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-            buf: &mut tokio::io::ReadBuf<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             if let Some((first, rest)) = self.0.split_first() {
                 buf.put_slice(&[*first]);
                 self.0 = rest;
             }
-            std::task::Poll::Ready(Ok(()))
+            Poll::Ready(Ok(()))
         }
     }
     OneByOne(bytes)

@@ -165,10 +165,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, V: AsRef<Verdicts> + Unpin> AsyncWrite f
         let Self {
             io, follower, linger, ..
         } = &mut *self;
-        linger.get_or_insert_default().poll(io, cx, |read| {
-            follower.follow(read);
-            follower.inside_body()
-        })
+        linger
+            .get_or_insert_with(Linger::for_upload)
+            .poll(io, cx, |read| {
+                follower.follow(read);
+                follower.inside_body()
+            })
     }
 
     fn poll_write_vectored(

@@ -9,14 +9,18 @@ use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
+use tokio::time::{Sleep, sleep};
 
 mod budget;
+mod fields;
 mod frames;
 mod linger;
+mod places;
 
 pub(crate) use budget::{Budget, CALLERS_WINDOW, CONNECTION_WINDOW, STREAM_WINDOW};
 
 pub(crate) use linger::Linger;
+pub(crate) use places::Queue;
 
 use frames::Frames;
 
@@ -31,6 +35,10 @@ pub(crate) struct Wire<S> {
     read: usize,
     /// What is told of the frames that are read, on a connection of HTTP/2.
     frames: Option<Box<Frames>>,
+    /// Until when nothing is read.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// The peer reads nothing at the moment.
+    is_stalled: bool,
     /// Whether it ends in stages, as HTTP/1 sees to itself.
     lingers: bool,
     linger: Option<Linger>,
@@ -52,6 +60,8 @@ impl<S> Wire<S> {
             turn: None,
             read: 0,
             frames: None,
+            pause: None,
+            is_stalled: false,
             lingers: false,
             linger: None,
         }
@@ -101,16 +111,31 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
         let before = buf.filled().len();
         let polled = self.poll_some(cx, buf);
-        if let Some(frames) = &mut self.frames {
-            frames.saw(&mut buf.filled_mut()[before..]);
+        if let Some(frames) = &mut self.frames
+            && let Err((passed, wait)) = frames.saw(&mut buf.filled_mut()[before..])
+        {
+            self.hold(buf, before + passed);
+            self.pause = Some(Box::pin(sleep(wait)));
         }
         polled
     }
 }
 
 impl<S: AsyncRead + Unpin> Wire<S> {
+    /// What was read beyond so much comes with the next read.
+    #[cold]
+    fn hold(&mut self, buf: &mut ReadBuf<'_>, passed: usize) {
+        let held = &buf.filled()[passed..];
+        self.ahead = [held, &self.ahead].concat().into();
+        buf.set_filled(passed);
+    }
+
     #[inline]
     fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
@@ -145,9 +170,23 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     }
 }
 
+impl<S> Wire<S> {
+    #[inline]
+    fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
+        if written.is_pending() != self.is_stalled {
+            self.is_stalled = written.is_pending();
+            if let Some(frames) = &self.frames {
+                frames.stalls(self.is_stalled);
+            }
+        }
+        written
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -162,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             return Poll::Ready(Ok(()));
         }
         let Self { io, linger, .. } = &mut *self;
-        linger.get_or_insert_default().poll(io, cx, |_| true)
+        linger.get_or_insert_with(Linger::briefly).poll(io, cx, |_| true)
     }
 
     fn poll_write_vectored(
@@ -171,16 +210,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if let [one] = bufs {
-            return Pin::new(&mut self.io).poll_write(cx, one);
+            return self.poll_write(cx, one);
         }
         if bufs.iter().map(|piece| piece.len()).sum::<usize>() > SHORT {
-            return Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+            let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+            return self.wrote(written);
         }
         let mut whole: SmallVec<[u8; SHORT]> = SmallVec::new();
         for piece in bufs {
             whole.extend_from_slice(piece);
         }
-        Pin::new(&mut self.io).poll_write(cx, &whole)
+        self.poll_write(cx, &whole)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -289,6 +329,23 @@ mod tests {
         })
         .await;
         assert_eq!(turns, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_many_fields_at_once_is_read_later_and_whole() {
+        const FRAMES: u8 = 7;
+        let preface = vec![0; 24];
+        let head = |stream| [&[0, 4, 0, 1, 4, 0, 0, 0, stream][..], &[0xbe; 1024]].concat();
+        let sent = [preface, (1..=FRAMES).flat_map(head).collect()].concat();
+        let (read, rest) = sent.split_at(1_500);
+        let wire = Wire::resuming(Bytes::copy_from_slice(read), io::Cursor::new(rest.to_vec()));
+        let began = tokio::time::Instant::now();
+        let mut came = Vec::new();
+        let mut wire = wire.of_client(&Budget::default());
+        wire.read_to_end(&mut came).await.unwrap();
+        assert!(came == sent, "as it was sent");
+        let least = std::time::Duration::from_micros(924 * 4) * u32::from(FRAMES);
+        assert!(began.elapsed() >= least, "{:?}", began.elapsed());
     }
 
     #[test]

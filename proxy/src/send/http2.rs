@@ -1,7 +1,7 @@
 //! The HTTP/2 connections to one endpoint, shared by all calls, and whether it speaks HTTP/2 at all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -18,12 +18,12 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::mtls::Standing;
 use crate::transport::Transport;
-use crate::wire::{Budget, CONNECTION_WINDOW, STREAM_WINDOW, Wire};
+use crate::wire::{Budget, CONNECTION_WINDOW, Queue, STREAM_WINDOW, Wire};
 
 /// The shared connections.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    connections: Mutex<Vec<Connection>>,
+    connections: Mutex<Vec<Made>>,
     /// Held while a connection is made, so that a burst of calls makes one.
     connecting: tokio::sync::Mutex<()>,
     /// How many could not be made, and why the last one could not.
@@ -33,16 +33,21 @@ pub(super) struct Shared {
     /// Set once no connection is shared any more. Written and read with `connections` locked.
     is_closed: AtomicBool,
     spoken: AtomicU8,
+    /// Who waits for a stream where no further connection is made.
+    queue: Arc<Queue>,
 }
 
-#[derive(Debug)]
-struct Connection {
-    made: Made,
-    streams: Arc<AtomicUsize>,
+/// What a call finds.
+enum Found {
+    Room(SendRequest<Body>, Stream),
+    /// Another connection is to be made.
+    NoRoom,
+    /// A stream is to be waited for.
+    Full,
 }
 
 /// A connection that was made.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Made {
     sender: SendRequest<Body>,
     /// For how long it is proven who is there; `None`: nobody proves it.
@@ -78,52 +83,62 @@ impl Shared {
     /// A sender with room for a stream; `connect` makes a connection when there is none. One that was made with an
     /// earlier certificate of this side's, or whose budget is worn, is used while no other can be made, as long as
     /// who is there is proven.
+    ///
+    /// # Cancellation
+    /// Nothing is left behind.
     pub(super) async fn sender<C, F>(&self, connect: C) -> Result<(SendRequest<Body>, Stream), Error>
     where
-        C: FnOnce() -> F + Send,
+        C: Fn() -> F + Send + Sync,
         F: Future<Output = Result<Made, Error>> + Send,
     {
-        if let Some(found) = self.find() {
-            return Ok(found);
+        let mut found = self.find();
+        loop {
+            found = match found {
+                Found::Room(sender, stream) => return Ok((sender, stream)),
+                Found::Full => {
+                    let unless_full = || Some(self.find()).filter(|found| !matches!(found, Found::Full));
+                    self.queue.wait(unless_full).await
+                }
+                Found::NoRoom => match self.make(&connect).await {
+                    Ok(found) => found,
+                    Err(error) => return self.find_outdated().ok_or(error),
+                },
+            };
         }
-        let made = self.make(connect).await;
-        made.or_else(|error| self.find_outdated().ok_or(error))
     }
 
-    async fn make<C, F>(&self, connect: C) -> Result<(SendRequest<Body>, Stream), Error>
+    async fn make<C, F>(&self, connect: &C) -> Result<Found, Error>
     where
-        C: FnOnce() -> F + Send,
+        C: Fn() -> F + Send + Sync,
         F: Future<Output = Result<Made, Error>> + Send,
     {
         let before = self.failed.lock().0;
         let connecting = self.connecting.lock().await;
-        if let Some(found) = self.find() {
+        let found = self.find();
+        if !matches!(found, Found::NoRoom) {
             return Ok(found);
         }
         if let Some(young) = self.young() {
             // How many calls it takes is known a round trip after it was made, and none would begin before.
             let _late = tokio::time::timeout(PROBE_TIMEOUT, young.streams_are_known()).await;
             young.presume_streams();
-            if let Some(found) = self.find() {
+            let found = self.find();
+            if !matches!(found, Found::NoRoom) {
                 return Ok(found);
             }
         }
         self.failed_since(before)?;
         let made = connect().await.inspect_err(|error| self.fails(error))?;
-        let streams = Arc::new(AtomicUsize::new(0));
-        let stream = Stream::open(&streams, &made.budget);
-        let sender = made.sender.clone();
+        let found = made.open();
         let mut connections = self.connections.lock();
         // Those that are outdated end with their last streams.
-        let outdated: Vec<_> = connections
-            .extract_if(.., |other| other.made.is_outdated())
-            .collect();
+        let outdated: Vec<_> = connections.extract_if(.., |other| other.is_outdated()).collect();
         if !self.is_closed.load(Ordering::Relaxed) {
-            connections.push(Connection { made, streams });
+            connections.push(made);
         }
         drop(connections);
         drop((outdated, connecting));
-        Ok((sender, stream))
+        Ok(found)
     }
 
     /// Sends a request, and waits for the head of its reply.
@@ -141,7 +156,7 @@ impl Shared {
         let sending = sender.try_send_request(request);
         // As for HTTP/1: nobody may wait with a sender in hand, and no other is to be kept of a connection that is over.
         if sender.is_closed() {
-            self.connections.lock().retain(Connection::is_good);
+            self.connections.lock().retain(Made::is_good);
         }
         drop(sender);
         sending.await
@@ -160,30 +175,36 @@ impl Shared {
         *failed = (failed.0 + 1, Some(error.kind()));
     }
 
-    fn find(&self) -> Option<(SendRequest<Body>, Stream)> {
+    fn find(&self) -> Found {
         let mut connections = self.connections.lock();
-        connections.retain(Connection::is_good);
-        let current = || {
-            let connections = connections.iter();
-            connections.filter(|connection| !connection.made.is_outdated())
-        };
-        let least = current().min_by_key(|connection| connection.load())?;
-        let may_wait = || current().count() >= MAX_CONNECTIONS;
-        (least.has_room() || may_wait()).then(|| least.open())
+        connections.retain(Made::is_good);
+        let current = || connections.iter().filter(|made| !made.is_outdated());
+        match current().min_by_key(|made| made.load()) {
+            Some(least) if least.has_room() => least.open(),
+            Some(_) if current().count() >= MAX_CONNECTIONS => Found::Full,
+            _ => Found::NoRoom,
+        }
     }
 
     /// A connection of which it is not known yet how many streams the endpoint allows.
     fn young(&self) -> Option<Budget> {
         let connections = self.connections.lock();
-        let mut budgets = connections.iter().map(|connection| &connection.made.budget);
+        let mut budgets = connections.iter().map(|made| &made.budget);
         budgets.find(|budget| budget.streams().is_none()).cloned()
     }
 
     fn find_outdated(&self) -> Option<(SendRequest<Body>, Stream)> {
         let connections = self.connections.lock();
-        let good = connections.iter().filter(|connection| connection.is_good());
-        good.min_by_key(|connection| connection.load())
-            .map(Connection::open)
+        let good = connections.iter().filter(|made| made.is_good());
+        match good.min_by_key(|made| made.load()).map(Made::open) {
+            Some(Found::Room(sender, stream)) => Some((sender, stream)),
+            _ => None,
+        }
+    }
+
+    /// To whom a place on any of the connections is told.
+    pub(super) const fn queue(&self) -> &Arc<Queue> {
+        &self.queue
     }
 
     /// Lets go of all connections: each ends with the last stream on it. Those made later are not shared.
@@ -244,36 +265,32 @@ impl Shared {
     }
 }
 
-impl Connection {
+impl Made {
     /// Whether calls may be sent on it.
     fn is_good(&self) -> bool {
-        let standing = self.made.standing.as_ref();
-        !self.made.sender.is_closed() && standing.is_none_or(|standing| !standing.is_over())
+        !self.sender.is_closed() && self.standing.as_ref().is_none_or(|standing| !standing.is_over())
+    }
+
+    /// Whether the next call is better sent on another one.
+    fn is_outdated(&self) -> bool {
+        self.budget.is_worn() || self.standing.as_ref().is_some_and(Standing::is_outdated)
     }
 
     /// Whether a stream would wait, and how many there are.
-    fn load(&self) -> (bool, usize) {
-        (!self.has_room(), self.streams.load(Ordering::Relaxed))
+    fn load(&self) -> (bool, bool, usize) {
+        let places = self.budget.places();
+        (!self.has_room(), places.is_stalled(), places.taken())
     }
 
     fn has_room(&self) -> bool {
         // One may begin before it is known how many may.
-        let allowed = self.made.budget.streams().unwrap_or(1);
-        self.streams.load(Ordering::Relaxed) < allowed.min(MAX_STREAMS)
+        let allowed = self.budget.streams().unwrap_or(1);
+        let places = self.budget.places();
+        places.taken() < allowed.min(MAX_STREAMS) && !places.is_clogged()
     }
 
-    fn open(&self) -> (SendRequest<Body>, Stream) {
-        (
-            self.made.sender.clone(),
-            Stream::open(&self.streams, &self.made.budget),
-        )
-    }
-}
-
-impl Made {
-    /// Whether the next call is better sent on another one.
-    fn is_outdated(&self) -> bool {
-        self.budget.is_worn() || self.standing.as_ref().is_some_and(Standing::is_outdated)
+    fn open(&self) -> Found {
+        Found::Room(self.sender.clone(), Stream::open(&self.budget))
     }
 }
 
@@ -292,12 +309,13 @@ async fn probe(mut stream: Transport<Outgoing>) -> Option<bool> {
 pub(super) async fn handshake(
     stream: Transport<Outgoing>,
     standing: Option<Standing>,
+    queue: &Arc<Queue>,
 ) -> Result<Made, Error> {
     let keep_alive = match stream {
         Transport::Bare(_) => None,
         Transport::Secured(_) => Some(KEEP_ALIVE_OF_SIDECAR),
     };
-    let budget = Budget::default();
+    let budget = Budget::behind(queue);
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         // Not adaptive: then one reader's window would be all that there is, and the budget next to nothing.
@@ -415,8 +433,8 @@ mod tests {
                 standing: None,
                 budget: Budget::default(),
             };
-            let (shared, streams) = (Shared::default(), Arc::default());
-            shared.connections.lock().push(Connection { made, streams });
+            let shared = Shared::default();
+            shared.connections.lock().push(made);
             let (tell, ending) = end(connection, turn);
             tell.store(true, Ordering::Release);
             // More is done away with before its channel is.
@@ -437,7 +455,7 @@ mod tests {
         let (mut service, _) = listener.accept().await.unwrap();
         let open = OpenConnection::count(&Metrics::new().backend("users"));
         let stream = Transport::Bare(Ours::default().remember(stream, open));
-        let mut made = handshake(stream, None).await.unwrap();
+        let mut made = handshake(stream, None, &Arc::default()).await.unwrap();
         let call = made.sender.send_request(Request::new(Body::empty()));
         let call = tokio::spawn(call);
         // Preface, then frames: those of the connection, and the call's.

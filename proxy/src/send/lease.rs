@@ -2,7 +2,7 @@
 //! which goes back to the pool only when the reply was read to its end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ pub(super) enum Held {
 /// A stream counted on its connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Stream {
-    open: Arc<AtomicUsize>,
     budget: Budget,
+    is_answered: bool,
 }
 
 /// How long after its last byte the end of a stream may come.
@@ -157,17 +157,22 @@ impl Drop for Place {
 }
 
 impl Stream {
-    pub(super) fn open(streams: &Arc<AtomicUsize>, budget: &Budget) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn open(budget: &Budget) -> Self {
+        budget.places().take();
         Self {
-            open: Arc::clone(streams),
             budget: budget.clone(),
+            is_answered: false,
         }
+    }
+
+    /// The head of a reply came: all of the call's was written.
+    pub(super) const fn is_answered(&mut self) {
+        self.is_answered = true;
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.budget.places().leave(self.is_answered);
     }
 }

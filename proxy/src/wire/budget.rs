@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use super::places::{Places, Queue};
+
 /// What one peer may send on one stream before some of it is read. A reply as fast as the wire needs what is under
 /// way in one round trip: 256 KiB are 2 Gbit/s over 1 ms. What a reader is behind by is kept here, though, and if it
 /// is messages of 50 bytes then 5,000 of them take 1 MiB of the budget.
@@ -39,6 +41,7 @@ struct Spent {
     /// How many streams the peer allows.
     streams: AtomicUsize,
     told: Notify,
+    places: Places,
 }
 
 /// Frames of at least as many bytes cost nothing.
@@ -58,14 +61,28 @@ impl Default for Spent {
             empty: AtomicUsize::new(0),
             streams: AtomicUsize::new(UNTOLD),
             told: Notify::new(),
+            places: Places::default(),
         }
     }
 }
 
 impl Budget {
+    /// That of a connection among others, to whose streams one queue leads.
+    pub(crate) fn behind(queue: &Arc<Queue>) -> Self {
+        Self(Arc::new(Spent {
+            places: Places::of(queue),
+            ..Spent::default()
+        }))
+    }
+
+    /// The streams that this side has open.
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
+    }
+
     /// How many streams the peer allows at once; `None` until its first frame (RFC 9113 sections 3.4 and 6.5.2).
     pub(crate) fn streams(&self) -> Option<usize> {
-        let streams = self.0.streams.load(Ordering::Relaxed);
+        let streams = self.0.streams.load(Ordering::SeqCst);
         (streams != UNTOLD).then_some(streams)
     }
 
@@ -98,7 +115,8 @@ impl Budget {
 
     fn allow_streams(&self, allow: impl Fn(usize) -> Option<usize>) {
         let streams = &self.0.streams;
-        let _before = streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, allow);
+        let _before = streams.fetch_update(Ordering::SeqCst, Ordering::SeqCst, allow);
+        self.0.places.look_again();
     }
 
     /// Whether so much of it is spent that the connection should carry no further call.

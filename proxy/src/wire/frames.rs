@@ -1,6 +1,9 @@
 //! Follows the frames that come in on a connection of HTTP/2 (RFC 9113 section 4), for what the library does not tell.
 
+use std::time::Duration;
+
 use super::budget::Budget;
+use super::fields::Sections;
 
 /// Follows the frames of one direction.
 #[derive(Debug)]
@@ -13,6 +16,8 @@ pub(super) struct Frames {
     head: [u8; PADDED_HEAD],
     known: usize,
     cut: CutOff,
+    /// Those of a client, whose fields are counted.
+    sections: Option<Sections>,
 }
 
 /// What comes next that is looked at.
@@ -59,6 +64,10 @@ const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 0x20;
+/// How long that is (section 6.2).
+const PRIORITY_LENGTH: usize = 5;
+const CONTINUATION: u8 = 9;
 const RST_STREAM: u8 = 3;
 /// Why a stream was reset (section 6.4).
 const REASON: usize = 4;
@@ -75,7 +84,9 @@ const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 impl Frames {
     /// Those of a client begin with its preface.
     pub(super) fn of_client(budget: Budget) -> Self {
-        Self::after(PREFACE, budget)
+        let mut frames = Self::after(PREFACE, budget);
+        frames.sections = Some(Sections::default());
+        frames
     }
 
     pub(super) fn of_server(budget: Budget) -> Self {
@@ -90,16 +101,29 @@ impl Frames {
             head: [0; PADDED_HEAD],
             known: 0,
             cut: CutOff::default(),
+            sections: None,
         }
     }
 
     /// What has come. It is to be passed on as it is then: see [`CutOff`].
-    pub(super) fn saw(&mut self, mut bytes: &mut [u8]) {
+    ///
+    /// # Errors
+    /// With how many bytes of it are to be passed on at once, and after how long the others.
+    pub(super) fn saw(&mut self, mut bytes: &mut [u8]) -> Result<(), (usize, Duration)> {
+        let all = bytes.len();
         while !bytes.is_empty() {
             if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = &mut bytes[skipped..];
+                let (skipped, rest) = bytes.split_at_mut(self.skip.min(bytes.len()));
+                self.skip -= skipped.len();
+                bytes = rest;
+                if let Some(sections) = &mut self.sections {
+                    sections.saw(skipped);
+                    if self.skip == 0
+                        && let Some(wait) = sections.wait()
+                    {
+                        return Err((all - bytes.len(), wait));
+                    }
+                }
                 continue;
             }
             let wanted = (self.head_length() - self.known).min(bytes.len());
@@ -115,6 +139,12 @@ impl Frames {
             }
             bytes = rest;
         }
+        Ok(())
+    }
+
+    /// The peer reads what is written, or not.
+    pub(super) fn stalls(&self, is_stalled: bool) {
+        self.budget.places().stalls(is_stalled);
     }
 
     /// How long what comes next is, as far as it is known.
@@ -125,7 +155,7 @@ impl Frames {
             Next::Reset(_) => return REASON,
         }
         let is_padded =
-            self.known >= HEAD && self.is_data() && self.head[4] & PADDED != 0 && self.length() > 0;
+            self.known >= HEAD && self.may_be_padded() && self.head[4] & PADDED != 0 && self.length() > 0;
         if is_padded { PADDED_HEAD } else { HEAD }
     }
 
@@ -134,8 +164,8 @@ impl Frames {
         usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
     }
 
-    const fn is_data(&self) -> bool {
-        self.head[3] == DATA
+    const fn may_be_padded(&self) -> bool {
+        matches!(self.head[3], DATA | HEADERS)
     }
 
     fn sets(&mut self, left: usize) {
@@ -170,10 +200,18 @@ impl Frames {
 
     fn begins(&mut self) {
         self.skip = self.length() + HEAD - self.known;
-        let [_, _, _, kind, flags, stream @ ..] = self.head;
-        let stream = stream
-            .first_chunk()
-            .map_or(0, |stream| u32::from_be_bytes(*stream));
+        let [_, _, _, kind, flags, stream @ .., padding] = self.head;
+        let padding = if self.known == PADDED_HEAD { padding } else { 0 };
+        let payload = self.skip.saturating_sub(padding.into());
+        let stream = u32::from_be_bytes(stream);
+        if let Some(sections) = &mut self.sections {
+            match kind {
+                HEADERS if flags & PRIORITY != 0 => sections.begins(true, PRIORITY_LENGTH, payload),
+                HEADERS => sections.begins(true, 0, payload),
+                CONTINUATION => sections.begins(false, 0, payload),
+                _ => sections.begins(false, 0, 0),
+            }
+        }
         match kind {
             SETTINGS if flags & ACK == 0 => {
                 let settings = self.skip / SETTING;
@@ -186,17 +224,17 @@ impl Frames {
                 self.next = Next::Reset(stream);
             }
             DATA | HEADERS if flags & END_STREAM != 0 => self.cut.ended(stream),
-            DATA => {
-                let padding = if self.known == PADDED_HEAD {
-                    self.head[HEAD]
-                } else {
-                    0
-                };
-                self.budget.came(self.skip.saturating_sub(padding.into()));
-            }
+            DATA => self.budget.came(payload),
             _ => {}
         }
         self.known = 0;
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        // Who waits for a stream of this connection is to look for another one.
+        self.budget.places().look_again();
     }
 }
 
@@ -221,7 +259,7 @@ mod tests {
             ] {
                 bytes
                     .chunks(length)
-                    .for_each(|piece| frames.saw(&mut piece.to_vec()));
+                    .for_each(|piece| frames.saw(&mut piece.to_vec()).unwrap());
                 assert_eq!(frames.budget.spent(), expected, "{length}");
             }
         }
@@ -263,9 +301,9 @@ mod tests {
             assert_eq!(budget.streams(), None);
             bytes
                 .chunks(length)
-                .for_each(|piece| frames.saw(&mut piece.to_vec()));
+                .for_each(|piece| frames.saw(&mut piece.to_vec()).unwrap());
             assert_eq!(budget.streams(), Some(258), "{length}");
-            frames.saw(&mut frame(SETTINGS, 0, &setting(3, 0)));
+            frames.saw(&mut frame(SETTINGS, 0, &setting(3, 0))).unwrap();
             assert_eq!(budget.streams(), Some(0), "{length}");
         }
     }
@@ -296,7 +334,9 @@ mod tests {
             for length in 1..=bytes.len() {
                 let mut follower = Frames::of_server(Budget::default());
                 let mut passed = bytes.clone();
-                passed.chunks_mut(length).for_each(|piece| follower.saw(piece));
+                passed
+                    .chunks_mut(length)
+                    .for_each(|piece| follower.saw(piece).unwrap());
                 let mut expected = bytes.clone();
                 if is_cut {
                     let last = bytes.len() - HEAD - 50 - 1;
@@ -304,6 +344,33 @@ mod tests {
                 }
                 assert_eq!(passed, expected, "{frames:?} by {length}");
             }
+        }
+    }
+
+    /// Fields of a byte each, in one section of two frames with padding, a priority and data between sections.
+    #[test]
+    fn what_is_behind_a_frame_with_many_fields_waits() {
+        let many = |fields: usize| vec![0xbe; fields];
+        let padded = [vec![9], vec![0xff; PRIORITY_LENGTH], many(120), vec![0; 9]].concat();
+        let first = frame(HEADERS, PADDED | PRIORITY, &padded);
+        let second = frame(CONTINUATION, 0, &many(300));
+        let few = [frame(HEADERS, 0, &many(90)), frame(DATA, 0, &many(5_000))].concat();
+        let bytes = [vec![0; PREFACE], first, second, few.clone()].concat();
+        let early = bytes.len() - few.len();
+        for length in 1..=bytes.len() {
+            let mut frames = Frames::of_client(Budget::default());
+            let (mut passed, mut waits) = (0, Vec::new());
+            while passed < bytes.len() {
+                let end = bytes.len().min(passed + length);
+                match frames.saw(&mut bytes[passed..end].to_vec()) {
+                    Ok(()) => passed = end,
+                    Err((some, wait)) => {
+                        passed += some;
+                        waits.push((passed, wait));
+                    }
+                }
+            }
+            assert_eq!(waits, [(early, Duration::from_micros(320 * 4))], "{length}");
         }
     }
 

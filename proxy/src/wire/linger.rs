@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// How much longer the connection stays.
 #[derive(Debug)]
@@ -16,18 +16,36 @@ pub(crate) struct Linger {
     until: Pin<Box<Sleep>>,
     /// Bytes that are yet thrown away.
     left: usize,
-}
-
-impl Default for Linger {
-    fn default() -> Self {
-        Self {
-            until: Box::pin(sleep(TIME)),
-            left: BYTES,
-        }
-    }
+    /// Bytes that are thrown away before the next pause, and how long that is.
+    turn: usize,
+    wait: Duration,
+    /// How many times longer the one after that is.
+    growth: u32,
+    pause: Pin<Box<Sleep>>,
 }
 
 impl Linger {
+    /// For a caller that may read its reply only when it has sent all of its upload.
+    pub(crate) fn for_upload() -> Self {
+        Self::growing(1)
+    }
+
+    /// For a caller that reads while it sends, and has reason to go on for a round trip only.
+    pub(super) fn briefly() -> Self {
+        Self::growing(2)
+    }
+
+    fn growing(growth: u32) -> Self {
+        Self {
+            until: Box::pin(sleep(TIME)),
+            left: BYTES,
+            turn: TURN,
+            wait: PAUSE,
+            growth,
+            pause: Box::pin(sleep(PAUSE)),
+        }
+    }
+
     /// Ready once the caller has ended, too, or has sent all that it had to, as `has_more` says of each piece; or has
     /// had enough time or bytes for it.
     pub(crate) fn poll(
@@ -38,6 +56,10 @@ impl Linger {
     ) -> Poll<io::Result<()>> {
         let mut thrown = [0; 4096];
         while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            if self.turn == 0 {
+                ready!(self.pause.as_mut().poll(cx));
+                self.turn = TURN;
+            }
             let mut buf = ReadBuf::new(&mut thrown);
             ready!(Pin::new(&mut io).poll_read(cx, &mut buf))?;
             let read = buf.filled();
@@ -45,6 +67,11 @@ impl Linger {
                 break;
             }
             self.left = self.left.saturating_sub(read.len());
+            self.turn = self.turn.saturating_sub(read.len());
+            if self.turn == 0 {
+                self.pause.as_mut().reset(Instant::now() + self.wait);
+                self.wait *= self.growth;
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -55,3 +82,7 @@ impl Linger {
 const TIME: Duration = Duration::from_secs(2);
 /// The most that is thrown away of what it sends meanwhile.
 const BYTES: usize = 64 << 20;
+/// Whoever floods a connection that has ended is not to keep a thread busy: so much is thrown away at once, and more
+/// after a while. With pauses that do not grow this still is tens of megabytes within the time.
+const TURN: usize = 64 << 10;
+const PAUSE: Duration = Duration::from_millis(1);

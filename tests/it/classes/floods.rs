@@ -1,10 +1,12 @@
 //! Floods: whatever a caller sends, memory stays bounded, and a polite caller beside it is served.
 
 use jitney_tests::flood::{Flood, Polite, memory};
+use jitney_tests::frames::{END_HEADERS, END_STREAM, Frames, GET, frame, kind, literals};
 use jitney_tests::policy::{Route, active};
 use jitney_tests::wait::until;
 use jitney_tests::{Reply, TestProxy, TestUpstream, caller};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 
 /// What a flood may cost at its height, whoever floods: a few connections' buffers and streams.
 const BOUND: usize = 48 << 20;
@@ -67,6 +69,43 @@ async fn c05_rapid_resets_are_no_flood_of_the_service() {
     }
 }
 
+/// A service of HTTP/2 that says so, and reads nothing from then on.
+async fn deaf(listener: TcpListener) {
+    let mut held = Vec::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        held.push(Frames::accept(stream).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c05_calls_that_are_taken_back_are_not_kept_for_a_service_that_does_not_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let deaf = tokio::spawn(deaf(listener));
+    let proxy = TestProxy::with().upstream(upstream).start().await;
+    let mut caller = Frames::connect(proxy.address).await.unwrap();
+    let long = "l".repeat(1_000);
+    let head = [&GET[..], &[("x-long", &*long); 15]].concat();
+    let before = memory(proxy.pid());
+    // Some hundred fill what the system takes for a connection, and the others would be 30 MiB.
+    for n in 0..2_500 {
+        let stream = 2 * n + 1;
+        let call = frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &literals(&head));
+        caller.send(&call).await.unwrap();
+        caller.send(&frame(kind::PING, 0, 0, &[0; 8])).await.unwrap();
+        while caller.read().await.unwrap().kind != kind::PING {}
+        let reset = frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        caller.send(&reset).await.unwrap();
+    }
+    let grown = memory(proxy.pid()) - before;
+    assert!(grown <= BOUND / 3, "it takes {} KiB", grown >> 10);
+    let sent = proxy
+        .metric("jitney_upstream_calls_total", "kind=\"single\"")
+        .await;
+    assert!(sent > 1_000.0, "{sent} calls were taken back too soon");
+    deaf.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c06_resets_that_a_caller_provokes_are_bounded() {
     check(Flood::MadeReset, BOUND).await;
@@ -80,6 +119,11 @@ async fn c07_a_field_section_without_end_is_cut_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c08_fields_are_counted_as_they_unfold() {
     check(Flood::HeaderBomb, BOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c08_fields_of_a_byte_are_as_dear_as_others() {
+    check(Flood::TinyFields, BOUND).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,10 @@
 //! The chart of definitions: one release for all tests, which goes while its definitions stay.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use jitney_tests::wait;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::helm::{chart, helm, refused, try_helm};
@@ -53,10 +54,59 @@ fn it_has_no_faults() {
         ("keep=false", "keep"),
         ("labels=a", "labels"),
         ("annotations.a=1", "annotations"),
+        ("aggregateRoles=yes", "aggregateRoles"),
     ] {
         let said = refused(&["template", &chart(RELEASE), "--set", values]);
         assert!(said.contains(expected), "{values}: {said}");
     }
+}
+
+/// Who may view, edit or administer a namespace: a controller, which does not run here, adds up what is labelled.
+#[tokio::test]
+async fn roles_of_kubernetes_are_extended() {
+    installed().await;
+    let may = |role: &str| -> BTreeSet<String> {
+        let found = get(&["clusterrole", &format!("jitney-crds-{role}")]);
+        let label = format!("rbac.authorization.k8s.io/aggregate-to-{role}");
+        assert_eq!(found["metadata"]["labels"][&label], "true", "{found}");
+        let texts = |of: &Value| -> Vec<String> { serde_json::from_value(of.clone()).unwrap() };
+        let rules = found["rules"].as_array().unwrap().iter();
+        let allowed = rules.flat_map(|rule| {
+            let resources = texts(&rule["resources"]).into_iter();
+            resources.flat_map(|one| {
+                texts(&rule["verbs"])
+                    .into_iter()
+                    .map(move |verb| format!("{verb} {one}"))
+            })
+        });
+        allowed.collect()
+    };
+    let [view, edit, admin] = ["view", "edit", "admin"].map(may);
+    for definition in DEFINITIONS {
+        let (plural, _) = definition.split_once('.').unwrap();
+        for verb in ["get", "list", "watch"] {
+            assert!(
+                view.contains(&format!("{verb} {plural}")),
+                "{verb} {plural}: {view:?}"
+            );
+        }
+        let is_for_admins = plural == "runtimes";
+        for verb in ["create", "update", "patch", "delete"] {
+            let right = format!("{verb} {plural}");
+            assert_eq!(admin.contains(&right), is_for_admins, "{right}");
+            assert_eq!(edit.contains(&right), !is_for_admins, "{right}");
+        }
+    }
+    let all = view.iter().chain(&edit).chain(&admin);
+    let written = all.filter(|right| {
+        right.contains("/status")
+            && !["get", "list", "watch"]
+                .iter()
+                .any(|verb| right.starts_with(verb))
+    });
+    assert_eq!(written.count(), 0);
+    let without = helm(&["template", &chart(RELEASE), "--set", "aggregateRoles=false"]);
+    assert!(!without.contains("kind: ClusterRole"), "{without}");
 }
 
 #[tokio::test]

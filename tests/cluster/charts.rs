@@ -48,6 +48,7 @@ proxy: {image: {tag: '2'}, resources: {requests: {cpu: 1, memory: 1Gi}, limits: 
 trustDomain: mesh.example.org
 log: {level: debug, format: json}
 injection: {failurePolicy: Ignore, timeoutSeconds: 10, excludedNamespaces: [monitoring]}
+sidecars: {max: 20000, streamAge: 1h0m5s, perSecond: 50}
 identity: {issuer: {secretName: our.issuer}}
 serviceAccount: {annotations: {a: b}}
 service: {annotations: {a: b}, admin: true}
@@ -70,7 +71,7 @@ monitoring:
 ";
 
 /// Values that are wrong, and how the one at fault is named.
-const WRONG: [(&str, &str); 30] = [
+const WRONG: [(&str, &str); 37] = [
     ("replica=2", "replica"),
     ("replicas=0", "/replicas"),
     ("replicas=two", "/replicas"),
@@ -101,6 +102,19 @@ const WRONG: [(&str, &str); 30] = [
     ),
     ("resources.requests.cpu=much", "/resources/requests/cpu"),
     ("resources.request.cpu=1", "request"),
+    (
+        "proxy.resources.requests.memory=1000000000000000000000",
+        "/proxy/resources/requests/memory",
+    ),
+    ("sidecars.streamAge=0s", "/sidecars/streamAge"),
+    ("sidecars.streamAge=0h00m", "/sidecars/streamAge"),
+    ("sidecars.streamAge=99999999999999h", "/sidecars/streamAge"),
+    ("sidecars.perSecond=5000000000", "/sidecars/perSecond"),
+    ("sidecars.max=0", "/sidecars/max"),
+    (
+        "monitoring.podMonitors.interval=0s",
+        "/monitoring/podMonitors/interval",
+    ),
     ("trustDomain=Mesh", "/trustDomain"),
     ("watchNamespaces={Shop}", "/watchNamespaces/0"),
     ("watchNamespaces=shop", "/watchNamespaces"),

@@ -103,14 +103,31 @@ impl Signer {
     }
 
     fn unattested(&self, error: AttestError, node: &str) -> Unsigned {
+        let told = error.to_string();
+        let note = |workload: Option<&Workload>, told: [&str; 2]| {
+            self.refusals.note(workload, node, told, SystemTime::now());
+        };
         match error {
             AttestError::Refused { reason, workload } => {
-                let way_out = self.attest.way_out(workload.as_ref());
-                self.refusals
-                    .note(workload.as_ref(), node, [&reason, &way_out], SystemTime::now());
+                note(
+                    workload.as_ref(),
+                    [&reason, &self.attest.way_out(workload.as_ref())],
+                );
                 Unsigned {
                     status: Status::unauthenticated(reason),
                     workload,
+                }
+            }
+            // Another code: who is told of one that is not authentic is told to look for another token.
+            AttestError::Misnamed {
+                reason,
+                way_out,
+                workload,
+            } => {
+                note(Some(&workload), [&reason, &way_out]);
+                Unsigned {
+                    status: Status::permission_denied(told),
+                    workload: Some(workload),
                 }
             }
             AttestError::Unavailable(reason) => Status::unavailable(reason).into(),

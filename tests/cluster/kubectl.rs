@@ -102,6 +102,21 @@ pub(crate) fn config_of(namespace: &str, account: &str) -> Value {
     config
 }
 
+/// A token with which a pod's sidecar shows whose it is, as kubelet would have it made.
+#[track_caller]
+pub(crate) fn token_of_pod(namespace: &str, account: &str, pod: &str) -> String {
+    let bound = ["--bound-object-kind=Pod", "--bound-object-name", pod];
+    let asked = [
+        "create",
+        "token",
+        account,
+        "--audience=jitney.dev",
+        "--namespace",
+        namespace,
+    ];
+    kubectl(&[&asked[..], &bound[..]].concat()).trim().to_owned()
+}
+
 /// As [`apply`]; gives what was said when it was refused.
 #[track_caller]
 pub(crate) fn refused(object: &Value) -> String {

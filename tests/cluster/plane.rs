@@ -12,6 +12,7 @@ use crate::programs::path;
 
 mod away;
 mod issuer;
+mod named;
 mod rights;
 mod routes;
 mod told;

@@ -38,6 +38,16 @@ pub enum AttestError {
         /// Whose it is, if it is one of ours.
         workload: Option<Workload>,
     },
+    /// It is good, and not under the name that was given with it.
+    #[error("{reason}; {way_out}")]
+    Misnamed {
+        /// Why not.
+        reason: String,
+        /// What can be done about it.
+        way_out: String,
+        /// Whose it is.
+        workload: Workload,
+    },
     /// It cannot be told now.
     #[error("{0}")]
     Unavailable(String),

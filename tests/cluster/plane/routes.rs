@@ -14,7 +14,7 @@ use super::rights::allow_all;
 use super::{ALONE, Plane};
 use crate::api::chart::installed;
 use crate::gateway::Definitions;
-use crate::kubectl::{Namespace, kubectl};
+use crate::kubectl::{Namespace, token_of_pod};
 use crate::shop::condition;
 
 const NAMESPACE: &str = "routes";
@@ -141,15 +141,7 @@ fn route(prefix: &str) -> Value {
 async fn sidecar(plane: &Plane) -> Fleet {
     let address = plane.address("run: listening").await;
     let (folder, token) = (plane.folder(), plane.folder().join("token"));
-    let said = kubectl(&[
-        "create",
-        "token",
-        "users",
-        "--audience=jitney.dev",
-        "--namespace",
-        NAMESPACE,
-    ]);
-    std::fs::write(&token, said.trim()).unwrap();
+    std::fs::write(&token, token_of_pod(NAMESPACE, "users", "users-1")).unwrap();
     let common = Common {
         control_plane: format!("https://{address}"),
         roots: folder.join("state/roots.pem"),

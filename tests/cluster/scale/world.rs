@@ -8,7 +8,7 @@ use jitney_tests::fleet::Member;
 use serde_json::{Value, json};
 
 use super::until;
-use crate::kubectl::{apply, create, get, kubectl};
+use crate::kubectl::{apply, create, get, kubectl, token_of_pod};
 
 /// How much there is.
 #[derive(Clone, Copy, Debug)]
@@ -112,23 +112,29 @@ impl Size {
         create(&objects);
     }
 
-    /// A sidecar for each pod, with a token of its account: one for all pods of a Service, as what is made anew for
-    /// each is of no use to who reads it.
+    /// A sidecar for each pod, with a token of that.
     pub(super) fn members(&self, folder: &Path) -> Vec<Member> {
         let services = self.services();
+        let pods = services.iter().flat_map(|service| {
+            (0..self.pods).map(move |number| (service, format!("{}-{number}", service.name)))
+        });
+        let pods: Vec<(&Service, String)> = pods.collect();
+        let token = |service: &Service, pod: &str| folder.join(format!("{}-{pod}.token", service.namespace));
         std::thread::scope(|scope| {
             for first in 0..AT_ONCE {
-                let own = services.iter().skip(first).step_by(AT_ONCE);
-                scope.spawn(move || own.for_each(|service| service.write_token(folder)));
+                let own = pods.iter().skip(first).step_by(AT_ONCE);
+                scope.spawn(move || {
+                    for (service, pod) in own {
+                        let made = token_of_pod(&service.namespace, &service.name, pod);
+                        std::fs::write(token(service, pod), made).unwrap();
+                    }
+                });
             }
         });
-        let member = |service: &Service, number: usize| Member {
-            node: format!("{}-{number}", service.name),
-            token: folder.join(service.token_file()),
-        };
-        let members = services
-            .iter()
-            .flat_map(|service| (0..self.pods).map(move |number| member(service, number)));
+        let members = pods.iter().map(|(service, pod)| Member {
+            node: pod.clone(),
+            token: token(service, pod),
+        });
         members.collect()
     }
 }
@@ -204,22 +210,6 @@ impl Service {
 
     fn metadata(&self, name: &str) -> Value {
         json!({"name": name, "namespace": self.namespace})
-    }
-
-    fn token_file(&self) -> String {
-        format!("{}-{}.token", self.namespace, self.name)
-    }
-
-    fn write_token(&self, folder: &Path) {
-        let own = ["--namespace", &self.namespace];
-        let token = kubectl(
-            &[
-                &["create", "token", &self.name, "--audience=jitney.dev"],
-                &own[..],
-            ]
-            .concat(),
-        );
-        std::fs::write(folder.join(self.token_file()), token.trim()).unwrap();
     }
 }
 

@@ -1,5 +1,6 @@
 //! The Lease, which one of the replicas holds: the one that writes what only one should.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::authority::MANAGER;
+use super::authority::{MANAGED_BY, MANAGER};
+use super::owner::Owner;
 use crate::faults::{Doing, Faults};
 
 /// Who holds the Lease, or waits for it.
@@ -18,6 +20,8 @@ pub(super) struct Leadership {
     pub(super) client: Client,
     /// What this replica is called there; no other is.
     pub(super) identity: String,
+    /// Whose it is where it has to be made again.
+    pub(super) owner: Owner,
     /// What is wrong with the holding.
     pub(super) faults: Arc<Faults>,
 }
@@ -77,6 +81,8 @@ impl Leadership {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(LEASE.to_owned()),
+                labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), MANAGER.to_owned())])),
+                owner_references: self.owner.references(),
                 ..ObjectMeta::default()
             },
             spec: None,

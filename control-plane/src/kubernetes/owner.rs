@@ -17,18 +17,26 @@ impl Owner {
             return Self::default();
         };
         match Api::<ClusterRole>::all(client.clone()).get_metadata(name).await {
-            Ok(found) => Self(found.metadata.uid.map(|uid| OwnerReference {
-                api_version: "rbac.authorization.k8s.io/v1".to_owned(),
-                kind: "ClusterRole".to_owned(),
-                name: name.to_owned(),
-                uid,
-                ..OwnerReference::default()
-            })),
+            Ok(found) => found
+                .metadata
+                .uid
+                .map_or_else(Self::default, |uid| Self::of_uid(name, &uid)),
             Err(error) => {
                 tracing::warn!(%error, "ClusterRole {name}: what is made in the cluster stays when it is deleted");
                 Self::default()
             }
         }
+    }
+
+    /// The ClusterRole of this name and uid.
+    pub(super) fn of_uid(name: &str, uid: &str) -> Self {
+        Self(Some(OwnerReference {
+            api_version: "rbac.authorization.k8s.io/v1".to_owned(),
+            kind: "ClusterRole".to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            ..OwnerReference::default()
+        }))
     }
 
     /// As objects name it in their metadata.

@@ -5,20 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::StreamExt as _;
 
-use super::authority::{MANAGED_BY, MANAGER};
+use super::authority::MANAGER;
 use super::owner::Owner;
 use crate::faults::{Doing, Faults};
-use crate::identity::{BUNDLE_FILE, Trust};
+use crate::identity::Trust;
+
+mod map;
+
+use map::{CONFIG_MAP, Wanted};
 
 /// Who writes the roots where pods can have them mounted.
 #[derive(Clone)]
@@ -64,8 +67,8 @@ impl RootsWriter {
         loop {
             tokio::select! {
                 Some(map) = seen.recv() => match map {
-                    Ok((namespace, pem)) => {
-                        let is_wrong = known.contains(&namespace) && pem != Some(self.trust.roots().pem());
+                    Ok((namespace, map)) => {
+                        let is_wrong = known.contains(&namespace) && !self.is_met(map.as_deref());
                         spoilt.note(namespace, is_wrong, Instant::now());
                     }
                     Err(told) => self.faults.note(Doing::RootsMap, Err(told)),
@@ -124,26 +127,69 @@ impl RootsWriter {
         self.faults.note(Doing::RootsMap, done);
     }
 
+    /// Whether a ConfigMap is as it is to be; one that is not there is not.
+    fn is_met(&self, map: Option<&ConfigMap>) -> bool {
+        let pem = self.trust.roots().pem();
+        let wanted = Wanted {
+            pem: &pem,
+            owner: &self.owner,
+        };
+        map.is_some_and(|map| wanted.is_met(map))
+    }
+
     async fn write(&self, namespace: &str, pem: &str) -> kube::Result<()> {
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
-        let map = json!({
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {
-                "name": CONFIG_MAP,
-                "labels": {MANAGED_BY: MANAGER},
-                "ownerReferences": self.owner.references().unwrap_or_default(),
+        let map = match self.apply(&maps, pem).await {
+            // What it holds cannot be another, though what it is called can.
+            Err(kube::Error::Api(status)) if status.code == 422 => match immutable(&maps).await? {
+                Some(map) => map,
+                None => return Err(kube::Error::Api(status)),
             },
-            "data": {BUNDLE_FILE: pem},
-        });
-        let parameters = PatchParams::apply(MANAGER).force();
-        maps.patch(CONFIG_MAP, &parameters, &Patch::Apply(&map)).await?;
+            applied => applied?,
+        };
+        let map = if map::is_immutable(&map) {
+            remove(&maps, &map).await?;
+            tracing::warn!("ConfigMap {namespace}/{CONFIG_MAP} was immutable, and is made anew");
+            self.apply(&maps, pem).await?
+        } else {
+            map
+        };
+        if let Some(patch) = map::surplus(&map) {
+            let parameters = PatchParams::default();
+            maps.patch(CONFIG_MAP, &parameters, &Patch::Merge(&patch)).await?;
+        }
         Ok(())
+    }
+
+    async fn apply(&self, maps: &Api<ConfigMap>, pem: &str) -> kube::Result<ConfigMap> {
+        let wanted = Wanted {
+            pem,
+            owner: &self.owner,
+        };
+        let parameters = PatchParams::apply(MANAGER).force();
+        maps.patch(CONFIG_MAP, &parameters, &Patch::Apply(&wanted.applied()))
+            .await
     }
 }
 
-/// A ConfigMap as it is now: its namespace, and the roots that it holds.
-type Seen = Result<(String, Option<String>), String>;
+/// The ConfigMap, if nobody can change it.
+async fn immutable(maps: &Api<ConfigMap>) -> kube::Result<Option<ConfigMap>> {
+    // As it is watched, so that it takes no other right.
+    let own = ListParams::default().fields(&format!("metadata.name={CONFIG_MAP}"));
+    Ok(maps.list(&own).await?.into_iter().find(map::is_immutable))
+}
+
+/// Deletes this one, and no other that has come in its place or is another by now.
+async fn remove(maps: &Api<ConfigMap>, map: &ConfigMap) -> kube::Result<()> {
+    let exactly = DeleteParams::default().preconditions(Preconditions {
+        resource_version: map.metadata.resource_version.clone(),
+        uid: map.metadata.uid.clone(),
+    });
+    maps.delete(CONFIG_MAP, &exactly).await.map(drop)
+}
+
+/// A ConfigMap as it is now: its namespace, and itself unless it is gone.
+type Seen = Result<(String, Option<Box<ConfigMap>>), String>;
 
 /// Tells of each ConfigMap with roots until nobody listens.
 async fn watch(maps: Api<ConfigMap>, to: mpsc::Sender<Seen>) {
@@ -152,9 +198,7 @@ async fn watch(maps: Api<ConfigMap>, to: mpsc::Sender<Seen>) {
     while let Some(event) = events.next().await {
         let seen = match event {
             Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) => {
-                let namespace = map.namespace().unwrap_or_default();
-                let pem = map.data.and_then(|mut data| data.remove(BUNDLE_FILE));
-                Ok((namespace, pem))
+                Ok((map.namespace().unwrap_or_default(), Some(Box::new(map))))
             }
             Ok(watcher::Event::Delete(map)) => Ok((map.namespace().unwrap_or_default(), None)),
             Ok(watcher::Event::Init | watcher::Event::InitDone) => continue,
@@ -196,9 +240,6 @@ impl Spoilt {
         std::mem::take(&mut self.namespaces)
     }
 }
-
-/// The ConfigMap's name, which is in the volume of every injected pod.
-const CONFIG_MAP: &str = "jitney-roots";
 
 /// How long it may be wrong when somebody has changed it, and it is not watched.
 const AGAIN: Duration = Duration::from_secs(300);

@@ -17,6 +17,7 @@ use super::authority::MANAGER;
 use super::index::{Index, Kinds};
 use super::lease::Leadership;
 use super::missed::Missed;
+use super::owner::Owner;
 use super::peers::Peers;
 use crate::faults::{Doing, Faults};
 use crate::replicas::Replicas;
@@ -47,6 +48,8 @@ pub struct StatusWriter {
     pub replicas: Arc<Replicas>,
     /// What it is called in the Lease.
     pub identity: String,
+    /// Whose the Lease is where it has to be made again.
+    pub owner: Owner,
     /// The port of the admin endpoint, here and at the other replicas.
     pub admin_port: u16,
 }
@@ -80,6 +83,7 @@ impl StatusWriter {
         let lease = Leadership {
             client: self.client.clone(),
             identity: self.identity.clone(),
+            owner: self.owner.clone(),
             faults: Arc::clone(&self.faults),
         };
         tokio::select! {

@@ -25,6 +25,7 @@ pub(super) struct Cluster {
     client: kube::Client,
     namespaces: Vec<String>,
     source: Source,
+    owner: Owner,
     tasks: JoinSet<()>,
 }
 
@@ -79,7 +80,8 @@ impl Found {
                 keys.keep(&state.trust).await?;
                 let source = Source::start(&client, &namespaces, rollouts, standing);
                 let (trust, faults, owner) = (&state.trust, &state.faults, keys.owner().clone());
-                let roots = RootsWriter::new(client.clone(), Arc::clone(trust), Arc::clone(faults), owner);
+                let (to, in_case) = (Arc::clone(trust), Arc::clone(faults));
+                let roots = RootsWriter::new(client.clone(), to, in_case, owner.clone());
                 let mut tasks = JoinSet::new();
                 tasks.spawn(roots.keep(namespaces.clone()));
                 tasks.spawn(keys.follow(Arc::clone(trust), Arc::clone(faults)));
@@ -87,6 +89,7 @@ impl Found {
                     client,
                     namespaces,
                     source,
+                    owner,
                     tasks,
                 })))
             }
@@ -129,6 +132,7 @@ impl Watched {
                     .replica
                     .clone()
                     .unwrap_or_else(|| made_up(state.replicas.name())),
+                owner: cluster.owner.clone(),
                 admin_port: args.admin.port(),
             };
             let own = args.webhook.settings.control_plane_namespace.clone();

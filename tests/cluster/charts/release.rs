@@ -13,7 +13,7 @@ use crate::kubectl::{Namespace, config_of, get, kubectl, kubectl_with, told, try
 use crate::programs::path;
 
 /// What a release's account may do, and what it may not, by what `kubectl auth can-i` asks.
-const RIGHTS: [(&str, bool); 25] = [
+const RIGHTS: [(&str, bool); 27] = [
     ("list pods --all-namespaces", true),
     ("watch endpointslices.discovery.k8s.io --all-namespaces", true),
     ("watch batchpolicies.jitney.dev --all-namespaces", true),
@@ -24,6 +24,7 @@ const RIGHTS: [(&str, bool); 25] = [
     ("create tokenreviews.authentication.k8s.io", true),
     ("patch configmaps/jitney-roots -n default", true),
     ("create configmaps/jitney-roots -n default", true),
+    ("delete configmaps/jitney-roots -n default", true),
     ("watch secrets/jitney-authority -n released", true),
     ("update secrets/jitney-webhook -n released", true),
     ("create secrets -n released", true),
@@ -35,6 +36,7 @@ const RIGHTS: [(&str, bool); 25] = [
     ("get clusterroles/jitney-control-plane", true),
     ("create events.events.k8s.io -n default", true),
     ("create configmaps -n default", false),
+    ("delete configmaps/jitney-roots-of-others -n default", false),
     ("list mutatingwebhookconfigurations", false),
     ("patch secrets/jitney-authority -n released", false),
     ("get configmaps/jitney-roots-of-others -n default", false),

@@ -275,6 +275,11 @@ fn scene(namespace: &Namespace, without: &Right) {
             "spec": {"mode": "Shadow"},
         }));
     }
+    if without.is("delete", "configmaps") {
+        namespace.apply(json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jitney-roots"}, "immutable": true,
+        }));
+    }
     if without.is("create", "events") {
         // Its own namespace is none that pods get sidecars in.
         let metadata = json!({"name": "default", "namespace": "default"});

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::rights::allow_all;
 use super::{ALONE, Plane};
 use crate::api::chart::installed;
-use crate::kubectl::{Namespace, kubectl};
+use crate::kubectl::{Namespace, apply, kubectl};
 use crate::programs::path;
 
 /// A Runtime says whether it was taken, what is kept of one that was not, and who runs it.
@@ -49,7 +49,7 @@ async fn a_runtime_says_what_became_of_it() {
     );
 
     shown(&shop);
-    let (status, said_by_check) = check(&shop);
+    let (status, said_by_check) = check(&shop, "told");
     assert_eq!(status, Some(1), "{said_by_check}");
     for told in [
         field.strip_prefix("Accepted False Invalid 1: ").unwrap(),
@@ -64,7 +64,7 @@ async fn a_runtime_says_what_became_of_it() {
         said("users") == ["Accepted True Accepted 2: valid", programmed]
     })
     .await;
-    let (status, said_by_check) = check(&shop);
+    let (status, said_by_check) = check(&shop, "told");
     assert_eq!(status, Some(0), "{said_by_check}");
     nobody_looks(plane, &shop);
 }
@@ -73,7 +73,7 @@ async fn a_runtime_says_what_became_of_it() {
 fn nobody_looks(plane: Plane, shop: &Namespace) {
     drop(plane);
     shop.apply(runtime("users", "/b"));
-    let (status, said) = check(shop);
+    let (status, said) = check(shop, "told");
     assert_eq!(status, Some(1), "{said}");
     let old = "Runtime told-shop/users: no control plane has looked at it: its status is of generation 2, and it is \
                generation 3\n";
@@ -89,7 +89,7 @@ fn nobody_looks(plane: Plane, shop: &Namespace) {
         "--patch",
         renewed,
     ]);
-    let (status, said) = check(shop);
+    let (status, said) = check(shop, "told");
     assert_eq!(status, Some(1), "{said}");
     let away = "Lease told/jitney-control-plane: no control plane runs: it was last renewed ";
     assert!(said.contains(away), "{said}");
@@ -102,6 +102,7 @@ async fn a_lease_that_is_deleted_is_made_and_held_again() {
     installed().await;
     let system = Namespace::labelled("lease", &json!({}));
     allow_all(&system);
+    let _owner = Owner::made();
     let lease = ["lease", "jitney-control-plane", "--namespace", "lease"];
     let held_by = |name: &str| {
         let path = "jsonpath={.spec.holderIdentity}";
@@ -120,6 +121,16 @@ async fn a_lease_that_is_deleted_is_made_and_held_again() {
     wait::until("it is held again", || held_by("control-plane-1")).await;
     let said = plane.said();
     assert!(said.contains("was gone, and is made again"), "{said}");
+    let metadata = system.get("lease/jitney-control-plane")["metadata"].take();
+    assert_eq!(
+        metadata["ownerReferences"][0]["name"], "jitney-control-plane",
+        "{metadata}"
+    );
+    assert_eq!(
+        metadata["labels"],
+        json!({"app.kubernetes.io/managed-by": "jitney-control-plane"}),
+        "{metadata}"
+    );
     // It ends at once, and so leaves it as it is; one that nobody has named waits until it has expired.
     drop(plane);
     let plane = Plane::start("lease", "plane", &["--webhook-configuration", "rights"]);
@@ -140,6 +151,7 @@ async fn roots_that_somebody_edits_or_deletes_come_back() {
     installed().await;
     let system = Namespace::labelled("roots", &json!({}));
     allow_all(&system);
+    let _owner = Owner::made();
     let plane = Plane::start("roots", "plane", &["--webhook-configuration", "rights"]);
     let map = ["configmap", "jitney-roots", "--namespace", "roots"];
     let held = || {
@@ -150,12 +162,55 @@ async fn roots_that_somebody_edits_or_deletes_come_back() {
     let roots = held();
     kubectl(&[&["delete"], &map[..]].concat());
     wait::until("they are made again", || held() == roots).await;
-    let edited = r#"{"data": {"roots.pem": "garbage"}}"#;
-    kubectl(&[&["patch", "--patch", edited], &map[..]].concat());
-    assert_ne!(held(), roots);
-    wait::until("they are put right", || held() == roots).await;
+    let whole = || {
+        let found = kubectl(&[&["get", "--ignore-not-found", "--output", "json"], &map[..]].concat());
+        let mut found: Value = serde_json::from_str(&found).unwrap_or_default();
+        let metadata = found["metadata"].take();
+        let of = ["labels", "ownerReferences"].map(|field| metadata[field].clone());
+        (
+            of,
+            found["data"].take(),
+            found["binaryData"].take(),
+            found["immutable"].take(),
+        )
+    };
+    let before = whole();
+    assert_eq!(before.0[1][0]["kind"], "ClusterRole", "{before:?}");
+    for edited in [
+        r#"{"data": {"roots.pem": "garbage"}}"#,
+        r#"{"data": {"more": "data"}, "binaryData": {"bytes": "AAAA"}}"#,
+        r#"{"metadata": {"labels": null}}"#,
+        r#"{"metadata": {"ownerReferences": null}}"#,
+        r#"{"immutable": true}"#,
+        r#"{"immutable": true, "data": {"roots.pem": "garbage"}}"#,
+    ] {
+        kubectl(&[&["patch", "--type", "merge", "--patch", edited], &map[..]].concat());
+        assert_ne!(whole(), before, "{edited}");
+        wait::until(&format!("it is put right after {edited}"), || whole() == before).await;
+    }
     let said = plane.said();
     assert!(!said.contains("forbidden"), "{said}");
+}
+
+/// The ClusterRole that a control plane's own objects belong to, until this is dropped.
+struct Owner;
+
+impl Owner {
+    fn made() -> Self {
+        apply(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "jitney-control-plane"}, "rules": [],
+        }));
+        Self
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            kubectl(&["delete", "clusterrole", "jitney-control-plane"]);
+        }
+    }
 }
 
 /// A Runtime with one rule, for paths that an expression describes.
@@ -210,7 +265,7 @@ fn pod_with_sidecar(namespace: &Namespace) {
 }
 
 /// The conditions of an object that has them itself: type, status, reason, generation and message.
-fn conditions(object: &Value) -> Vec<String> {
+pub(super) fn conditions(object: &Value) -> Vec<String> {
     let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
     let text = |one: &Value, field: &str| one[field].as_str().unwrap().to_owned();
     let said = conditions.map(|one| {
@@ -222,11 +277,11 @@ fn conditions(object: &Value) -> Vec<String> {
     said.collect()
 }
 
-/// With which status `check` ends of a namespace, and all that it says.
-fn check(namespace: &Namespace) -> (Option<i32>, String) {
+/// With which status `check` ends of a namespace, where the control plane is in that one, and all that it says.
+pub(super) fn check(namespace: &Namespace, control_plane: &str) -> (Option<i32>, String) {
     let mut check = Command::new(path("jitney-control-plane"));
     let source = format!("kubernetes:{}", namespace.name);
-    let place = ["--control-plane-namespace", "told"];
+    let place = ["--control-plane-namespace", control_plane];
     let output = check
         .args(["check", "--source", &source])
         .args(place)

@@ -28,6 +28,8 @@ pub enum Doing {
     RootsMap,
     /// To tell on policies who runs them.
     Status,
+    /// To have kinds that a status can be written of.
+    Definitions,
     /// To know what the other replicas know of that.
     Peers,
     /// To be the only one who does.
@@ -92,7 +94,13 @@ impl Doing {
             | Self::Keys
             | Self::Following
             | Self::RootsMap => true,
-            Self::Issuer | Self::Status | Self::Peers | Self::Lease | Self::Missed | Self::Webhook => false,
+            Self::Issuer
+            | Self::Status
+            | Self::Definitions
+            | Self::Peers
+            | Self::Lease
+            | Self::Missed
+            | Self::Webhook => false,
         }
     }
 
@@ -107,6 +115,9 @@ impl Doing {
             Self::Issuer => "certificates are signed by the last good issuer",
             Self::Following => "the roots are not yet those of --issuer",
             Self::Status => "the status of policies is not what it was found to be",
+            Self::Definitions => {
+                "kinds are defined as an earlier version has them, and nothing tells who runs their objects"
+            }
             Self::Peers => "the status of policies leaves out sidecars of other replicas",
             Self::Lease => "it is not known which replica writes the status of policies",
             Self::Missed => "it is not told which pods lack the sidecar that they are to have",
@@ -133,6 +144,7 @@ impl Doing {
                 "it is tried again; see that every replica reaches the others' admin endpoint (--admin), at the same port, \
                  and that the API server lets this account list EndpointSlices in its own namespace"
             }
+            Self::Definitions => "it is written as soon as the definitions are those of this version",
             Self::Issuer => "it is read again as soon as it changes",
             Self::Following => "it is tried again",
             Self::Webhook => {
@@ -166,10 +178,16 @@ mod tests {
     #[test]
     fn who_runs_a_policy_is_nothing_to_the_roots() {
         let faults = Faults::default();
-        for doing in [Doing::Status, Doing::Peers, Doing::Lease, Doing::Missed] {
+        for doing in [
+            Doing::Status,
+            Doing::Definitions,
+            Doing::Peers,
+            Doing::Lease,
+            Doing::Missed,
+        ] {
             faults.note(doing, Err("forbidden"));
         }
-        assert_eq!((faults.texts().len(), faults.texts_of_roots().len()), (4, 0));
+        assert_eq!((faults.texts().len(), faults.texts_of_roots().len()), (5, 0));
         faults.note(Doing::Keys, Err("forbidden"));
         assert_eq!(faults.texts_of_roots().len(), 1);
     }

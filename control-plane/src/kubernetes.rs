@@ -22,6 +22,7 @@ mod owner;
 mod peers;
 mod roots;
 mod routes;
+mod served;
 mod source;
 mod status;
 mod table;

@@ -13,6 +13,7 @@ use crate::programs::path;
 mod away;
 mod issuer;
 mod named;
+mod outdated;
 mod rights;
 mod routes;
 mod told;

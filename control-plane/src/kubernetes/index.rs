@@ -32,6 +32,9 @@ impl Kinds {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::BatchPolicies, Self::Backends, Self::Runtimes];
 
+    /// Those on which a control plane tells what became of them.
+    pub const WITH_STATUS: [Self; 2] = [Self::BatchPolicies, Self::Runtimes];
+
     /// The kind of one of them.
     pub const fn kind(self) -> &'static str {
         match self {
@@ -270,6 +273,17 @@ impl Index {
     /// The namespaces in which a pod has a sidecar.
     pub fn namespaces(&self) -> BTreeSet<&str> {
         self.pods.all().map(|(namespace, ..)| namespace).collect()
+    }
+
+    /// Whether there is nothing in a namespace that is watched.
+    pub fn is_empty(&self, namespace: &str) -> bool {
+        let mut custom = self.custom.iter();
+        let mut routes = self.routes.iter();
+        self.services.of(namespace).next().is_none()
+            && self.slices.of(namespace).next().is_none()
+            && self.pods.of(namespace).next().is_none()
+            && custom.all(|table| table.of(namespace).next().is_none())
+            && routes.all(|table| table.of(namespace).next().is_none())
     }
 
     /// The services and sidecars of a namespace.

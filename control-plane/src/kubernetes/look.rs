@@ -12,12 +12,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::custom::Custom;
-use super::index::{Index, Kinds};
+use super::index::{Index, Kinds, Told};
+use super::served;
 use super::source::{QUEUE, scopes};
 use super::verdict::{Facts, RuntimeFacts, backends};
 use super::watch::{self, Word};
 
 mod attention;
+mod missing;
 
 use attention::{away, unseen};
 
@@ -35,7 +37,7 @@ pub struct Looked {
 }
 
 /// Lists every kind in these namespaces, or in all where none is named. While a control plane runs in its namespace,
-/// `control_plane`, it is given a moment for what was applied just now.
+/// `control_plane`, or one replica takes over from another, it is given a moment for what was applied just now.
 ///
 /// # Errors
 /// Why one of them cannot be listed, to be shown to people.
@@ -43,16 +45,22 @@ pub struct Looked {
 /// # Cancellation
 /// Nothing is left behind.
 pub async fn look(client: &Client, namespaces: &[String], control_plane: &str) -> Result<Looked, String> {
-    let away = away(client, control_plane).await;
     let end = Instant::now() + MOMENT;
-    let mut looked = once(client, namespaces).await?;
-    while away.is_none() && !looked.unseen.is_empty() && Instant::now() < end {
-        sleep(BETWEEN_LOOKS).await;
-        looked = once(client, namespaces).await?;
+    loop {
+        let away = away(client, control_plane).await;
+        let mut looked = once(client, namespaces).await?;
+        let may_pass = match &away {
+            None => !looked.unseen.is_empty(),
+            Some(away) => away.may_pass,
+        };
+        if may_pass && Instant::now() < end {
+            sleep(BETWEEN_LOOKS).await;
+            continue;
+        }
+        looked.found.append(&mut looked.unseen);
+        looked.found.extend(away.map(|away| away.told));
+        return Ok(looked);
     }
-    looked.found.append(&mut looked.unseen);
-    looked.found.extend(away);
-    Ok(looked)
 }
 
 async fn once(client: &Client, namespaces: &[String]) -> Result<Looked, String> {
@@ -62,25 +70,44 @@ async fn once(client: &Client, namespaces: &[String]) -> Result<Looked, String> 
     for scope in &scopes {
         watch::start(client, scope, &mut tasks, &to);
     }
-    let mut index = Index::new(scopes);
+    let (mut index, mut found) = (Index::new(scopes), Vec::new());
     while !index.is_synced() {
         match news.recv().await {
             Some((scope, Ok(Word::Told(told)))) => {
                 index.take(&scope, told);
             }
-            Some((_, Err(complaint))) => return Err(complaint.text),
+            Some((scope, Err(complaint))) => {
+                let Some((kind, warning)) = missing::unserved(client, &complaint).await else {
+                    return Err(complaint.text);
+                };
+                index.take(&scope, Told::Unserved(kind));
+                if !found.contains(&warning) {
+                    found.push(warning);
+                }
+            }
             // Never `None`, as this holds a sender, too.
             Some((_, Ok(Word::GoesOn(_)))) | None => {}
         }
     }
-    Ok(Looked::of(&index))
+    drop(tasks);
+    let outdated = served::without_status(client).await.unwrap_or_default();
+    let mut looked = Looked::of(&index, &outdated);
+    looked.found.append(&mut found);
+    let empty = namespaces.iter().filter(|namespace| index.is_empty(namespace));
+    for namespace in empty {
+        looked.found.extend(missing::namespace(client, namespace).await);
+    }
+    Ok(looked)
 }
 
 impl Looked {
-    fn of(index: &Index) -> Self {
+    fn of(index: &Index, outdated: &BTreeSet<Kinds>) -> Self {
         let mut looked = Self {
             counts: Kinds::ALL.map(|kinds| (kinds, index.all(kinds).count())),
-            found: Vec::new(),
+            found: outdated
+                .iter()
+                .map(|kinds| missing::status(index, *kinds))
+                .collect(),
             running: Vec::new(),
             unseen: Vec::new(),
         };
@@ -89,6 +116,12 @@ impl Looked {
         for namespace in namespaces {
             looked.namespace(index, namespace);
         }
+        // What nobody can tell of an object says nothing of who looks at it.
+        let is_told = |one: &Diagnostic| {
+            let of_kind = |kinds: &Kinds| one.file.starts_with(&format!("{} ", kinds.kind()));
+            !outdated.iter().any(of_kind)
+        };
+        looked.unseen.retain(is_told);
         looked
     }
 

@@ -174,7 +174,7 @@ impl Taking {
                 self.is_watched(kind);
                 None
             }
-            Err(Complaint { kind, text }) => {
+            Err(Complaint { kind, text, .. }) => {
                 if self.complaints.get(kind) != Some(&text) {
                     tracing::error!("{text}");
                     self.complaints.insert(kind, text);

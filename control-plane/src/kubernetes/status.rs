@@ -25,8 +25,10 @@ use crate::source::Standings;
 use crate::status::{Sidecars, Tally};
 use crate::store::Store;
 
+mod outdated;
 mod wanted;
 
+use outdated::Outdated;
 use wanted::Status;
 
 /// Who writes the status of policies and Runtimes.
@@ -60,6 +62,15 @@ type Name = (Kinds, String, String);
 /// What was written, and when.
 type Written = BTreeMap<Name, (Instant, Status)>;
 
+/// What whoever leads knows of its own writing.
+struct Writing {
+    written: Written,
+    /// What all statuses were made of that are written.
+    seen: Option<Revision>,
+    peers: Peers,
+    outdated: Outdated,
+}
+
 /// What a status is made of: another value whenever one may have to be another.
 #[derive(Debug, PartialEq, Eq)]
 struct Revision {
@@ -73,6 +84,18 @@ struct Revision {
 impl std::fmt::Debug for StatusWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StatusWriter").finish_non_exhaustive()
+    }
+}
+
+impl Writing {
+    /// Nothing is written yet.
+    fn new(writer: &StatusWriter) -> Self {
+        Self {
+            written: Written::new(),
+            seen: None,
+            peers: Peers::new(writer.replicas.name(), writer.admin_port),
+            outdated: Outdated::default(),
+        }
     }
 }
 
@@ -96,27 +119,43 @@ impl StatusWriter {
     async fn write_while(self, is_leading: watch::Receiver<bool>) {
         let mut every = interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let nobody = || Peers::new(self.replicas.name(), self.admin_port);
-        let (mut written, mut seen, mut peers) = (Written::new(), None, nobody());
+        let mut writing = None;
         loop {
             every.tick().await;
-            if !*is_leading.borrow() {
-                (written, seen, peers) = (Written::new(), None, nobody());
-                self.faults.note(Doing::Peers, Ok::<_, String>(()));
-                continue;
+            if *is_leading.borrow() {
+                let writing = writing.get_or_insert_with(|| Writing::new(&self));
+                self.write_once(writing).await;
+            } else if writing.take().is_some() {
+                // Whoever leads now has them, or not.
+                for doing in [Doing::Peers, Doing::Status, Doing::Definitions] {
+                    self.faults.note(doing, Ok::<_, String>(()));
+                }
             }
-            // First of all, so that whoever begins to lead takes nothing back.
-            self.faults.note(Doing::Peers, peers.look(&self.client).await);
-            let others = peers.tallies();
-            let now = self.revision(&others);
-            if seen.as_ref() == Some(&now) {
-                continue;
-            }
-            let done = self.write(&mut written, others).await;
-            // What was put off is looked at again.
-            seen = matches!(done, Ok(true)).then_some(now);
-            self.faults.note(Doing::Status, done.map(drop));
         }
+    }
+
+    async fn write_once(&self, writing: &mut Writing) {
+        // First of all, so that whoever begins to lead takes nothing back.
+        self.faults
+            .note(Doing::Peers, writing.peers.look(&self.client).await);
+        let others = writing.peers.tallies();
+        let now = self.revision(&others);
+        let is_due = writing.outdated.is_due(Instant::now());
+        if writing.seen.as_ref() == Some(&now) && !is_due {
+            return;
+        }
+        let looked = match is_due {
+            true => writing.outdated.look(&self.client).await,
+            false => Ok(()),
+        };
+        let done = match looked {
+            Ok(()) => self.write(writing, others).await,
+            Err(error) => Err(error.to_string()),
+        };
+        // What was put off is looked at again.
+        writing.seen = matches!(done, Ok(true)).then_some(now);
+        self.faults.note(Doing::Definitions, writing.outdated.verdict());
+        self.faults.note(Doing::Status, done.map(drop));
     }
 
     fn revision(&self, others: &[Arc<Tally>]) -> Revision {
@@ -130,14 +169,17 @@ impl StatusWriter {
 
     /// Writes what is another than before; what has changed a moment ago only if a condition has. False when
     /// something was put off.
-    async fn write(&self, written: &mut Written, others: Vec<Arc<Tally>>) -> Result<bool, String> {
+    async fn write(&self, writing: &mut Writing, others: Vec<Arc<Tally>>) -> Result<bool, String> {
+        let Writing {
+            written, outdated, ..
+        } = writing;
         let (found, before) = (self.clone(), written.clone());
         let wanted = tokio::task::spawn_blocking(move || found.wanted(&before, &others)).await;
         let wanted = wanted.map_err(|error| error.to_string())?;
         written.retain(|name, _| wanted.contains_key(name));
-        let (now, mut is_done, mut failed) = (Instant::now(), true, None);
+        let (now, mut is_done, mut is_missing, mut failed) = (Instant::now(), true, false, None);
         for (name, (present, wanted)) in wanted {
-            if present == wanted {
+            if present == wanted || outdated.has(name.0) {
                 continue;
             }
             let last = written.get(&name).map(|(at, _)| *at);
@@ -150,13 +192,16 @@ impl StatusWriter {
                 Ok(()) => {
                     written.insert(name, (now, wanted));
                 }
-                // It is gone, and so will be what is known of it.
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                // It is gone, and so will be what is known of it; or its kind has no status, which is said in the same words.
+                Err(kube::Error::Api(status)) if status.code == 404 => is_missing = true,
                 Err(error) => {
                     let (kinds, namespace, name) = name;
                     failed = Some(format!("{} {namespace}/{name}: {error}", kinds.kind()));
                 }
             }
+        }
+        if is_missing && let Err(error) = outdated.look(&self.client).await {
+            failed = Some(error.to_string());
         }
         failed.map_or(Ok(is_done), Err)
     }

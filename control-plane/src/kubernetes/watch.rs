@@ -39,6 +39,8 @@ pub(super) struct Complaint {
     pub(super) kind: &'static str,
     /// What to do, and what was said.
     pub(super) text: String,
+    /// Whether this account may not: the API server asks that before it looks whether there is such a kind.
+    pub(super) is_forbidden: bool,
 }
 
 /// Watches every kind in a scope.
@@ -143,12 +145,17 @@ pub(super) async fn tell<K>(
 
 /// In words that say what to do about it.
 fn complaint(kind: &'static str, error: &watcher::Error) -> Complaint {
-    let text = match api_status(error) {
+    let status = api_status(error);
+    let text = match status {
         Some(404) => format!("the API server does not know {kind}.jitney.dev: install the chart jitney-crds"),
         Some(403) => format!("this account may not list and watch {kind}: {}", chain(error)),
         _ => format!("{kind} are not watched: {}", chain(error)),
     };
-    Complaint { kind, text }
+    Complaint {
+        kind,
+        text,
+        is_forbidden: status == Some(403),
+    }
 }
 
 /// The status with which the API server has answered.

@@ -74,7 +74,7 @@ impl StatusWriter {
         };
         let mut wanted = BTreeMap::new();
         let mut namespaces = BTreeMap::new();
-        for kinds in [Kinds::BatchPolicies, Kinds::Runtimes] {
+        for kinds in Kinds::WITH_STATUS {
             for (namespace, name, custom) in index.all(kinds) {
                 let (catalog, documents) = namespaces
                     .entry(namespace)

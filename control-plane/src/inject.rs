@@ -14,6 +14,7 @@ pub mod webhook;
 // From the pod as it is, through what its annotations wish, to what changes.
 mod patch;
 mod probes;
+mod resources;
 mod sidecar;
 mod warnings;
 mod wishes;
@@ -148,6 +149,7 @@ pub fn inject(pod: Pod<'_>, asked: Asked, settings: &SettingsArgs) -> Result<Dec
         (Some(true), _) | (None, Asked::ForAll) => {}
     }
     let wishes = Wishes::read(pod)?;
+    resources::check(pod, &wishes, &settings.resources)?;
     check_names(pod)?;
     if wishes.mode == Mode::Redirect {
         check_users(pod)?;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::wishes::quantity;
+use super::resources::quantity;
 
 /// Of what, and for which control plane.
 #[derive(Clone, Debug, Args)]

@@ -1,9 +1,10 @@
 //! What a pod is given: the container that has the kernel hand over connections, the sidecar, their volumes.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::probes::Asked;
-use super::wishes::{Listen, RESOURCES};
+use super::resources::resources;
+use super::wishes::Listen;
 use super::{
     ADMIN_PORT, IDENTITY, INBOUND_PORT, Mode, OUTBOUND_PORT, PROXY, REDIRECT, STATE, SettingsArgs, USER,
     Wishes,
@@ -54,7 +55,8 @@ fn redirect(wishes: &Wishes, settings: &SettingsArgs) -> Value {
         "name": REDIRECT,
         "image": settings.redirect_image,
         "args": args,
-        "resources": resources(wishes, settings),
+        // Those of both: this one has ended when the other begins, and so costs nothing.
+        "resources": resources(wishes, &settings.resources),
         // What was wrong is in the pod's status then.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -98,7 +100,7 @@ fn proxy(wishes: &Wishes, probes: &Asked, settings: &SettingsArgs) -> Value {
         "args": arguments(wishes, settings),
         "env": env,
         "ports": ports,
-        "resources": resources(wishes, settings),
+        "resources": resources(wishes, &settings.resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "startupProbe": asks("/ready", json!({"periodSeconds": 1, "failureThreshold": STARTING_SECONDS})),
         "readinessProbe": asks("/ready", json!({"periodSeconds": 5})),
@@ -143,25 +145,6 @@ fn arguments(wishes: &Wishes, settings: &SettingsArgs) -> Vec<String> {
         args.extend(["--log-level".to_owned(), level.clone()]);
     }
     args
-}
-
-/// Those of both: the first one has ended when the other begins, and so costs nothing.
-fn resources(wishes: &Wishes, settings: &SettingsArgs) -> Value {
-    let set = &settings.resources;
-    let set = [
-        Some(&set.cpu_request),
-        Some(&set.memory_request),
-        set.cpu_limit.as_ref(),
-        set.memory_limit.as_ref(),
-    ];
-    let mut resources = Map::new();
-    for ((resource, wish), set) in RESOURCES.iter().zip(&wishes.resources).zip(set) {
-        if let Some(quantity) = wish.as_ref().or(set) {
-            let kind = resources.entry(resource.kind).or_insert_with(|| json!({}));
-            kind[resource.name] = Value::from(quantity.as_str());
-        }
-    }
-    Value::Object(resources)
 }
 
 fn words<const COUNT: usize>(words: [&str; COUNT]) -> Vec<String> {

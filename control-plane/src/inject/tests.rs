@@ -290,6 +290,39 @@ fn what_nobody_understands_is_refused_by_name() {
 }
 
 #[test]
+fn a_limit_below_its_request_is_refused_by_name() {
+    refused(
+        &annotated("jitney.dev/proxy-memory-limit", "16Mi"),
+        r#"pod shop/users-7: jitney.dev/proxy-memory-limit: found "16Mi", expected at least 32Mi, its request (--proxy-memory-request, which all sidecars have)"#,
+    );
+    let both = json!({"metadata": {"annotations": {
+        "jitney.dev/proxy-cpu-limit": "0.5", "jitney.dev/proxy-cpu-request": "501m",
+    }}});
+    refused(
+        &pod(&both),
+        r#"pod shop/users-7: jitney.dev/proxy-cpu-limit: found "0.5", expected at least 501m, its request (jitney.dev/proxy-cpu-request)"#,
+    );
+    let told = |flags: &[&str], name: &str, value: &str| {
+        let pod = annotated(name, value);
+        let pod = Pod {
+            called: "pod shop/users-7",
+            metadata: &pod["metadata"],
+            spec: &pod["spec"],
+            namespace: "shop",
+        };
+        inject(pod, Asked::ForAll, &settings(flags)).map_err(|refused| refused.to_string())
+    };
+    let flags = ["--proxy-memory-limit", "64Mi"];
+    assert_eq!(
+        told(&flags, "jitney.dev/proxy-memory-request", "1Gi").unwrap_err(),
+        r#"pod shop/users-7: jitney.dev/proxy-memory-request: found "1Gi", expected at most 64Mi, its limit (--proxy-memory-limit, which all sidecars have)"#
+    );
+    for (name, value) in [("request", "64Mi"), ("limit", "32Mi")] {
+        assert!(told(&flags, &format!("jitney.dev/proxy-memory-{name}"), value).is_ok());
+    }
+}
+
+#[test]
 fn what_would_not_work_is_refused() {
     refused(
         &pod(&json!({"spec": {"volumes": [{"name": "jitney-state"}]}})),
@@ -421,7 +454,7 @@ fn flags_are_checked() {
 #[test]
 fn quantities_are_those_of_kubernetes() {
     for good in ["0", "1", "100m", "0.5", "64Mi", "1G", "123456789012345678"] {
-        assert_eq!(wishes::quantity(good).as_deref(), Ok(good));
+        assert_eq!(resources::quantity(good).as_deref(), Ok(good));
     }
     for bad in [
         "",
@@ -435,6 +468,6 @@ fn quantities_are_those_of_kubernetes() {
         "½",
         "1234567890123456789",
     ] {
-        assert!(wishes::quantity(bad).is_err(), "{bad}");
+        assert!(resources::quantity(bad).is_err(), "{bad}");
     }
 }

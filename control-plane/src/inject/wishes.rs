@@ -2,6 +2,7 @@
 
 use jitney_api::{LogLevel, Ports};
 
+use super::resources::{RESOURCES, quantity};
 use super::{GROUP, INJECT, INJECTED, Pod, Refused, entries, is_own};
 
 /// What the annotations of a pod say.
@@ -117,53 +118,6 @@ fn listen(text: &str) -> Option<Listen> {
     (port != service).then_some(Listen { port, service })
 }
 
-/// Something that a sidecar asks for.
-#[derive(Debug)]
-pub(crate) struct Resource {
-    pub(crate) annotation: &'static str,
-    /// `requests` or `limits`.
-    pub(crate) kind: &'static str,
-    pub(crate) name: &'static str,
-}
-
-/// What a sidecar may ask for.
-pub(crate) const RESOURCES: [Resource; 4] = [
-    Resource {
-        annotation: "proxy-cpu-request",
-        kind: "requests",
-        name: "cpu",
-    },
-    Resource {
-        annotation: "proxy-memory-request",
-        kind: "requests",
-        name: "memory",
-    },
-    Resource {
-        annotation: "proxy-cpu-limit",
-        kind: "limits",
-        name: "cpu",
-    },
-    Resource {
-        annotation: "proxy-memory-limit",
-        kind: "limits",
-        name: "memory",
-    },
-];
-
-/// A quantity in the notation of Kubernetes: a decimal number, and thousands or 1024s of it.
-pub(crate) fn quantity(text: &str) -> Result<String, String> {
-    let is_number = |number: &str| {
-        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        number.len() <= 18 && digits(whole) && digits(part)
-    };
-    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    (is_number(number) && UNITS.contains(&unit))
-        .then(|| text.to_owned())
-        .ok_or_else(|| "a quantity, such as 100m, 0.5 or 64Mi".to_owned())
-}
-
 fn mode(text: &str) -> Option<Mode> {
     match text {
         "Redirect" => Some(Mode::Redirect),
@@ -172,7 +126,8 @@ fn mode(text: &str) -> Option<Mode> {
     }
 }
 
-fn refused(pod: Pod<'_>, name: &str, value: &str, expected: &str) -> Refused {
+/// That an annotation says what it may not.
+pub(super) fn refused(pod: Pod<'_>, name: &str, value: &str, expected: &str) -> Refused {
     Refused::Wish {
         pod: pod.called.to_owned(),
         name: name.to_owned(),
@@ -185,9 +140,6 @@ const LISTEN: &str = "the sidecar's port and the service's, such as 15080:8080, 
 const LISTENING: &str = "NoRedirect where jitney.dev/listen is given";
 const MODES: &str = "Redirect or NoRedirect";
 const LEVELS: &str = "a level, or levels by target as in info,jitney_proxy=debug";
-const UNITS: [&str; 13] = [
-    "", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi",
-];
 
 /// Characters of an annotation that a message repeats.
 const SHOWN_MAX: usize = 128;

@@ -3,7 +3,7 @@
 use jitney_tests::wait;
 use serde_json::{Value, json};
 
-use crate::kubectl::{apply, dry_run, kubectl_with, refused_dry_run, try_dry_run};
+use crate::kubectl::{apply, dry_run, dry_run_output, kubectl_with, refused_dry_run, try_dry_run};
 use crate::programs::control_plane;
 
 /// What somebody may keep in Git, comments and all.
@@ -171,12 +171,72 @@ async fn policy_gives_plain_pods_what_the_command_does() {
         "{said}"
     );
 
+    // As the webhook has it: nobody knows what is meant.
+    let odd = plain("by-policy", "odd", "true");
+    let said = refused_dry_run(&odd);
+    let expected = "jitney.dev/inject: found \"true\", expected enabled or disabled";
+    assert!(said.contains(expected), "{said}");
+
     // The kernel would take its connections for the sidecar's.
     for field in ["/spec", "/spec/containers/0"] {
         let mut ours = bare("by-policy");
         ours.pointer_mut(field).unwrap()["securityContext"]["runAsUser"] = json!(2102);
         let said = refused_dry_run(&ours);
         assert!(said.contains("user 2102 is the sidecar's"), "{field}: {said}");
+    }
+    warns_of_what_may_not_be_meant();
+}
+
+/// Of what the webhook would warn of, and of nothing else.
+fn warns_of_what_may_not_be_meant() {
+    let warned = |more: &Value| {
+        let mut pod = bare("by-policy");
+        json_patch(&mut pod["spec"], more);
+        let output = dry_run_output(&pod);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let container = |more: &Value| {
+        let mut one = json!({"name": "users", "image": "users:1"});
+        json_patch(&mut one, more);
+        json!({"containers": [one]})
+    };
+    let looks = "looks for jitney-control-plane.jitney-system.svc";
+    for (more, expected) in [
+        (json!({"dnsPolicy": "Default"}), looks),
+        (
+            json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["10.0.0.1"]}}),
+            looks,
+        ),
+        (
+            container(&json!({"readinessProbe": {"tcpSocket": {"port": 8080}}})),
+            "over TCP it always succeeds",
+        ),
+        (
+            container(&json!({"ports": [{"containerPort": 15006}]})),
+            "a port of a container is the sidecar's",
+        ),
+    ] {
+        let told = warned(&more);
+        assert_eq!(told.matches("Warning: ").count(), 1, "{more}: {told}");
+        assert!(told.contains(expected), "{more}: {told}");
+    }
+    let searches = json!({"nameservers": ["10.0.0.1"], "searches": ["cluster.local"]});
+    for more in [
+        json!({}),
+        json!({"dnsPolicy": "None", "dnsConfig": searches}),
+        container(
+            &json!({"readinessProbe": {"exec": {"command": ["true"]}}, "ports": [{"containerPort": 8080}]}),
+        ),
+    ] {
+        assert_eq!(warned(&more), "", "{more}");
+    }
+}
+
+/// Sets the fields of a map.
+fn json_patch(of: &mut Value, more: &Value) {
+    for (field, value) in more.as_object().unwrap() {
+        of[field] = value.clone();
     }
 }
 

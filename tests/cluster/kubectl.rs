@@ -134,14 +134,19 @@ pub(crate) fn kubectl_with(arguments: &[&str], input: &str) -> String {
 /// What is said of an object that the server would not make.
 #[track_caller]
 pub(crate) fn refused_dry_run(object: &Value) -> String {
-    let output = told(&DRY_RUN, &object.to_string());
+    let output = dry_run_output(object);
     assert!(!output.status.success(), "{object} was taken");
     String::from_utf8(output.stderr).unwrap()
 }
 
+/// All that the server says of an object that it would make or not, warnings included.
+pub(crate) fn dry_run_output(object: &Value) -> Output {
+    told(&DRY_RUN, &object.to_string())
+}
+
 /// What the server would make of an object; `None` when it would not.
 pub(crate) fn try_dry_run(object: &Value) -> Option<Value> {
-    let output = told(&DRY_RUN, &object.to_string());
+    let output = dry_run_output(object);
     serde_json::from_slice(&output.stdout).ok()
 }
 

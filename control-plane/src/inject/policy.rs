@@ -5,12 +5,14 @@
 
 use serde_json::{Value, json};
 
+mod warnings;
+
 use super::probes::Asked;
 use super::webhook::said;
 use super::{CLUSTER_NAMESPACE, GROUP, INJECT, INJECTED, PROXY, SettingsArgs, USER, Wishes, sidecar};
 
-/// The policy that gives pods their sidecars, the one that refuses those that should have one and do not, and
-/// what puts both in force.
+/// The policy that gives pods their sidecars, the one that refuses those that should have one and do not, the one that
+/// warns of what a sidecar may not do in one, and what puts them in force.
 pub fn policies(settings: &SettingsArgs) -> Vec<Value> {
     let own = [CLUSTER_NAMESPACE, &settings.control_plane_namespace];
     let constraints = json!({
@@ -27,6 +29,7 @@ pub fn policies(settings: &SettingsArgs) -> Vec<Value> {
     let mut plain = conditions();
     plain.push(json!({"name": "has-no-wishes", "expression": format!("!{}", has_wishes())}));
     plain.push(json!({"name": "runs-as-others", "expression": format!("!{}", runs_as_ours())}));
+    plain.push(json!({"name": "is-understood", "expression": format!("!{}", is_odd())}));
     // Match conditions do not know the namespace, and expressions do.
     let patch = format!("{} ? {} : []", asked_for(), patch(settings));
     let injects = json!({
@@ -44,26 +47,36 @@ pub fn policies(settings: &SettingsArgs) -> Vec<Value> {
         "matchConstraints": constraints,
         "matchConditions": conditions(),
         "validations": [
+            {"expression": format!("!({} && {})", asked_for(), is_odd()), "reason": "Forbidden", "messageExpression": odd_word()},
             {"expression": format!("!({} && {})", asked_for(), runs_as_ours()), "reason": "Forbidden", "message": is_ours},
             {"expression": is_not_asked_for, "reason": "Forbidden", "message": REFUSED},
         ],
     });
+    let warns = warnings::policy(&constraints, settings);
+    let action = |name: &str, action: &str| json!({"policyName": name, "validationActions": [action]});
     vec![
-        of_kind("MutatingAdmissionPolicy", &injects),
-        of_kind("MutatingAdmissionPolicyBinding", &json!({"policyName": NAME})),
-        of_kind("ValidatingAdmissionPolicy", &refuses),
+        of_kind("MutatingAdmissionPolicy", NAME, &injects),
+        of_kind(
+            "MutatingAdmissionPolicyBinding",
+            NAME,
+            &json!({"policyName": NAME}),
+        ),
+        of_kind("ValidatingAdmissionPolicy", NAME, &refuses),
+        of_kind("ValidatingAdmissionPolicyBinding", NAME, &action(NAME, "Deny")),
+        of_kind("ValidatingAdmissionPolicy", warnings::NAME, &warns),
         of_kind(
             "ValidatingAdmissionPolicyBinding",
-            &json!({"policyName": NAME, "validationActions": ["Deny"]}),
+            warnings::NAME,
+            &action(warnings::NAME, "Warn"),
         ),
     ]
 }
 
-fn of_kind(kind: &str, spec: &Value) -> Value {
+fn of_kind(kind: &str, name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": kind,
-        "metadata": {"name": NAME},
+        "metadata": {"name": name},
         "spec": spec,
     })
 }
@@ -73,6 +86,19 @@ fn asked_for() -> String {
     let (label, annotation) = (said("labels"), said("annotations"));
     let namespace = format!("namespaceObject.metadata.?labels['{INJECT}'].orValue('')");
     format!("({namespace} == 'enabled' || {label} == 'enabled' || {annotation} == 'enabled')")
+}
+
+/// Whether a pod says of sidecars what nobody understands.
+fn is_odd() -> String {
+    let is_odd = |field| format!("!({} in ['', 'enabled', 'disabled'])", said(field));
+    format!("({} || {})", is_odd("labels"), is_odd("annotations"))
+}
+
+/// What is said then, in the words of the webhook.
+fn odd_word() -> String {
+    let (label, annotation) = (said("labels"), said("annotations"));
+    let odd = format!("({label} in ['', 'enabled', 'disabled'] ? {annotation} : {label})");
+    format!("'{INJECT}: found \"' + {odd} + '\", expected enabled or disabled'")
 }
 
 /// Which pods may have a sidecar, and have none.
@@ -199,7 +225,7 @@ mod tests {
             .iter()
             .map(|policy| policy["kind"].as_str().unwrap())
             .collect();
-        assert_eq!(kinds.len(), 4, "{kinds:?}");
+        assert_eq!(kinds.len(), 6, "{kinds:?}");
         assert!(policies[0].to_string().contains("example.org/p@sha256:0"));
     }
 }

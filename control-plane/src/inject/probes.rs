@@ -96,7 +96,8 @@ fn port(port: &Value, container: &Value) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port > 0)
 }
 
-const KINDS: [&str; 3] = ["startup", "liveness", "readiness"];
+/// The probes that a container may have.
+pub(super) const KINDS: [&str; 3] = ["startup", "liveness", "readiness"];
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ pub(super) fn of(pod: Pod<'_>, wishes: &Wishes, settings: &SettingsArgs) -> Vec<
     let taken = taken.filter(|port| u16::try_from(*port).is_ok_and(is_own));
     let taken = taken.map(|port| format!("{called}: port {port} is the sidecar's"));
     let probes = probes::over_tcp(pod, wishes).map(|(field, container, kind, port)| {
-        format!("{called}: {field}[{container}].{kind}Probe.tcpSocket: {ALWAYS} {port} in jitney.dev/skip-inbound-ports")
+        format!("{called}: {field}[{container}].{kind}Probe.tcpSocket: {PROBES}: name port {port} in jitney.dev/skip-inbound-ports")
     });
     let names = names(pod, settings).into_iter();
     let all = names.chain(unknown).chain(taken).chain(probes);
@@ -28,15 +28,25 @@ fn names(pod: Pod<'_>, settings: &SettingsArgs) -> Option<String> {
         return None;
     }
     Some(format!(
-        "{}: dnsPolicy: {policy:?} knows no names of the cluster, and the sidecar, without which the pod does not start, \
-         looks for jitney-control-plane.{}.svc: ClusterFirst does, or the cluster's name servers and its domain in \
-         dnsConfig (nameservers, searches)",
-        pod.called, settings.control_plane_namespace
+        "{}: dnsPolicy: {policy:?}{}",
+        pod.called,
+        names_told(settings)
     ))
 }
 
-const ALWAYS: &str = "over TCP it always succeeds, for the sidecar takes the connection whether or not the service does: \
-                      name port";
+/// What is said of a `dnsPolicy`, after its name.
+pub(super) fn names_told(settings: &SettingsArgs) -> String {
+    format!(
+        " knows no names of the cluster, and the sidecar, without which the pod does not start, \
+         looks for jitney-control-plane.{}.svc: ClusterFirst does, or the cluster's name servers and its domain in \
+         dnsConfig (nameservers, searches)",
+        settings.control_plane_namespace
+    )
+}
+
+/// What is said of a probe over TCP.
+pub(super) const PROBES: &str =
+    "over TCP it always succeeds, for the sidecar takes the connection whether or not the service does";
 
 /// Kubernetes shows that many in any case.
 pub(super) const WARNINGS_MAX: usize = 16;

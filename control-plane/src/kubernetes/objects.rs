@@ -31,6 +31,8 @@ pub(super) struct PodRow {
     skipped: Ports,
     /// The only port that it serves, where the kernel hands it nothing.
     listens: Option<u16>,
+    /// Whether nobody hands it connections where it does not listen itself.
+    is_past: bool,
 }
 
 /// A port of a Service.
@@ -94,6 +96,7 @@ pub(super) fn pod(pod: &Pod) -> Option<PodRow> {
         },
         skipped: skipped.and_then(|ports| ports.parse().ok()).unwrap_or_default(),
         listens: listens.map(|address| address.port()),
+        is_past: has(&spec.init_containers, PROXY) && !has(&spec.init_containers, REDIRECT),
     })
 }
 
@@ -102,21 +105,27 @@ impl PodRow {
     pub(super) fn serves(&self, port: u16) -> bool {
         match self.listens {
             Some(own) => own == port,
-            None => !self.skipped.contains(port),
+            None => !self.is_past && !self.skipped.contains(port),
         }
     }
 }
 
-/// What follows a flag among a container's arguments.
+fn has(containers: &Option<Vec<Container>>, name: &str) -> bool {
+    containers.iter().flatten().any(|one| one.name == name)
+}
+
+/// What a flag says among a container's arguments, in the next one or behind a `=`.
 fn flag<'p>(containers: &'p Option<Vec<Container>>, name: &str, flag: &str) -> Option<&'p str> {
     let mut named = containers.iter().flatten().filter(|one| one.name == name);
-    let mut args = named
-        .next()?
-        .args
-        .iter()
-        .flatten()
-        .skip_while(|word| *word != flag);
-    args.nth(1).map(String::as_str)
+    let mut args = named.next()?.args.iter().flatten();
+    while let Some(word) = args.next() {
+        match word.strip_prefix(flag) {
+            Some("") => return args.next().map(String::as_str),
+            Some(rest) if rest.starts_with('=') => return rest.get(1..),
+            Some(_) | None => {}
+        }
+    }
+    None
 }
 
 /// A Service: one that only stands for another name has neither addresses nor ports.

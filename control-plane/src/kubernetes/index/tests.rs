@@ -223,6 +223,10 @@ fn what_is_reached_past_a_sidecar_is_not_beside_it() {
         None,
         &["run", "--listen", "[::]:8080", "--upstream", "127.0.0.1:9000"]
     ));
+    assert!(beside(None, &["run", "--listen=[::]:8080"]));
+    // Nobody hands it anything, and it takes nothing itself.
+    assert!(!beside(None, &["run", "--listening", "[::]:8080"]));
+    assert!(!beside(None, &["run"]));
 }
 
 #[test]

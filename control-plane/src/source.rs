@@ -1,9 +1,9 @@
 //! How a source stands: what of it is in force, and what is wrong with the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jitney_api::push::{Conflict, Stray};
+use jitney_api::push::{Conflict, Kind, Stray};
 use jitney_api::{Diagnostic, Workload};
 use parking_lot::Mutex;
 
@@ -22,6 +22,8 @@ pub struct Standing {
     pub workloads: BTreeSet<Workload>,
     /// Those whose pods have sidecars, whichever replica these are connected to; `None` where nobody knows.
     pub of_pods: Option<BTreeSet<Workload>>,
+    /// Of policies and Runtimes that are objects of a cluster, the generation that is in force, as its API server counts.
+    pub generations: BTreeMap<(Kind, String), u64>,
     /// What is not in force as it is now; empty when all is.
     pub refused: Vec<Diagnostic>,
     /// Whether the faults of one document keep back only that one. Files change as a whole.

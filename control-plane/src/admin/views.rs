@@ -1,5 +1,6 @@
 //! What the pages show, as JSON.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use jitney_api::push::{Conflict, Kind};
@@ -28,14 +29,24 @@ pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
     let refused = admin.refusals.list(SystemTime::now());
     let policies = overview.policies.iter();
     let policies = policies.map(|(name, progress)| {
-        let mut shown = policy(admin, &snapshot, &standing, name, progress);
-        shown["rollout"]["sidecars"] = shares.members(name).into();
+        let members = shares.members(name);
+        // Of who takes a change and who does not, what each runs is known by what was pushed.
+        let progress = match members.is_empty() {
+            true => as_object(&standing, Kind::Policy, name, progress),
+            false => Cow::Borrowed(progress),
+        };
+        let mut shown = policy(admin, &snapshot, &standing, name, &progress);
+        shown["rollout"]["sidecars"] = members.into();
         shown
     });
     let workloads = overview.workloads.iter().map(|(workload, of)| {
         let mut shown = totals(*of);
         shown["workload"] = workload.to_string().into();
         shown
+    });
+    let runtimes = overview.runtimes.iter().map(|(name, progress)| {
+        let progress = as_object(&standing, Kind::Runtime, name, progress);
+        runtime(&snapshot, name, &progress)
     });
     json!({
         "ready": admin.lifecycle.ready().is_ok(),
@@ -52,9 +63,26 @@ pub(super) fn status(admin: &Admin, standing_to_roots: &Standing) -> Value {
         "sidecars": totals(overview.sidecars),
         "workloads": workloads.collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
-        "runtimes": overview.runtimes.iter().map(|(name, progress)| runtime(&snapshot, name, progress)).collect::<Vec<_>>(),
+        "runtimes": runtimes.collect::<Vec<_>>(),
         "trust": trust(admin, standing_to_roots),
     })
+}
+
+/// With the generation that the object has in a cluster, which its own status names, too.
+fn as_object<'p>(
+    standing: &source::Standing,
+    kind: Kind,
+    name: &str,
+    progress: &'p Progress,
+) -> Cow<'p, Progress> {
+    match standing.generations.get(&(kind, name.to_owned())) {
+        Some(&generation) => {
+            let mut progress = progress.clone();
+            progress.generation = generation;
+            Cow::Owned(progress)
+        }
+        None => Cow::Borrowed(progress),
+    }
 }
 
 /// What is odd about the files. What is for nobody is so only as long as no sidecar of that name is here.

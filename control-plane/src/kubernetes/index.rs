@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jitney_api::push::{
-    Catalog, Resources, ServiceEndpoint, ServicePort, Unserved, known_workloads, resources_of,
+    Catalog, Kind, Resources, ServiceEndpoint, ServicePort, Unserved, known_workloads, resources_of,
 };
 use jitney_api::{Diagnostic, Document, Documents, MeshRoute, RouteKind, Severity, Workload};
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -199,6 +199,19 @@ impl Index {
             })
         };
         of(Kinds::BatchPolicies).chain(of(Kinds::Runtimes)).collect()
+    }
+
+    /// The generations of all policies and Runtimes that are good, by what is pushed of them.
+    pub fn generations(&self) -> BTreeMap<(Kind, String), u64> {
+        let of = |kinds: Kinds, kind: Kind| {
+            let objects = self.all(kinds);
+            objects.filter_map(move |(namespace, name, custom)| {
+                let generation = u64::try_from(custom.good_generation?).ok()?;
+                Some(((kind, format!("{namespace}/{name}")), generation))
+            })
+        };
+        let policies = of(Kinds::BatchPolicies, Kind::Policy);
+        policies.chain(of(Kinds::Runtimes, Kind::Runtime)).collect()
     }
 
     /// These are the generations of a namespace's objects that are pushed now.

@@ -249,6 +249,7 @@ impl Taking {
             sources: vec!["kubernetes".to_owned()],
             is_by_document: true,
             of_pods: Some(index.of_pods()),
+            generations: index.generations(),
             ..Standing::default()
         };
         let objects = Kinds::ALL.into_iter().flat_map(|kinds| index.all(kinds));

@@ -1,9 +1,12 @@
 //! What the control plane tells on objects of a cluster, and `check` says of that.
 
 use std::process::Command;
+use std::time::Duration;
 
-use jitney_tests::wait;
+use jitney_tests::wait::PATIENCE;
+use jitney_tests::{caller, wait};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::rights::allow_all;
 use super::{ALONE, Plane};
@@ -12,7 +15,7 @@ use crate::kubectl::{Namespace, apply, kubectl};
 use crate::programs::path;
 
 /// A Runtime says whether it was taken, what is kept of one that was not, and who runs it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_says_what_became_of_it() {
     let _alone = ALONE.lock().await;
     installed().await;
@@ -66,7 +69,35 @@ async fn a_runtime_says_what_became_of_it() {
     .await;
     let (status, said_by_check) = check(&shop, "told");
     assert_eq!(status, Some(0), "{said_by_check}");
+    counted_alike(&plane, &shop).await;
     nobody_looks(plane, &shop);
+}
+
+/// The page says the generation that objects have, however often something was pushed.
+async fn counted_alike(plane: &Plane, shop: &Namespace) {
+    for path in ["/c", "/d", "/e"] {
+        shop.apply(runtime("user", path));
+    }
+    let admin = plane.address("admin endpoint listening").await.parse().unwrap();
+    for name in ["user", "users"] {
+        let expected = shop.get(&format!("runtime/{name}"))["metadata"]["generation"].take();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = caller::get(admin, "/status").await.unwrap().text();
+            let status: Value = serde_json::from_str(&answer).unwrap();
+            let runtimes = status["runtimes"].as_array().unwrap();
+            let full = format!("told-shop/{name}");
+            let found = runtimes.iter().find(|one| one["name"] == *full);
+            if found.is_some_and(|one| one["generation"] == expected) {
+                break;
+            }
+            assert!(
+                Instant::now() < end,
+                "{name} is not of generation {expected}: {answer}"
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// What is applied while no control plane runs has been looked at by nobody, whatever statuses say.

@@ -51,7 +51,8 @@ fn webhook(name: &str, path: &str, namespaces: &Value, pods: &str, settings: &Se
             {"name": "not-of-the-node", "expression": "!object.spec.?hostNetwork.orValue(false)"},
         ],
         "failurePolicy": "Fail",
-        "sideEffects": "None",
+        // An Event tells of what whoever makes pods is warned of.
+        "sideEffects": "NoneOnDryRun",
         "timeoutSeconds": 5,
         // What another webhook adds later is behind the sidecar all the same, and a pod has only one.
         "reinvocationPolicy": "Never",

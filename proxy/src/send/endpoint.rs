@@ -277,8 +277,9 @@ impl Endpoint {
                 None => Box::pin(self.new_http1()).await?,
             };
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
-            let mut failure = match super::http1::send(sender, request).await {
-                Ok((reply, held)) => return finish(reply, held, place, false),
+            let (sending, held) = super::http1::send(sender, request);
+            let mut failure = match sending.await {
+                Ok(reply) => return finish(reply, held, place, false),
                 Err(failure) => failure,
             };
             *unsent = failure.take_message();
@@ -377,12 +378,13 @@ impl Endpoint {
         let mut request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
         headers::to_http1(&mut request, &self.host);
         let is_head = request.method() == Method::HEAD;
-        let mut failure = match super::http1::send(sender, request).await {
+        let (sending, _held) = super::http1::send(sender, request);
+        let mut failure = match sending.await {
             // What is switched to may last for hours, and says nothing of load: its place is given back.
-            Ok((reply, _)) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok(reply) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Ok(reply.map(|_| Body::empty()));
             }
-            Ok((reply, _)) => return finish(reply, Held::Nothing, place, is_head),
+            Ok(reply) => return finish(reply, Held::Nothing, place, is_head),
             Err(failure) => failure,
         };
         *unsent = failure.take_message();

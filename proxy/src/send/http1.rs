@@ -138,23 +138,22 @@ impl Drop for Idle {
     }
 }
 
-/// Sends a request, and waits for the head of its reply; with what is left of the connection.
+/// Sends a request: to be waited for is the head of its reply, with what is left of the connection then. The future
+/// fails with the request, if that was certainly not sent. Dropping the two closes the connection.
 ///
-/// # Errors
-/// With the request, if it was certainly not sent.
-///
-/// # Cancellation
-/// Dropping the future closes the connection.
-pub(super) async fn send(
+/// No future of its own, which would hold the request a second time.
+pub(super) fn send(
     mut sender: SendRequest<Body>,
     request: Request<Body>,
-) -> Result<(Response<Incoming>, Held), TrySendError<Request<Body>>> {
+) -> (
+    impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+    Held,
+) {
     let sending = sender.try_send_request(request);
     // The channel between them is closed before it is emptied. What is put in between the two stays there as long as
     // there is a sender, and whoever waits for a reply to that waits in vain.
     let open = Some(sender).filter(|sender| !sender.is_closed());
-    let reply = sending.await?;
-    Ok((reply, open.map_or(Held::Nothing, Held::Http1)))
+    (sending, open.map_or(Held::Nothing, Held::Http1))
 }
 
 /// Makes an HTTP/1.1 connection of a TCP connection; one for an upgrade may switch protocols.
@@ -217,8 +216,8 @@ pub(super) mod tests {
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
             let (tell, ending) = end(connection, turn);
             tell.store(true, Ordering::Release);
-            let sent = send(sender, Request::new(Body::empty())).await;
-            let mut failure = sent.map(drop).unwrap_err();
+            let (sending, _held) = send(sender, Request::new(Body::empty()));
+            let mut failure = sending.await.unwrap_err();
             assert!(failure.take_message().is_some(), "it was not sent");
             ending.join().unwrap();
         }

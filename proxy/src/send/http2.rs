@@ -97,9 +97,10 @@ impl Shared {
                 Found::Room(sender, stream) => return Ok((sender, stream)),
                 Found::Full => {
                     let unless_full = || Some(self.find()).filter(|found| !matches!(found, Found::Full));
-                    self.queue.wait(unless_full).await
+                    // Boxed as all that is rare.
+                    Box::pin(self.queue.wait(unless_full)).await
                 }
-                Found::NoRoom => match self.make(&connect).await {
+                Found::NoRoom => match Box::pin(self.make(&connect)).await {
                     Ok(found) => found,
                     Err(error) => return self.find_outdated().ok_or(error),
                 },

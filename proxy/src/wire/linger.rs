@@ -27,17 +27,17 @@ pub(crate) struct Linger {
 impl Linger {
     /// For a caller that may read its reply only when it has sent all of its upload.
     pub(crate) fn for_upload() -> Self {
-        Self::growing(1)
+        Self::growing(1, TIME)
     }
 
     /// For a caller that reads while it sends, and has reason to go on for a round trip only.
     pub(super) fn briefly() -> Self {
-        Self::growing(2)
+        Self::growing(2, TIME / 2)
     }
 
-    fn growing(growth: u32) -> Self {
+    fn growing(growth: u32, time: Duration) -> Self {
         Self {
-            until: Box::pin(sleep(TIME)),
+            until: Box::pin(sleep(time)),
             left: BYTES,
             turn: TURN,
             wait: PAUSE,

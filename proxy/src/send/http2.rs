@@ -61,6 +61,8 @@ pub(super) struct Made {
 const MAX_STREAMS: usize = 100;
 /// Connections to one endpoint; beyond these, streams wait for their turn.
 const MAX_CONNECTIONS: usize = 16;
+/// So many on which nothing is read, and no other is made: it is not the one connection's fault.
+const MAX_CLOGGED: usize = 2;
 /// How long an endpoint may take to say that it speaks HTTP/2, and how much of it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_HEADER_LIST: u32 = 64 * 1024;
@@ -182,7 +184,8 @@ impl Shared {
         let current = || connections.iter().filter(|made| !made.is_outdated());
         match current().min_by_key(|made| made.load()) {
             Some(least) if least.has_room() => least.open(),
-            Some(_) if current().count() >= MAX_CONNECTIONS => Found::Full,
+            _ if current().filter(|made| made.is_clogged()).count() >= MAX_CLOGGED => Found::Full,
+            _ if current().count() >= MAX_CONNECTIONS => Found::Full,
             _ => Found::NoRoom,
         }
     }
@@ -286,8 +289,11 @@ impl Made {
     fn has_room(&self) -> bool {
         // One may begin before it is known how many may.
         let allowed = self.budget.streams().unwrap_or(1);
-        let places = self.budget.places();
-        places.taken() < allowed.min(MAX_STREAMS) && !places.is_clogged()
+        self.budget.places().taken() < allowed.min(MAX_STREAMS) && !self.is_clogged()
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.budget.places().is_clogged()
     }
 
     fn open(&self) -> Found {

@@ -276,11 +276,12 @@ pub(crate) async fn serve_http2<S: Serve>(
 ) {
     let shared = Shared::new(service, info, seat);
     let budget = Budget::default();
-    let window = match stream {
-        Transport::Bare(_) => CALLERS_WINDOW,
-        Transport::Secured(_) => STREAM_WINDOW,
-    };
+    let is_sidecars = matches!(stream, Transport::Secured(_));
     let io = Wire::resuming(prefix, stream).paced().of_client(&budget);
+    let (window, io) = match is_sidecars {
+        true => (STREAM_WINDOW, io),
+        false => (CALLERS_WINDOW, io.counting_fields()),
+    };
     let streams = Streams::default();
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())

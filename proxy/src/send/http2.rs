@@ -7,8 +7,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http2::SendRequest;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -16,9 +15,12 @@ use super::lease::Stream;
 use super::ours::Outgoing;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::mtls::Standing;
 use crate::transport::Transport;
-use crate::wire::{Budget, CONNECTION_WINDOW, Queue, STREAM_WINDOW, Wire};
+use crate::wire::{Budget, Queue};
+
+mod made;
+
+pub(super) use made::{Made, handshake};
 
 /// The shared connections.
 #[derive(Debug, Default)]
@@ -39,21 +41,11 @@ pub(super) struct Shared {
 
 /// What a call finds.
 enum Found {
-    Room(SendRequest<Body>, Stream),
+    Room((SendRequest<Body>, Stream)),
     /// Another connection is to be made.
     NoRoom,
     /// A stream is to be waited for.
     Full,
-}
-
-/// A connection that was made.
-#[derive(Debug)]
-pub(super) struct Made {
-    sender: SendRequest<Body>,
-    /// For how long it is proven who is there; `None`: nobody proves it.
-    standing: Option<Standing>,
-    /// How many streams the endpoint allows, and what it may still send in short frames.
-    budget: Budget,
 }
 
 /// Streams on one connection before another one is made (RFC 9113 section 6.5.2: servers should allow at least 100;
@@ -65,16 +57,6 @@ const MAX_CONNECTIONS: usize = 16;
 const MAX_CLOGGED: usize = 2;
 /// How long an endpoint may take to say that it speaks HTTP/2, and how much of it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-const MAX_HEADER_LIST: u32 = 64 * 1024;
-/// Calls that were taken back of late, and for how long each is remembered: what arrives of a reply behind that is an
-/// error of the endpoint's, and after a thousand of these the connection is ended.
-const MAX_RESETS: usize = 1024;
-const RESETS_KNOWN: Duration = Duration::from_secs(10);
-/// While calls are in flight a sidecar is asked so often whether it is there, and has as long to say so. Nobody else
-/// is: servers of gRPC end connections on which they are asked more often than every five minutes ("too many pings"),
-/// and [`crate::keepalive`] finds out who is gone.
-const KEEP_ALIVE_OF_SIDECAR: Duration = Duration::from_secs(5);
-
 const UNKNOWN: u8 = 0;
 const YES: u8 = 1;
 const NO: u8 = 2;
@@ -96,7 +78,7 @@ impl Shared {
         let mut found = self.find();
         loop {
             found = match found {
-                Found::Room(sender, stream) => return Ok((sender, stream)),
+                Found::Room(found) => return Ok(found),
                 Found::Full => {
                     let unless_full = || Some(self.find()).filter(|found| !matches!(found, Found::Full));
                     // Boxed as all that is rare.
@@ -132,7 +114,7 @@ impl Shared {
         }
         self.failed_since(before)?;
         let made = connect().await.inspect_err(|error| self.fails(error))?;
-        let found = made.open();
+        let found = Found::Room(made.open());
         let mut connections = self.connections.lock();
         // Those that are outdated end with their last streams.
         let outdated: Vec<_> = connections.extract_if(.., |other| other.is_outdated()).collect();
@@ -182,11 +164,19 @@ impl Shared {
         let mut connections = self.connections.lock();
         connections.retain(Made::is_good);
         let current = || connections.iter().filter(|made| !made.is_outdated());
-        match current().min_by_key(|made| made.load()) {
-            Some(least) if least.has_room() => least.open(),
-            _ if current().filter(|made| made.is_clogged()).count() >= MAX_CLOGGED => Found::Full,
-            _ if current().count() >= MAX_CONNECTIONS => Found::Full,
-            _ => Found::NoRoom,
+        let Some(least) = current().min_by_key(|made| made.load()) else {
+            return Found::NoRoom;
+        };
+        if least.has_room(MAX_STREAMS) {
+            return Found::Room(least.open());
+        }
+        let clogged = current().filter(|made| made.is_clogged()).count();
+        let is_last = clogged >= MAX_CLOGGED || current().count() >= MAX_CONNECTIONS;
+        match is_last {
+            false => Found::NoRoom,
+            // As many as the endpoint itself allows, as long as it reads.
+            true if least.has_room(usize::MAX) && !least.is_stalled() => Found::Room(least.open()),
+            true => Found::Full,
         }
     }
 
@@ -200,10 +190,7 @@ impl Shared {
     fn find_outdated(&self) -> Option<(SendRequest<Body>, Stream)> {
         let connections = self.connections.lock();
         let good = connections.iter().filter(|made| made.is_good());
-        match good.min_by_key(|made| made.load()).map(Made::open) {
-            Some(Found::Room(sender, stream)) => Some((sender, stream)),
-            _ => None,
-        }
+        good.min_by_key(|made| made.load()).map(Made::open)
     }
 
     /// To whom a place on any of the connections is told.
@@ -218,6 +205,7 @@ impl Shared {
         let shared = std::mem::take(&mut *connections);
         drop(connections);
         drop(shared);
+        self.queue.look_again();
     }
 
     pub(super) fn len(&self) -> usize {
@@ -269,38 +257,6 @@ impl Shared {
     }
 }
 
-impl Made {
-    /// Whether calls may be sent on it.
-    fn is_good(&self) -> bool {
-        !self.sender.is_closed() && self.standing.as_ref().is_none_or(|standing| !standing.is_over())
-    }
-
-    /// Whether the next call is better sent on another one.
-    fn is_outdated(&self) -> bool {
-        self.budget.is_worn() || self.standing.as_ref().is_some_and(Standing::is_outdated)
-    }
-
-    /// Whether a stream would wait, and how many there are.
-    fn load(&self) -> (bool, bool, usize) {
-        let places = self.budget.places();
-        (!self.has_room(), places.is_stalled(), places.taken())
-    }
-
-    fn has_room(&self) -> bool {
-        // One may begin before it is known how many may.
-        let allowed = self.budget.streams().unwrap_or(1);
-        self.budget.places().taken() < allowed.min(MAX_STREAMS) && !self.is_clogged()
-    }
-
-    fn is_clogged(&self) -> bool {
-        self.budget.places().is_clogged()
-    }
-
-    fn open(&self) -> Found {
-        Found::Room(self.sender.clone(), Stream::open(&self.budget))
-    }
-}
-
 /// An HTTP/2 server's first frame is SETTINGS (RFC 9113 section 3.4); anything else is no HTTP/2. `None`: it said
 /// nothing.
 async fn probe(mut stream: Transport<Outgoing>) -> Option<bool> {
@@ -312,59 +268,13 @@ async fn probe(mut stream: Transport<Outgoing>) -> Option<bool> {
     Some(frame[3] == SETTINGS && frame[5..] == [0; 4])
 }
 
-/// Makes an HTTP/2 connection of a TCP connection.
-pub(super) async fn handshake(
-    stream: Transport<Outgoing>,
-    standing: Option<Standing>,
-    queue: &Arc<Queue>,
-) -> Result<Made, Error> {
-    let keep_alive = match stream {
-        Transport::Bare(_) => None,
-        Transport::Secured(_) => Some(KEEP_ALIVE_OF_SIDECAR),
-    };
-    let budget = Budget::behind(queue);
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        // Not adaptive: then one reader's window would be all that there is, and the budget next to nothing.
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_reset_streams(MAX_RESETS)
-        .reset_stream_duration(RESETS_KNOWN)
-        .max_header_list_size(MAX_HEADER_LIST)
-        // One stream at once; how many more the peer says with its first frame. More would be refused.
-        .initial_max_send_streams(1)
-        .keep_alive_interval(keep_alive)
-        .keep_alive_timeout(KEEP_ALIVE_OF_SIDECAR)
-        .handshake(TokioIo::new(Wire::new(stream).of_server(&budget)))
-        .await
-        .map_err(|error| Error::caused(ErrorKind::Connect, error))?;
-    // A task of its own, which nothing wakes that happens on the connection.
-    let watching = standing.clone().map(|standing| {
-        tokio::spawn(async move {
-            // It is shared no more then, and ends with the last stream on it.
-            standing.ended().await;
-        })
-    });
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-        if let Some(watching) = watching {
-            watching.abort();
-        }
-    });
-    Ok(Made {
-        sender,
-        standing,
-        budget,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use http::Request;
+    use hyper::client::conn::http2;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::io::DuplexStream;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinSet;
 
@@ -427,20 +337,58 @@ mod tests {
         drop(listener);
     }
 
+    type Connection = http2::Connection<TokioIo<DuplexStream>, Body, TokioExecutor>;
+
+    async fn made(stream: DuplexStream) -> (Made, Connection) {
+        let builder = http2::Builder::new(TokioExecutor::new());
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        let made = Made {
+            sender,
+            standing: None,
+            budget: Budget::default(),
+        };
+        (made, connection)
+    }
+
+    #[tokio::test]
+    async fn as_many_streams_are_open_as_the_endpoint_allows() {
+        let (shared, mut open, mut held) = (Shared::default(), Vec::new(), Vec::new());
+        for _ in 0..MAX_CONNECTIONS {
+            assert!(matches!(shared.find(), Found::NoRoom));
+            let (stream, peer) = tokio::io::duplex(4096);
+            let (made, connection) = made(stream).await;
+            // It has not said how many, and one may be open before it does.
+            open.push(made.open());
+            shared.connections.lock().push(made);
+            held.push((connection, peer));
+        }
+        assert!(matches!(shared.find(), Found::Full));
+        let budgets: Vec<_> = shared
+            .connections
+            .lock()
+            .iter()
+            .map(|made| made.budget.clone())
+            .collect();
+        budgets.iter().for_each(Budget::presume_streams);
+        for _ in 0..2 * MAX_CONNECTIONS * MAX_STREAMS {
+            let Found::Room(found) = shared.find() else {
+                panic!("the endpoint allows any number");
+            };
+            open.push(found);
+        }
+        let taken = budgets.iter().map(|budget| budget.places().taken());
+        assert!(taken.eq([2 * MAX_STREAMS + 1; MAX_CONNECTIONS]), "evenly");
+        drop(open);
+        assert!(budgets.iter().all(|budget| budget.places().taken() == 0));
+    }
+
     #[tokio::test]
     async fn a_request_that_meets_the_end_of_its_connection_is_not_waited_for() {
         for turn in 0..MEETINGS {
-            let (stream, _peer) = tokio::io::duplex(4096);
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .handshake(TokioIo::new(stream))
-                .await
-                .unwrap();
-            let made = Made {
-                sender: sender.clone(),
-                standing: None,
-                budget: Budget::default(),
-            };
             let shared = Shared::default();
+            let (stream, _peer) = tokio::io::duplex(4096);
+            let (made, connection) = made(stream).await;
+            let sender = made.sender.clone();
             shared.connections.lock().push(made);
             let (tell, ending) = end(connection, turn);
             tell.store(true, Ordering::Release);

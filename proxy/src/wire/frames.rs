@@ -16,7 +16,7 @@ pub(super) struct Frames {
     head: [u8; PADDED_HEAD],
     known: usize,
     cut: CutOff,
-    /// Those of a client, whose fields are counted.
+    /// Where fields are counted.
     sections: Option<Sections>,
 }
 
@@ -84,9 +84,12 @@ const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 impl Frames {
     /// Those of a client begin with its preface.
     pub(super) fn of_client(budget: Budget) -> Self {
-        let mut frames = Self::after(PREFACE, budget);
-        frames.sections = Some(Sections::default());
-        frames
+        Self::after(PREFACE, budget)
+    }
+
+    /// Has whoever sends many fields wait for it.
+    pub(super) fn count_fields(&mut self) {
+        self.sections = Some(Sections::default());
     }
 
     pub(super) fn of_server(budget: Budget) -> Self {
@@ -233,13 +236,18 @@ impl Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        // Who waits for a stream of this connection is to look for another one.
-        self.budget.places().look_again();
+        // Nothing stays any more, and who waits for a stream of this connection is to look for another one.
+        self.budget.places().stalls(false);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::Poll;
+
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -353,12 +361,13 @@ mod tests {
         let many = |fields: usize| vec![0xbe; fields];
         let padded = [vec![9], vec![0xff; PRIORITY_LENGTH], many(120), vec![0; 9]].concat();
         let first = frame(HEADERS, PADDED | PRIORITY, &padded);
-        let second = frame(CONTINUATION, 0, &many(300));
+        let second = frame(CONTINUATION, 0, &many(600));
         let few = [frame(HEADERS, 0, &many(90)), frame(DATA, 0, &many(5_000))].concat();
         let bytes = [vec![0; PREFACE], first, second, few.clone()].concat();
         let early = bytes.len() - few.len();
         for length in 1..=bytes.len() {
             let mut frames = Frames::of_client(Budget::default());
+            frames.count_fields();
             let (mut passed, mut waits) = (0, Vec::new());
             while passed < bytes.len() {
                 let end = bytes.len().min(passed + length);
@@ -370,8 +379,26 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(waits, [(early, Duration::from_micros(320 * 4))], "{length}");
+            assert_eq!(waits, [(early, Duration::from_micros(620 * 2))], "{length}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_frees_what_stayed_on_it() {
+        let queue = Arc::default();
+        let budget = Budget::behind(&queue);
+        let places = budget.places();
+        let frames = Frames::of_server(budget.clone());
+        frames.stalls(true);
+        (0..2).for_each(|_| places.take());
+        places.leave(false);
+        let mut waiting = pin!(queue.wait(|| (places.taken() < 2).then_some(())));
+        let is_pending = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
+        assert!(is_pending);
+        drop(frames);
+        waiting.await;
+        places.leave(false);
+        assert_eq!(places.taken(), 0, "also of those that it ends");
     }
 
     #[test]

@@ -61,8 +61,8 @@ impl Queue {
         }
     }
 
-    /// There may be room for all.
-    pub(super) fn look_again(&self) {
+    /// There may be room for all, or another connection.
+    pub(crate) fn look_again(&self) {
         if self.is_waited_in() {
             self.freed.notify_waiters();
         }
@@ -137,8 +137,8 @@ impl Places {
         let stuck = self.stuck.swap(0, Ordering::SeqCst);
         if stuck > 0 {
             self.taken.fetch_sub(stuck, Ordering::SeqCst);
-            self.look_again();
         }
+        self.look_again();
     }
 
     /// What is known of the connection has changed.

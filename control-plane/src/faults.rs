@@ -36,8 +36,6 @@ pub enum Doing {
     Lease,
     /// To tell which pods lack the sidecar that they are to have.
     Missed,
-    /// To tell whose pods have sidecars that may not do what is expected of them.
-    Warnings,
     /// To have the API server believe the webhook.
     Webhook,
 }
@@ -102,7 +100,6 @@ impl Doing {
             | Self::Peers
             | Self::Lease
             | Self::Missed
-            | Self::Warnings
             | Self::Webhook => false,
         }
     }
@@ -124,9 +121,6 @@ impl Doing {
             Self::Peers => "the status of policies leaves out sidecars of other replicas",
             Self::Lease => "it is not known which replica writes the status of policies",
             Self::Missed => "it is not told which pods lack the sidecar that they are to have",
-            Self::Warnings => {
-                "warnings of the webhook are shown to whoever makes a pod only, and by no Event"
-            }
             Self::Webhook => {
                 "the API server may not believe the webhook, and pods that are to have a sidecar are not made then"
             }
@@ -151,9 +145,6 @@ impl Doing {
                  and that the API server lets this account list EndpointSlices in its own namespace"
             }
             Self::Definitions => "it is written as soon as the definitions are those of this version",
-            Self::Warnings => {
-                "it is tried again with the next pod of the same owner; see that the API server lets this account do it"
-            }
             Self::Issuer => "it is read again as soon as it changes",
             Self::Following => "it is tried again",
             Self::Webhook => {

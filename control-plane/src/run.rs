@@ -183,10 +183,9 @@ impl Process {
         };
         serve_admin(args.admin, admin)?;
         let listener = listen(args.listen)?;
-        let (name, counts, faults) = (state.replicas.name(), &metrics.counts, &state.faults);
         let webhook = args
             .webhook
-            .start(args.owner.clone(), name, counts, faults, &lifecycle);
+            .start(args.owner.clone(), &metrics.counts, &state.faults, &lifecycle);
         let webhook = webhook.map_err(|(address, error)| RunError::Listen(address, error))?;
         let watches = watches(&state).map_err(|error| RunError::System("watch the state", error))?;
         let mut background = background(&state, &store, &tls, &lifecycle);

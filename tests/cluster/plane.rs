@@ -17,7 +17,6 @@ mod outdated;
 mod rights;
 mod routes;
 mod told;
-mod warned;
 
 /// One test at a time: a control plane writes into all namespaces.
 static ALONE: Mutex<()> = Mutex::const_new(());

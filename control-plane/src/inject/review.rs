@@ -5,9 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::webhook::telling;
 use super::{Asked, Decision, Pod, SettingsArgs};
-use crate::kubernetes::Told;
 
 /// What became of a pod that a webhook was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +45,8 @@ struct Review {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Request {
     uid: String,
-    #[serde(default)]
-    dry_run: bool,
     kind: Kind,
     #[serde(default)]
     namespace: String,
@@ -67,43 +62,27 @@ struct Kind {
     kind: String,
 }
 
-/// What a question comes to.
-#[derive(Debug)]
-pub(super) struct Answer {
-    /// What the API server is told.
-    pub(super) review: Value,
-    /// What became of the pod.
-    pub(super) outcome: Outcome,
-    /// What is told beside whoever made it.
-    pub(super) told: Option<Told>,
-}
-
 /// Answers a question about a pod that is about to be made.
 ///
 /// # Errors
 /// When it is none.
-pub(super) fn answer(body: &[u8], asked: Asked, settings: &SettingsArgs) -> Result<Answer, BadReview> {
+pub fn answer(body: &[u8], asked: Asked, settings: &SettingsArgs) -> Result<(Value, Outcome), BadReview> {
     let review: Review = serde_json::from_slice(body)?;
     if (&*review.api_version, &*review.kind) != (VERSION, "AdmissionReview") {
         let found = format!("{} of {}", review.kind, review.api_version);
         return Err(BadReview::Version(found.chars().take(SHOWN_MAX).collect()));
     }
-    let mut answer = decided(&review.request, asked, settings);
-    answer.review["uid"] = review.request.uid.into();
-    answer.review = json!({"apiVersion": VERSION, "kind": "AdmissionReview", "response": answer.review});
-    Ok(answer)
+    let (mut response, outcome) = decided(&review.request, asked, settings);
+    response["uid"] = review.request.uid.into();
+    let answer = json!({"apiVersion": VERSION, "kind": "AdmissionReview", "response": response});
+    Ok((answer, outcome))
 }
 
-fn decided(request: &Request, asked: Asked, settings: &SettingsArgs) -> Answer {
-    let without_more = |review, outcome| Answer {
-        review,
-        outcome,
-        told: None,
-    };
+fn decided(request: &Request, asked: Asked, settings: &SettingsArgs) -> (Value, Outcome) {
     let Kind { group, version, kind } = &request.kind;
     let is_new_pod = (&**group, &**version, &**kind) == ("", "v1", "Pod") && request.operation == "CREATE";
     if !is_new_pod {
-        return without_more(json!({"allowed": true}), Outcome::Left);
+        return (json!({"allowed": true}), Outcome::Left);
     }
     let called = called(&request.namespace, &request.object["metadata"]);
     let pod = Pod {
@@ -115,28 +94,22 @@ fn decided(request: &Request, asked: Asked, settings: &SettingsArgs) -> Answer {
     match super::inject(pod, asked, settings) {
         Ok(Decision::Inject(injection)) => {
             tracing::debug!(pod = called, "given a sidecar");
-            // Of a pod that is not made nothing is to be left.
-            let told = (!request.dry_run).then(|| telling::told(pod, &injection.warnings));
-            let review = json!({
+            let response = json!({
                 "allowed": true,
                 "patchType": "JSONPatch",
                 "patch": STANDARD.encode(Value::from(injection.patch).to_string()),
                 "warnings": injection.warnings,
             });
-            Answer {
-                review,
-                outcome: Outcome::Injected,
-                told: told.flatten(),
-            }
+            (response, Outcome::Injected)
         }
         Ok(Decision::Leave(left)) => {
             tracing::debug!(pod = called, %left, "given no sidecar");
-            without_more(json!({"allowed": true}), Outcome::Left)
+            (json!({"allowed": true}), Outcome::Left)
         }
         Err(refused) => {
             tracing::info!(%refused, "a pod is not made");
             let status = json!({"code": 403, "reason": "Forbidden", "message": refused.to_string()});
-            without_more(json!({"allowed": false, "status": status}), Outcome::Denied)
+            (json!({"allowed": false, "status": status}), Outcome::Denied)
         }
     }
 }
@@ -176,11 +149,7 @@ mod tests {
 
     #[track_caller]
     fn told(review: &Value) -> (Value, Outcome) {
-        let Answer {
-            review: answer,
-            outcome,
-            ..
-        } = answer(review.to_string().as_bytes(), Asked::ForAll, &settings(&[])).unwrap();
+        let (answer, outcome) = answer(review.to_string().as_bytes(), Asked::ForAll, &settings(&[])).unwrap();
         assert_eq!(answer["kind"], "AdmissionReview");
         assert_eq!(answer["response"]["uid"], "705ab4f5");
         (answer["response"].clone(), outcome)
@@ -207,28 +176,6 @@ mod tests {
         let mut pod = pod(&json!({}));
         json_patch::patch(&mut pod, &patch).unwrap();
         assert_eq!(pod["spec"]["initContainers"][1]["name"], "jitney-proxy");
-    }
-
-    #[test]
-    fn whoever_makes_pods_is_told_unless_none_is_made() {
-        let mut pod = pod(&json!({"jitney.dev/typo": "1"}));
-        pod["metadata"]["ownerReferences"] = json!([{
-            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "users-1", "uid": "a", "controller": true,
-        }]);
-        let told = |review: &Value| {
-            let body = review.to_string();
-            answer(body.as_bytes(), Asked::ForAll, &settings(&[]))
-                .unwrap()
-                .told
-        };
-        let event = told(&asked(&pod, &json!({}))).unwrap();
-        assert_eq!(
-            event.note,
-            "of its pods: annotation jitney.dev/typo means nothing to the sidecar"
-        );
-        assert_eq!(told(&asked(&pod, &json!({"request": {"dryRun": true}}))), None);
-        pod["metadata"]["annotations"] = json!({});
-        assert_eq!(told(&asked(&pod, &json!({}))), None);
     }
 
     #[test]

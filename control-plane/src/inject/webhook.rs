@@ -20,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -30,7 +30,6 @@ mod configuration;
 mod keeping;
 mod papers;
 mod places;
-pub(super) mod telling;
 
 pub use configuration::configuration;
 pub(crate) use configuration::said;
@@ -43,7 +42,7 @@ use places::{Place, Places};
 use super::review::{self, Outcome};
 use super::{Asked, SettingsArgs};
 use crate::faults::{Doing, Faults};
-use crate::kubernetes::{Owner, Told};
+use crate::kubernetes::Owner;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Counts;
 
@@ -72,14 +71,13 @@ pub struct WebhookArgs {
 
 impl WebhookArgs {
     /// Serves the webhook until the control plane goes away, if there is to be one. What it keeps in the cluster is
-    /// the owner's, a ClusterRole; what it tells there it tells as this replica.
+    /// the owner's, a ClusterRole.
     ///
     /// # Errors
     /// When its address cannot be listened on, which is given, too.
     pub fn start(
         &self,
         owner: Option<String>,
-        replica: &str,
         counts: &Counts,
         faults: &Arc<Faults>,
         lifecycle: &Lifecycle,
@@ -88,12 +86,7 @@ impl WebhookArgs {
             return Ok(None);
         };
         let listener = listen(address).map_err(|error| (address, error))?;
-        let (to, told) = mpsc::channel(telling::QUEUE);
-        let webhook = Webhook {
-            told: Some(to),
-            ..Webhook::new(self.settings.clone(), counts.clone())
-        };
-        let replica = replica.to_owned();
+        let webhook = Webhook::new(self.settings.clone(), counts.clone());
         let (faults, lifecycle) = (Arc::clone(faults), lifecycle.clone());
         lifecycle.webhook(false);
         let (namespace, configuration) = (
@@ -106,10 +99,7 @@ impl WebhookArgs {
                 let client = client().await;
                 let owner = Owner::find(&client, owner.as_deref()).await;
                 let keeper = InCluster::new(&client, &namespace, &configuration, owner);
-                tokio::join!(
-                    webhook.keep(&keeper, &name, &faults),
-                    telling::keep(&client, told, &replica, &faults)
-                );
+                webhook.keep(&keeper, &name, &faults).await;
             };
             let presenting = async {
                 drop(webhook.present.subscribe().wait_for(Option::is_some).await);
@@ -141,8 +131,6 @@ async fn client() -> kube::Client {
 pub struct Webhook {
     settings: Arc<SettingsArgs>,
     counts: Counts,
-    /// Who tells of warnings, if anybody does.
-    told: Option<mpsc::Sender<Told>>,
     /// What connections are accepted with, once there is something.
     present: watch::Sender<Option<Present>>,
 }
@@ -153,7 +141,6 @@ impl Webhook {
         Self {
             settings: Arc::new(settings),
             counts,
-            told: None,
             present: watch::Sender::new(None),
         }
     }
@@ -259,14 +246,9 @@ impl Webhook {
 
     fn answer(&self, body: &[u8], asked: Asked) -> Response<Body> {
         match review::answer(body, asked, &self.settings) {
-            Ok(answer) => {
-                self.counts.injection(answer.outcome);
-                if let (Some(to), Some(told)) = (&self.told, answer.told) {
-                    // No pod waits for it: what finds no room is told with the next one.
-                    drop(to.try_send(told));
-                }
-                let review = answer.review.to_string();
-                ([(header::CONTENT_TYPE, "application/json")], review).into_response()
+            Ok((answer, outcome)) => {
+                self.counts.injection(outcome);
+                ([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
             }
             Err(error) => {
                 self.counts.injection(Outcome::Failed);

@@ -51,8 +51,7 @@ fn webhook(name: &str, path: &str, namespaces: &Value, pods: &str, settings: &Se
             {"name": "not-of-the-node", "expression": "!object.spec.?hostNetwork.orValue(false)"},
         ],
         "failurePolicy": "Fail",
-        // An Event tells of what whoever makes pods is warned of.
-        "sideEffects": "NoneOnDryRun",
+        "sideEffects": "None",
         "timeoutSeconds": 5,
         // What another webhook adds later is behind the sidecar all the same, and a pod has only one.
         "reinvocationPolicy": "Never",

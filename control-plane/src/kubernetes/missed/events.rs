@@ -3,11 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use kube::Client;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::bare::{Why, Without};
 use crate::inject::INJECT;
-use crate::kubernetes::events::{About, Told, tell};
+use crate::kubernetes::authority::MANAGER;
 
 /// Who writes them.
 pub(super) struct Events {
@@ -33,34 +38,43 @@ impl Events {
         let news = missed.iter().filter(|pod| !self.told.contains(&pod.uid));
         let news: Vec<&Without> = news.take(AT_ONCE).collect();
         for pod in news {
-            match tell(&self.client, &self.replica, &told(pod)).await {
-                Ok(true) => {
+            match self.write(pod).await {
+                Ok(_) => {
                     let (kind, namespace, name) = (pod.kind, &pod.namespace, &pod.name);
                     tracing::warn!(kind, namespace, name, "{}", pod.why.note());
                 }
-                Ok(false) => {}
+                // Whoever led before has told of it, or it is about to be gone, and its namespace.
+                Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
+                Err(kube::Error::Api(status)) if status.message.contains("being terminated") => {}
                 Err(error) => return Err(format!("Event in {}: {error}", namespace_of(pod))),
             }
             self.told.insert(pod.uid.clone());
         }
         Ok(())
     }
-}
 
-fn told(one: &Without) -> Told {
-    Told {
-        // One name for one object: it cannot be told of twice.
-        name: format!("jitney-missed-{}", one.uid),
-        namespace: namespace_of(one).to_owned(),
-        about: About {
-            api_version: "v1".to_owned(),
-            kind: one.kind.to_owned(),
-            namespace: Some(one.namespace.clone()).filter(|name| !name.is_empty()),
-            name: one.name.clone(),
-            uid: one.uid.clone(),
-        },
-        reason: one.why.reason(),
-        note: one.why.note(),
+    async fn write(&self, pod: &Without) -> kube::Result<()> {
+        let event = serde_json::from_value::<Event>(json!({
+            // One name for one object: it cannot be told of twice.
+            "metadata": {"name": format!("jitney-missed-{}", pod.uid), "namespace": namespace_of(pod)},
+            "eventTime": now(),
+            "type": "Warning",
+            "reason": pod.why.reason(),
+            "action": "Inject",
+            "note": pod.why.note(),
+            "regarding": {
+                "apiVersion": "v1",
+                "kind": pod.kind,
+                "namespace": Some(&pod.namespace).filter(|name| !name.is_empty()),
+                "name": pod.name,
+                "uid": pod.uid,
+            },
+            "reportingController": format!("jitney.dev/{MANAGER}"),
+            "reportingInstance": self.replica,
+        }));
+        let event = event.map_err(kube::Error::SerdeError)?;
+        let events = Api::<Event>::namespaced(self.client.clone(), namespace_of(pod));
+        events.create(&PostParams::default(), &event).await.map(drop)
     }
 }
 
@@ -88,6 +102,14 @@ fn namespace_of(one: &Without) -> &str {
         "Namespace" => "default",
         _ => &one.namespace,
     }
+}
+
+/// As times with microseconds are written.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0);
+    let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let now = now.format(&Rfc3339).unwrap_or_default();
+    now.replace('Z', ".000000Z")
 }
 
 const NOTE: &str = "it is to have a sidecar and has none: no replica of the control plane answered when it was made, or \

@@ -16,7 +16,8 @@ pub(crate) struct Linger {
     until: Pin<Box<Sleep>>,
     /// Bytes that are yet thrown away.
     left: usize,
-    /// Bytes that are thrown away before the next pause, and how long that is.
+    /// Bytes that are thrown away between two pauses, how many of them still are, and how long the next pause is.
+    at_once: usize,
     turn: usize,
     wait: Duration,
     /// How many times longer the one after that is.
@@ -27,19 +28,20 @@ pub(crate) struct Linger {
 impl Linger {
     /// For a caller that may read its reply only when it has sent all of its upload.
     pub(crate) fn for_upload() -> Self {
-        Self::growing(1, TIME)
+        Self::growing(1, TURN, TIME)
     }
 
     /// For a caller that reads while it sends, and has reason to go on for a round trip only.
     pub(super) fn briefly() -> Self {
-        Self::growing(2, TIME / 2)
+        Self::growing(4, TURN / 4, TIME / 2)
     }
 
-    fn growing(growth: u32, time: Duration) -> Self {
+    fn growing(growth: u32, at_once: usize, time: Duration) -> Self {
         Self {
             until: Box::pin(sleep(time)),
             left: BYTES,
-            turn: TURN,
+            at_once,
+            turn: at_once,
             wait: PAUSE,
             growth,
             pause: Box::pin(sleep(PAUSE)),
@@ -58,7 +60,7 @@ impl Linger {
         while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
             if self.turn == 0 {
                 ready!(self.pause.as_mut().poll(cx));
-                self.turn = TURN;
+                self.turn = self.at_once;
             }
             let mut buf = ReadBuf::new(&mut thrown);
             ready!(Pin::new(&mut io).poll_read(cx, &mut buf))?;

@@ -88,6 +88,11 @@ fn asked_for() -> String {
     format!("({namespace} == 'enabled' || {label} == 'enabled' || {annotation} == 'enabled')")
 }
 
+/// Whether a container of this name is among those that a pod begins with.
+fn begins_with(name: &str) -> String {
+    format!("object.spec.?initContainers.orValue([]).exists(one, one.name == '{name}')")
+}
+
 /// Whether a pod says of sidecars what nobody understands.
 fn is_odd() -> String {
     let is_odd = |field| format!("!({} in ['', 'enabled', 'disabled'])", said(field));
@@ -120,8 +125,8 @@ fn conditions() -> Vec<Value> {
         (
             "has-no-sidecar",
             format!(
-                "!object.spec.containers.exists(one, one.name == '{PROXY}') && \
-                 !object.spec.?initContainers.orValue([]).exists(one, one.name == '{PROXY}')"
+                "!object.spec.containers.exists(one, one.name == '{PROXY}') && !{}",
+                begins_with(PROXY)
             ),
         ),
     ]

@@ -229,7 +229,7 @@ impl Keys {
             metadata: ObjectMeta {
                 name: Some(SECRET.to_owned()),
                 namespace: Some(self.namespace.clone()),
-                labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), MANAGER.to_owned())])),
+                labels: Some(labels()),
                 owner_references: self.owner.references(),
                 ..ObjectMeta::default()
             },
@@ -263,6 +263,11 @@ const KEY: &str = "authority.json";
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// See [`MANAGED_BY`].
 pub(super) const MANAGER: &str = "jitney-control-plane";
+
+/// What all that this program makes is labelled with.
+pub(super) fn labels() -> BTreeMap<String, String> {
+    BTreeMap::from([(MANAGED_BY.to_owned(), MANAGER.to_owned())])
+}
 
 const CONFLICT: u16 = 409;
 

@@ -1,6 +1,5 @@
 //! The Lease, which one of the replicas holds: the one that writes what only one should.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::authority::{MANAGED_BY, MANAGER};
+use super::authority::{MANAGER, labels};
 use super::owner::Owner;
 use crate::faults::{Doing, Faults};
 
@@ -81,7 +80,7 @@ impl Leadership {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(LEASE.to_owned()),
-                labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), MANAGER.to_owned())])),
+                labels: Some(labels()),
                 owner_references: self.owner.references(),
                 ..ObjectMeta::default()
             },

@@ -326,7 +326,7 @@ impl Endpoint {
             let request = unsent.take().ok_or(ErrorKind::UpstreamReset)?;
             let mut failure = match shared.send(sender, request).await {
                 Ok(reply) => {
-                    stream.is_answered();
+                    stream.answered();
                     return finish(reply, Held::Http2(stream), place, is_head);
                 }
                 Err(failure) => failure,

@@ -166,7 +166,7 @@ impl Stream {
     }
 
     /// The head of a reply came: all of the call's was written.
-    pub(super) const fn is_answered(&mut self) {
+    pub(super) const fn answered(&mut self) {
         self.is_answered = true;
     }
 }

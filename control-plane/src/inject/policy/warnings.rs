@@ -12,8 +12,7 @@ pub(super) const NAME: &str = "jitney-injector-warnings";
 
 /// Of the same pods as the policies that give and refuse.
 pub(super) fn policy(constraints: &Value, settings: &SettingsArgs) -> Value {
-    let own = format!("object.spec.?initContainers.orValue([]).exists(one, one.name == '{PROXY}')");
-    let redirected = format!("object.spec.?initContainers.orValue([]).exists(one, one.name == '{REDIRECT}')");
+    let (own, redirected) = (super::begins_with(PROXY), super::begins_with(REDIRECT));
     let searches = "size(object.spec.?dnsConfig.?searches.orValue([])) > 0";
     let names = format!("!(object.spec.?dnsPolicy.orValue('') in ['Default', 'None']) || {searches}");
     let told = format!(
